@@ -1,0 +1,2 @@
+//! The `kasbah` binary.
+fn main() {}
