@@ -1,1 +1,14 @@
-//! To be filled.
+//! What every process of Kasbah stands on: settings, logs, metrics, readiness, the admin address, listeners, shutdown,
+//! and mTLS with an identity that rotates. No product logic.
+
+pub mod admin;
+pub mod clock;
+pub mod listen;
+pub mod logs;
+pub mod metrics;
+pub mod process;
+pub mod readiness;
+pub mod serve;
+pub mod settings;
+pub mod shutdown;
+pub mod tasks;

@@ -1,0 +1,111 @@
+//! The one place that reads the wall clock.
+//!
+//! Code that waits for a moment in time takes a [`Clock`], so that a test on tokio's paused time sees
+//! the wall clock move together with the timers.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Where a part reads the time of day.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Source);
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    System,
+    /// Wall time = `start` + what tokio's (possibly paused) clock has advanced since `origin`.
+    Following {
+        start: SystemTime,
+        origin: tokio::time::Instant,
+    },
+}
+
+impl Clock {
+    /// The machine's clock.
+    pub const fn system() -> Self {
+        Self(Source::System)
+    }
+
+    /// A clock that begins at `start` and moves with tokio's timers.
+    pub fn following_timers(start: SystemTime) -> Self {
+        Self(Source::Following { start, origin: tokio::time::Instant::now() })
+    }
+
+    /// The time of day.
+    pub fn now(&self) -> SystemTime {
+        match self.0 {
+            Source::System => SystemTime::now(),
+            Source::Following { start, origin } => start + origin.elapsed(),
+        }
+    }
+
+    /// Sleeps until `moment` of the wall clock; at once when it has passed.
+    ///
+    /// The wall clock may be set while we wait, therefore no single nap is longer than [`NAP_MAX`].
+    pub async fn sleep_until(&self, moment: SystemTime) {
+        while let Ok(left) = moment.duration_since(self.now()) {
+            if left.is_zero() {
+                return;
+            }
+            tokio::time::sleep(left.min(NAP_MAX)).await;
+        }
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
+
+/// The machine's time of day.
+pub fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Whole seconds since 1970; 0 for earlier moments.
+pub fn unix_secs(moment: SystemTime) -> u64 {
+    moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// The moment `secs` after 1970; negative values count as 1970 and absurd ones as the year 9999.
+pub fn from_unix_secs(secs: i64) -> SystemTime {
+    let secs = u64::try_from(secs).unwrap_or(0).min(UNIX_SECS_MAX);
+    UNIX_EPOCH + Duration::from_secs(secs)
+}
+
+/// RFC 3339 in UTC with whole seconds, as every printed time of ours.
+pub fn rfc3339(moment: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(moment.min(from_unix_secs(i64::MAX))).to_string()
+}
+
+/// The longest single nap of [`Clock::sleep_until`].
+pub const NAP_MAX: Duration = Duration::from_secs(30);
+/// 9999-12-31T23:59:59Z, the last moment that RFC 3339 can write.
+const UNIX_SECS_MAX: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_following_clock_moves_with_the_timers() {
+        let start = from_unix_secs(1_700_000_000);
+        let clock = Clock::following_timers(start);
+        clock.sleep_until(start + Duration::from_secs(3600)).await;
+        assert_eq!(unix_secs(clock.now()), 1_700_003_600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_in_the_past_is_not_waited_for() {
+        let clock = Clock::following_timers(from_unix_secs(1_000));
+        clock.sleep_until(from_unix_secs(10)).await;
+        assert_eq!(unix_secs(clock.now()), 1_000);
+    }
+
+    #[test]
+    fn times_are_written_in_utc_and_absurd_ones_do_not_panic() {
+        assert_eq!(rfc3339(from_unix_secs(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(from_unix_secs(i64::MAX)), "9999-12-31T23:59:59Z");
+        assert_eq!(from_unix_secs(i64::MIN), UNIX_EPOCH);
+    }
+}
