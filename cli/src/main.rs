@@ -1,2 +1,62 @@
-//! The `kasbah` binary.
-fn main() {}
+//! The `kasbah` binary: every role and every verb. Composition only; what a role does is in its own crate.
+
+mod args;
+mod ca_client;
+mod demo;
+mod exit;
+mod output;
+mod roles;
+mod up;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{AgentCommand, Cli, Command, DemoCommand, RoleCommand};
+use exit::{Exit, Failure};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    up::end_with_supervisor();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::message(&format!("error: {failure}"));
+            failure.into()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Up(args) => up::run(&args),
+        Command::Status { dir, output } => verbs::status::run(&dir, output),
+        Command::Down { dir } => verbs::down::run(&dir),
+        Command::Run(args) => verbs::launch::run(&args),
+        Command::Ca(RoleCommand::Run(args)) => roles::ca(&args),
+        Command::Agent(AgentCommand::Run(args)) => roles::agent(&args),
+        Command::Agent(command) => verbs::agent::run(&command),
+        Command::Proxy(RoleCommand::Run(args)) => roles::proxy(&args),
+        Command::Discovery(RoleCommand::Run(args)) => roles::discovery(&args),
+        Command::Policy(RoleCommand::Run(args)) => roles::policy(&args),
+        Command::Token(command) => verbs::token::run(&command),
+        Command::Entry(command) => verbs::entry::run(&command),
+        Command::Node(command) => verbs::node::run(&command),
+        Command::Bundle(command) => verbs::bundle::run(&command),
+        Command::Demo(DemoCommand::Token(args)) => demo::token_verb(&args),
+        Command::Demo(DemoCommand::Serve(args)) => demo::serve_verb(&args),
+        Command::Validate { paths, output } => verbs::documents::validate(&paths, output),
+        Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
+        Command::Help { topic, output } => verbs::help::run(&topic, output),
+    }
+}

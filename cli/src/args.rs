@@ -1,0 +1,485 @@
+//! What can be typed: subcommands, options, help texts with examples.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::output::Format;
+
+/// Identity and security for service meshes: certificate authority, node agent, proxies, discovery and policy in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "kasbah", version, about, disable_help_subcommand = true, after_help = TOP_EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const TOP_EXAMPLES: &str = "Examples:
+  kasbah up                                   start a whole mesh on this machine (Ctrl-C stops it)
+  kasbah status                               what runs, how healthy, what was refused
+  kasbah run --name cart -- ./cart            start a program with an identity of its own
+  kasbah demo token --group testers           a token for the demo's protected route
+  kasbah help reasons                         every reason code with cause and remedy";
+
+/// Where the mesh of a verb lives.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DirArg {
+    /// Folder of the mesh: configuration, data, logs, sockets.
+    #[arg(long, env = "KASBAH_DIR", default_value = ".kasbah", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct OutputArg {
+    /// Form of the result.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start the whole mesh with its demo on this machine.
+    #[command(after_help = "Examples:
+  kasbah up                                   in the foreground; Ctrl-C stops all
+  kasbah up --detach --dir /tmp/mesh          in the background; `kasbah down --dir /tmp/mesh` stops it
+  kasbah up --leaf-ttl 20s                    watch certificates rotate every ten seconds")]
+    Up(UpArgs),
+    /// Show the roles of a running mesh, their health, memory and restarts, and refused documents.
+    #[command(after_help = "Examples:\n  kasbah status\n  kasbah status -o json --dir /tmp/mesh")]
+    Status {
+        #[command(flatten)]
+        dir: DirArg,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Stop a running mesh.
+    #[command(after_help = "Examples:\n  kasbah down\n  kasbah down --dir /tmp/mesh")]
+    Down {
+        #[command(flatten)]
+        dir: DirArg,
+    },
+    /// Run a program with an identity: the agent knows it, and all it starts, by NAME.
+    #[command(after_help = "Examples:
+  kasbah run --name cart -- ./cart --port 8080
+  kasbah run --name helloworld -- sh -c 'kasbah agent fetch x509'
+
+The program replaces this process: its output, signals and exit code are its own.
+It gets an identity if a registration entry has the selector launch:name:NAME.")]
+    Run(RunArgs),
+    /// The certificate authority.
+    #[command(subcommand)]
+    Ca(RoleCommand),
+    /// The node agent, and what a workload gets from it.
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// The proxy: sidecar, ingress gateway, egress gateway.
+    #[command(subcommand)]
+    Proxy(RoleCommand),
+    /// Discovery: reads operator documents, serves xDS.
+    #[command(subcommand)]
+    Discovery(RoleCommand),
+    /// The policy service: external authorization, rate limits, access logs.
+    #[command(subcommand)]
+    Policy(RoleCommand),
+    /// Join tokens for node agents.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Registration entries: which selectors get which SPIFFE ID.
+    #[command(subcommand)]
+    Entry(EntryCommand),
+    /// Attested nodes.
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Trust bundles.
+    #[command(subcommand)]
+    Bundle(BundleCommand),
+    /// The demo's tokens and workloads.
+    #[command(subcommand)]
+    Demo(DemoCommand),
+    /// Check operator documents against schema and semantic rules, without a server.
+    #[command(after_help = "Examples:\n  kasbah validate .kasbah/config\n  kasbah validate gateway.yaml routes.yaml -o json")]
+    Validate {
+        /// Files or folders.
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Check SPIFFE IDs: one JSON string a line in, `ok TRUST_DOMAIN PATH` or `err CODE` out.
+    #[command(after_help = "Example:\n  echo '\"spiffe://example.org/cart\"' | kasbah spiffe-id --lines")]
+    SpiffeId {
+        /// Read one JSON string a line from stdin.
+        #[arg(long, required = true)]
+        lines: bool,
+    },
+    /// Explanations: `exit-codes`, `reasons`, or a command's help.
+    #[command(after_help = "Examples:\n  kasbah help reasons\n  kasbah help exit-codes\n  kasbah help up")]
+    Help {
+        /// A topic (`exit-codes`, `reasons`) or a command.
+        topic: Vec<String>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// Port of the ingress gateway for HTTP [default: 80 if it may be bound and is free, otherwise 8080].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) ingress_port: Option<u16>,
+    /// Return when all is ready and leave the mesh running.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Life of the workloads' certificates, such as `20s` or `1h`.
+    #[arg(long, default_value = "1h", value_parser = ttl, value_name = "TTL")]
+    pub(crate) leaf_ttl: Duration,
+    /// Database of the certificate authority [default: SQLite below DIR/data].
+    #[arg(long, value_name = "URL")]
+    pub(crate) database: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// Name under which the agent will know the program (selector `launch:name:NAME`).
+    #[arg(long)]
+    pub(crate) name: String,
+    /// The agent's launch socket [default: that of DIR].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How long to wait for the agent.
+    #[arg(long, default_value = "30s", value_parser = ttl, value_name = "TIME")]
+    pub(crate) wait: Duration,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(crate) command: Vec<std::ffi::OsString>,
+}
+
+/// What every role can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum RoleCommand {
+    /// Run the role in the foreground.
+    Run(RoleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// Settings file (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Only check the settings.
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Run the agent in the foreground.
+    Run(RoleArgs),
+    /// Fetch what the calling process gets from the Workload API.
+    #[command(subcommand)]
+    Fetch(FetchCommand),
+    /// Print each X.509-SVID as it arrives, until interrupted.
+    Watch {
+        #[command(flatten)]
+        socket: SocketArg,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show the selectors of a process and the identities it gets, and why.
+    Whoami {
+        #[command(flatten)]
+        dir: DirArg,
+        /// Process to look at.
+        #[arg(long)]
+        pid: u32,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SocketArg {
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// Workload API address [default: $SPIFFE_ENDPOINT_SOCKET, otherwise the agent of DIR].
+    #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "ADDRESS")]
+    pub(crate) socket: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FetchCommand {
+    /// X.509-SVIDs with keys and bundles.
+    #[command(after_help = "Example:\n  kasbah run --name helloworld -- kasbah agent fetch x509 --write ./svid")]
+    X509 {
+        #[command(flatten)]
+        socket: SocketArg,
+        /// Write svid.pem, svid.key and bundle.pem into this folder.
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// A JWT-SVID for an audience.
+    #[command(after_help = "Example:\n  kasbah run --name helloworld -- kasbah agent fetch jwt --audience db")]
+    Jwt {
+        #[command(flatten)]
+        socket: SocketArg,
+        /// Who shall accept the token; may be given more than once.
+        #[arg(long, required = true)]
+        audience: Vec<String>,
+        /// Which identity, when there are several.
+        #[arg(long, value_name = "ID")]
+        spiffe_id: Option<String>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+/// Which CA an administration verb talks to.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CaArg {
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// The CA's admin socket [default: that of DIR].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Create a join token: one agent may join with it, once.
+    #[command(after_help = "Example:\n  kasbah token create --spiffe-id spiffe://cluster.local/node/web-1 --ttl 10m")]
+    Create {
+        #[command(flatten)]
+        ca: CaArg,
+        /// A second ID for the node, for entries to name as parent.
+        #[arg(long, value_name = "ID")]
+        spiffe_id: Option<String>,
+        /// Life of the token.
+        #[arg(long, default_value = "10m", value_parser = ttl)]
+        ttl: Duration,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EntryCommand {
+    /// Create an entry; prints its id.
+    #[command(after_help = "Example:
+  kasbah entry create --spiffe-id spiffe://cluster.local/ns/default/sa/cart \\
+    --parent-id spiffe://cluster.local/node/local --selector launch:name:cart")]
+    Create {
+        #[command(flatten)]
+        ca: CaArg,
+        #[command(flatten)]
+        entry: Box<EntryArgs>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// List entries.
+    List {
+        #[command(flatten)]
+        ca: CaArg,
+        /// Only entries with this SPIFFE ID.
+        #[arg(long, value_name = "ID")]
+        spiffe_id: Option<String>,
+        /// Only entries with this parent.
+        #[arg(long, value_name = "ID")]
+        parent_id: Option<String>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one entry.
+    Show {
+        #[command(flatten)]
+        ca: CaArg,
+        /// The entry's id.
+        id: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Replace an entry's content.
+    Update {
+        #[command(flatten)]
+        ca: CaArg,
+        /// The entry's id.
+        id: String,
+        #[command(flatten)]
+        entry: Box<EntryArgs>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Delete an entry.
+    Delete {
+        #[command(flatten)]
+        ca: CaArg,
+        /// The entry's id.
+        id: String,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EntryArgs {
+    /// The identity to give.
+    #[arg(long, value_name = "ID")]
+    pub(crate) spiffe_id: String,
+    /// The node (or alias) whose agent may give it.
+    #[arg(long, value_name = "ID")]
+    pub(crate) parent_id: String,
+    /// A fact that the workload must have, such as `unix:uid:1000`; all given ones must match.
+    #[arg(long = "selector", required = true, value_name = "TYPE:VALUE")]
+    pub(crate) selectors: Vec<String>,
+    /// Life of X.509-SVIDs.
+    #[arg(long, value_parser = ttl, value_name = "TTL")]
+    pub(crate) x509_svid_ttl: Option<Duration>,
+    /// Life of JWT-SVIDs.
+    #[arg(long, value_parser = ttl, value_name = "TTL")]
+    pub(crate) jwt_svid_ttl: Option<Duration>,
+    /// DNS name to put into the certificate.
+    #[arg(long = "dns", value_name = "NAME")]
+    pub(crate) dns_names: Vec<String>,
+    /// Foreign trust domain whose bundle the workload gets too.
+    #[arg(long = "federates-with", value_name = "TD")]
+    pub(crate) federates_with: Vec<String>,
+    /// Word that tells a workload's several identities apart.
+    #[arg(long, default_value = "")]
+    pub(crate) hint: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List attested nodes.
+    List {
+        #[command(flatten)]
+        ca: CaArg,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show one node.
+    Show {
+        #[command(flatten)]
+        ca: CaArg,
+        /// The agent's SPIFFE ID.
+        id: String,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Forget a node: its agent must attest again.
+    Evict {
+        #[command(flatten)]
+        ca: CaArg,
+        /// The agent's SPIFFE ID.
+        id: String,
+    },
+    /// Refuse a node from now on.
+    Ban {
+        #[command(flatten)]
+        ca: CaArg,
+        /// The agent's SPIFFE ID.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleCommand {
+    /// Print the trust domain's bundle.
+    Show {
+        #[command(flatten)]
+        ca: CaArg,
+        /// PEM certificates or SPIFFE JSON.
+        #[arg(long, value_enum, default_value = "pem")]
+        format: BundleFormat,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum BundleFormat {
+    /// X.509 authorities as PEM.
+    Pem,
+    /// The SPIFFE bundle document (JWKS).
+    Spiffe,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DemoCommand {
+    /// Print a token: for an end user, or (`--kind service-account`) for the CSR API.
+    #[command(after_help = "Examples:
+  kasbah demo token --group testers
+  curl -H \"authorization: Bearer $(kasbah demo token --group testers)\" http://localhost/test
+  kasbah demo token --kind service-account --namespace default --account cart")]
+    Token(TokenArgs),
+    /// Run one of the demo's workloads (used by `kasbah up`).
+    #[command(hide = true)]
+    Serve(ServeArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum TokenKind {
+    /// An end user's JWT.
+    User,
+    /// A projected Kubernetes-like service account token.
+    ServiceAccount,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenArgs {
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// Which token.
+    #[arg(long, value_enum, default_value = "user")]
+    pub(crate) kind: TokenKind,
+    /// A group of the end user; may be given more than once.
+    #[arg(long = "group", value_name = "G")]
+    pub(crate) groups: Vec<String>,
+    /// Namespace of the service account.
+    #[arg(long, value_name = "NS", default_value = "default")]
+    pub(crate) namespace: String,
+    /// Service account.
+    #[arg(long, value_name = "SA", required_if_eq("kind", "service-account"))]
+    pub(crate) account: Option<String>,
+    /// Audience of the service account token.
+    #[arg(long, default_value = "istio-ca")]
+    pub(crate) audience: String,
+    /// Life of the token.
+    #[arg(long, default_value = "1h", value_parser = ttl)]
+    pub(crate) ttl: Duration,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum ServeKind {
+    Helloworld,
+    Test,
+    External,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Which workload.
+    #[arg(value_enum)]
+    pub(crate) kind: ServeKind,
+    /// Its loopback address.
+    #[arg(long)]
+    pub(crate) address: std::net::IpAddr,
+    /// HTTP port.
+    #[arg(long, default_value_t = 9095)]
+    pub(crate) port: u16,
+    /// TCP echo port (helloworld).
+    #[arg(long, default_value_t = 9096)]
+    pub(crate) tcp_port: u16,
+    /// The sidecar's outbound listener (test).
+    #[arg(long)]
+    pub(crate) outbound: Option<std::net::SocketAddr>,
+}
+
+/// Parses a duration such as `20s`, `10m`, `1h30m`; zero is refused.
+fn ttl(text: &str) -> Result<Duration, String> {
+    let value = humantime::parse_duration(text).map_err(|e| format!("{e} (examples: 20s, 10m, 1h30m)"))?;
+    if value.is_zero() { Err("must be longer than zero".into()) } else { Ok(value) }
+}

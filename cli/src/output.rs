@@ -1,0 +1,75 @@
+//! Printing results: a table for people, JSON or YAML for programs; results on stdout, messages on stderr.
+
+// This module is where the command line writes; everything else hands it values.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
+
+use std::io::{IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::exit::Failure;
+
+/// The form of a result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// One JSON document; field names are stable.
+    Json,
+    /// The same as YAML.
+    Yaml,
+}
+
+/// Prints `value` as JSON or YAML, or calls `table` for the human form.
+pub(crate) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce() -> String) -> Result<(), Failure> {
+    let text = match format {
+        Format::Table => table(),
+        Format::Json => {
+            serde_json::to_string_pretty(value).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?
+        }
+        Format::Yaml => {
+            serde_saphyr::to_string(value).map_err(|e| Failure::failed(format!("cannot write YAML: {e}")))?
+        }
+    };
+    line(text.trim_end());
+    Ok(())
+}
+
+/// One line (or block) of result on stdout. A closed pipe ends the output quietly.
+pub(crate) fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}");
+}
+
+/// One line of message or progress on stderr.
+pub(crate) fn message(text: &str) {
+    let mut err = std::io::stderr().lock();
+    let _ = writeln!(err, "{text}");
+}
+
+/// A table without borders, headers in capitals, as operators know it from kubectl.
+pub(crate) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    table.lines().map(|l| l.trim_end().trim_start_matches(' ').to_owned()).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether stderr is a terminal that wants colour (`NO_COLOR` is honoured).
+pub(crate) fn colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// A duration as people write it: `1h30m`, `45s`, `120ms`.
+pub(crate) fn duration(value: std::time::Duration) -> String {
+    let rounded = if value.as_secs() >= 1 {
+        std::time::Duration::from_secs(value.as_secs())
+    } else {
+        std::time::Duration::from_millis(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    };
+    humantime::format_duration(rounded).to_string().replace(' ', "")
+}

@@ -1,0 +1,80 @@
+//! Running a role in the foreground: settings, logs, then the role's own `run` until it is told to stop.
+
+use std::fmt::Debug;
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use runtime::logs::{LogControl, LogFormat};
+use runtime::shutdown::Shutdown;
+
+use crate::args::RoleArgs;
+use crate::exit::{Exit, Failure, chain};
+use crate::output;
+
+/// `kasbah ca run`.
+pub(crate) fn ca(args: &RoleArgs) -> Result<(), Failure> {
+    serve("ca", args, Threads::Few, ca::run)
+}
+
+/// `kasbah agent run`.
+pub(crate) fn agent(args: &RoleArgs) -> Result<(), Failure> {
+    serve("agent", args, Threads::Few, agent::run)
+}
+
+/// `kasbah proxy run`. The proxy starts its own workers; this thread is its control thread.
+pub(crate) fn proxy(args: &RoleArgs) -> Result<(), Failure> {
+    serve("proxy", args, Threads::One, proxy::run)
+}
+
+/// `kasbah discovery run`.
+pub(crate) fn discovery(args: &RoleArgs) -> Result<(), Failure> {
+    serve("discovery", args, Threads::Few, discovery::run)
+}
+
+/// `kasbah policy run`.
+pub(crate) fn policy(args: &RoleArgs) -> Result<(), Failure> {
+    serve("policy", args, Threads::Few, policy::run)
+}
+
+enum Threads {
+    One,
+    Few,
+}
+
+fn serve<S, F, E>(
+    role: &str,
+    args: &RoleArgs,
+    threads: Threads,
+    run: impl FnOnce(S, LogControl, Shutdown) -> F,
+) -> Result<(), Failure>
+where
+    S: DeserializeOwned + Serialize + Debug,
+    F: Future<Output = Result<(), E>>,
+    E: std::error::Error,
+{
+    let settings: S = runtime::settings::load(role, &args.config)
+        .map_err(|e| Failure::new(Exit::Data, chain(&e)).remedy(format!("correct {}", args.config.display())))?;
+    if args.check {
+        output::message(&format!("{}: the settings are valid", args.config.display()));
+        return Ok(());
+    }
+    let logs = runtime::logs::init(role, LogFormat::Text).map_err(|e| Failure::new(Exit::Usage, chain(&e)))?;
+    let mut builder = match threads {
+        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::Few => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(CONTROL_THREADS);
+            builder
+        }
+    };
+    let executor = builder.enable_all().build()?;
+    executor.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        run(settings, logs, shutdown).await.map_err(|e| Failure::failed(chain(&e)))
+    })
+}
+
+/// Control roles share two threads; their work is small and mostly waiting.
+const CONTROL_THREADS: usize = 2;

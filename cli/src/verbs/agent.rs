@@ -1,0 +1,160 @@
+//! `kasbah agent fetch|watch|whoami`: what a workload gets from the agent, and why.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::wait;
+use crate::args::{AgentCommand, FetchCommand, OutputArg, SocketArg};
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::up::layout::{Layout, write_atomically};
+
+/// The verbs but `run`, which is a role.
+pub(crate) fn run(command: &AgentCommand) -> Result<(), Failure> {
+    match command {
+        AgentCommand::Run(args) => crate::roles::agent(args),
+        AgentCommand::Fetch(FetchCommand::X509 { socket, write, output }) => {
+            fetch_x509(socket, write.as_deref(), *output)
+        }
+        AgentCommand::Fetch(FetchCommand::Jwt { socket, audience, spiffe_id, output }) => {
+            fetch_jwt(socket, audience, spiffe_id.as_deref(), *output)
+        }
+        AgentCommand::Watch { socket, output } => watch(socket, *output),
+        AgentCommand::Whoami { dir, pid, output } => whoami(dir, *pid, *output),
+    }
+}
+
+fn address(arg: &SocketArg) -> Result<String, Failure> {
+    match &arg.socket {
+        Some(address) => Ok(address.clone()),
+        None => Ok(format!("unix://{}", Layout::of(&arg.dir.dir)?.socket("agent.sock").display())),
+    }
+}
+
+fn fetch_x509(socket: &SocketArg, write: Option<&Path>, output: OutputArg) -> Result<(), Failure> {
+    let address = address(socket)?;
+    let context = wait(async { agent::client::fetch_x509(&address).await.map_err(failure) })?;
+    if let Some(folder) = write {
+        write_files(folder, &context)?;
+    }
+    output::print(output.output, &document(&context), || table(&context))
+}
+
+/// The default identity as PEM files, key readable by its owner only.
+fn write_files(folder: &Path, context: &agent::client::X509Context) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder)?;
+    let Some(svid) = context.svids.first() else { return Err(Failure::failed("the agent gave no identity")) };
+    write_atomically(&folder.join("svid.key"), svid.key_pem().as_bytes(), 0o600)?;
+    write_atomically(&folder.join("svid.pem"), svid.chain_pem().as_bytes(), 0o644)?;
+    let bundle = context.bundles.get(svid.id.trust_domain());
+    let pem = bundle.map(|bundle| bundle.to_pem()).unwrap_or_default();
+    write_atomically(&folder.join("bundle.pem"), pem.as_bytes(), 0o644)?;
+    output::message(&format!("wrote svid.pem, svid.key and bundle.pem to {}", folder.display()));
+    Ok(())
+}
+
+fn document(context: &agent::client::X509Context) -> Value {
+    let svids: Vec<Value> = context
+        .svids
+        .iter()
+        .map(|svid| {
+            json!({
+                "spiffe_id": svid.id.to_string(),
+                "serial": svid.serial(),
+                "not_before": time(svid.not_before()),
+                "not_after": time(svid.not_after()),
+                "fingerprint_sha256": svid.fingerprint_sha256(),
+                "hint": svid.hint,
+            })
+        })
+        .collect();
+    let bundles: Vec<Value> = context
+        .bundles
+        .iter()
+        .map(|bundle| json!({"trust_domain": bundle.trust_domain.as_str(), "x509_authorities": bundle.x509_authorities.len()}))
+        .collect();
+    json!({"svids": svids, "bundles": bundles})
+}
+
+fn table(context: &agent::client::X509Context) -> String {
+    let rows = context
+        .svids
+        .iter()
+        .map(|svid| [svid.id.to_string(), svid.serial(), time(svid.not_after()), svid.hint.clone()]);
+    output::table(["SPIFFE ID", "SERIAL", "NOT AFTER", "HINT"], rows)
+}
+
+fn time(at: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(at).map_or_else(|_| "-".to_owned(), |t| t.to_string())
+}
+
+fn fetch_jwt(
+    socket: &SocketArg,
+    audiences: &[String],
+    spiffe_id: Option<&str>,
+    output: OutputArg,
+) -> Result<(), Failure> {
+    let address = address(socket)?;
+    let svids =
+        wait(async { agent::client::fetch_jwt(&address, audiences, spiffe_id).await.map_err(failure) })?;
+    let value: Vec<Value> =
+        svids.iter().map(|svid| json!({"spiffe_id": svid.spiffe_id, "token": svid.token, "hint": svid.hint})).collect();
+    output::print(output.output, &value, || {
+        svids.iter().map(|svid| svid.token.clone()).collect::<Vec<_>>().join("\n")
+    })
+}
+
+fn watch(socket: &SocketArg, output: OutputArg) -> Result<(), Failure> {
+    let address = address(socket)?;
+    wait(async {
+        let mut updates = agent::client::watch_x509(&address).await.map_err(failure)?;
+        while let Some(update) = updates.next().await {
+            let context = update.map_err(failure)?;
+            output::print(output.output, &document(&context), || table(&context))?;
+        }
+        Ok(())
+    })
+}
+
+fn whoami(dir: &crate::args::DirArg, pid: u32, output: OutputArg) -> Result<(), Failure> {
+    let layout = Layout::of(&dir.dir)?;
+    let endpoints = std::fs::read(layout.endpoints()).ok().and_then(|t| serde_json::from_slice::<Value>(&t).ok());
+    let admin = endpoints
+        .as_ref()
+        .and_then(|e| e.pointer("/agent/admin")?.as_str()?.parse::<std::net::SocketAddr>().ok())
+        .ok_or_else(|| {
+            Failure::new(Exit::Unavailable, format!("no mesh is known in {}", layout.dir.display()))
+                .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
+        })?;
+    let answer = wait(async {
+        let (status, body) = crate::up::probe::get(admin, &format!("/whoami?pid={pid}"))
+            .await
+            .map_err(|e| Failure::new(Exit::Unavailable, format!("the agent's admin page {admin} does not answer: {e}")))?;
+        if status == 200 { Ok(body) } else { Err(Failure::failed(String::from_utf8_lossy(&body).trim().to_owned())) }
+    })?;
+    let value: Value = serde_json::from_slice(&answer).map_err(anyhow::Error::from)?;
+    output::print(output.output, &value, || whoami_text(&value))
+}
+
+fn whoami_text(value: &Value) -> String {
+    let list = |name: &str| -> Vec<String> {
+        value
+            .get(name)
+            .and_then(Value::as_array)
+            .map(|items| items.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect())
+            .unwrap_or_default()
+    };
+    let mut lines: Vec<String> = list("selectors").into_iter().map(|s| format!("selector  {s}")).collect();
+    let identities = list("identities");
+    if identities.is_empty() {
+        lines.push("identity  none: no entry's selectors are all among these".to_owned());
+    }
+    lines.extend(identities.into_iter().map(|id| format!("identity  {id}")));
+    lines.join("\n")
+}
+
+fn failure(error: agent::client::ClientError) -> Failure {
+    let exit = if error.is_unreachable() { Exit::Unavailable } else { Exit::Denied };
+    Failure::new(exit, crate::exit::chain(&error))
+}

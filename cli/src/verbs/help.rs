@@ -1,0 +1,85 @@
+//! `kasbah help`: topics that are no command (`exit-codes`, `reasons`), and any command's help.
+
+use clap::CommandFactory;
+use serde_json::{Value, json};
+
+use crate::args::{Cli, OutputArg};
+use crate::exit::{EXIT_CODES, Exit, Failure};
+use crate::output;
+use identity::reason::ReasonDoc;
+
+pub(crate) fn run(topic: &[String], output: OutputArg) -> Result<(), Failure> {
+    match topic.first().map(String::as_str) {
+        None => command_help(&[]),
+        Some("exit-codes") => exit_codes(output),
+        Some("reasons") => reasons(output),
+        Some(_) => command_help(topic),
+    }
+}
+
+fn command_help(path: &[String]) -> Result<(), Failure> {
+    let mut command = Cli::command();
+    command.build();
+    for name in path {
+        let Some(inner) = command.find_subcommand(name) else {
+            return Err(Failure::new(Exit::Usage, format!("there is no help on `{}`", path.join(" ")))
+                .remedy("see `kasbah help`, `kasbah help exit-codes`, `kasbah help reasons`"));
+        };
+        command = inner.clone();
+    }
+    output::line(command.render_long_help().to_string().trim_end());
+    Ok(())
+}
+
+fn exit_codes(output: OutputArg) -> Result<(), Failure> {
+    let value: Vec<Value> = EXIT_CODES.iter().map(|(code, meaning)| json!({"code": code, "meaning": meaning})).collect();
+    output::print(output.output, &value, || {
+        output::table(["CODE", "MEANING"], EXIT_CODES.iter().map(|(code, text)| [code.to_string(), (*text).to_owned()]))
+    })
+}
+
+fn reasons(output: OutputArg) -> Result<(), Failure> {
+    let docs = all_reasons();
+    let value: Vec<Value> = docs
+        .iter()
+        .map(|doc| json!({"code": doc.code, "cause": doc.cause, "remedy": doc.remedy}))
+        .collect();
+    output::print(output.output, &value, || {
+        docs.iter()
+            .map(|doc| format!("{}\n  cause:  {}\n  remedy: {}", doc.code, doc.cause, doc.remedy))
+            .collect::<Vec<_>>()
+            .join("\n")
+    })
+}
+
+/// The reason codes of every part, sorted, each once.
+fn all_reasons() -> Vec<&'static ReasonDoc> {
+    let parts = [
+        identity::REASONS,
+        runtime::REASONS,
+        routing::REASONS,
+        ca::REASONS,
+        agent::REASONS,
+        proxy::REASONS,
+        discovery::REASONS,
+        policy::REASONS,
+    ];
+    let mut docs: Vec<&ReasonDoc> = parts.into_iter().flatten().collect();
+    docs.sort_by_key(|doc| doc.code);
+    docs.dedup_by_key(|doc| doc.code);
+    docs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_upper_snake_and_explained() {
+        for doc in all_reasons() {
+            let shape = doc.code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+            assert!(shape, "{}", doc.code);
+            assert!(!doc.cause.is_empty() && !doc.remedy.is_empty(), "{}", doc.code);
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `kasbah run`: tells the agent who this process is, then becomes the program. The process id stays the same, so
+//! output, signals and exit code are the program's own.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::wait;
+use crate::args::RunArgs;
+use crate::exit::{Exit, Failure};
+use crate::up::layout::Layout;
+
+pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let socket = match &args.socket {
+        Some(path) => path.clone(),
+        None => Layout::of(&args.dir.dir)?.socket("launch.sock"),
+    };
+    let began = Instant::now();
+    let launched = wait(async {
+        loop {
+            match agent::client::register_launch(&socket, &args.name).await {
+                Ok(launched) => return Ok(launched),
+                Err(error) if error.is_unreachable() && began.elapsed() < args.wait => {
+                    tokio::time::sleep(POLL).await;
+                }
+                Err(error) if error.is_unreachable() => {
+                    return Err(Failure::new(
+                        Exit::Unavailable,
+                        format!("the agent cannot be reached at {}: {error}", socket.display()),
+                    )
+                    .remedy("start the mesh with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR"));
+                }
+                Err(error) => return Err(Failure::new(Exit::Denied, error.to_string())),
+            }
+        }
+    })?;
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(Failure::new(Exit::Usage, "no program was named").remedy("kasbah run --name NAME -- CMD"));
+    };
+    let error = Command::new(program).args(arguments).env("SPIFFE_ENDPOINT_SOCKET", launched.workload_api).exec();
+    Err(Failure::failed(format!("{} cannot be started: {error}", program.to_string_lossy())))
+}
+
+const POLL: Duration = Duration::from_millis(20);

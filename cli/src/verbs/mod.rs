@@ -1,0 +1,42 @@
+//! The operator's verbs, one file per noun.
+
+pub(crate) mod agent;
+pub(crate) mod bundle;
+pub(crate) mod documents;
+pub(crate) mod down;
+pub(crate) mod entry;
+pub(crate) mod filters;
+pub(crate) mod help;
+pub(crate) mod launch;
+pub(crate) mod node;
+pub(crate) mod status;
+pub(crate) mod token;
+
+use std::future::Future;
+
+use crate::args::CaArg;
+use crate::ca_client::CaClient;
+use crate::exit::Failure;
+use crate::up::layout::Layout;
+
+/// Runs a verb's asynchronous work on this thread.
+pub(crate) fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+/// The CA that the options name.
+pub(crate) async fn ca(arg: &CaArg) -> Result<CaClient, Failure> {
+    let socket = match &arg.socket {
+        Some(path) => path.clone(),
+        None => Layout::of(&arg.dir.dir)?.socket("ca-admin.sock"),
+    };
+    CaClient::connect(&socket).await
+}
+
+/// Seconds since the epoch as RFC 3339 UTC; 0 is "never".
+pub(crate) fn time_text(secs: i64) -> String {
+    if secs == 0 {
+        return "never".to_owned();
+    }
+    jiff::Timestamp::from_second(secs).map_or_else(|_| secs.to_string(), |t| t.to_string())
+}
