@@ -2,12 +2,14 @@
 //! and mTLS with an identity that rotates. No product logic.
 
 pub mod admin;
+pub mod ask;
 pub mod clock;
 pub mod listen;
 pub mod logs;
 pub mod metrics;
 pub mod process;
 pub mod readiness;
+pub mod refusal;
 pub mod serve;
 pub mod settings;
 pub mod shutdown;
