@@ -1,0 +1,178 @@
+//! Signing: a JWT authority's key and the JWT-SVIDs it signs.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::{Map, Value, json};
+use zeroize::Zeroizing;
+
+use crate::bundle::JwtAuthority;
+use crate::jwk::{self, Jwk};
+use crate::key::KeyError;
+use crate::public_key::{Curve, PublicKey};
+use crate::spiffe_id::SpiffeId;
+use crate::{PrivateKey, secs_of, time_from_secs};
+
+/// A key that signs JWTs with ES256.
+pub struct JwtAuthorityKey {
+    key_id: String,
+    pair: EcdsaKeyPair,
+    public_key: PublicKey,
+    pkcs8: Zeroizing<Vec<u8>>,
+    encoded_header: String,
+}
+
+impl JwtAuthorityKey {
+    /// Makes a new key. Its ID is the thumbprint of its public half.
+    pub fn generate() -> Result<Self, SignError> {
+        let key = PrivateKey::generate_p256().map_err(SignError::Key)?;
+        Self::load(key.pkcs8_der(), None)
+    }
+
+    /// Takes a stored key under its stored ID.
+    pub fn from_pkcs8_der(key_id: &str, der: &[u8]) -> Result<Self, SignError> {
+        Self::load(der, Some(key_id))
+    }
+
+    fn load(der: &[u8], key_id: Option<&str>) -> Result<Self, SignError> {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
+            .map_err(|_| SignError::Key(KeyError::Malformed))?;
+        let public_key =
+            PublicKey::ec(Curve::P256, pair.public_key().as_ref()).map_err(|_| SignError::Key(KeyError::Malformed))?;
+        let key_id = key_id.map_or_else(|| jwk::thumbprint(&public_key), str::to_owned);
+        let header = json!({ "alg": "ES256", "kid": key_id, "typ": "JWT" });
+        Ok(Self {
+            encoded_header: URL_SAFE_NO_PAD.encode(header.to_string()),
+            key_id,
+            pair,
+            public_key,
+            pkcs8: Zeroizing::new(der.to_vec()),
+        })
+    }
+
+    /// The key's ID, which tokens carry as `kid`.
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// The key as PKCS#8. The caller keeps it secret.
+    pub fn pkcs8_der(&self) -> &[u8] {
+        &self.pkcs8
+    }
+
+    /// The public half, as a trust bundle carries it.
+    pub fn public(&self, expires_at: Option<SystemTime>) -> JwtAuthority {
+        let jwk = Jwk::from_public_key(Some(&self.key_id), self.public_key.clone());
+        JwtAuthority { key_id: self.key_id.clone(), jwk, expires_at }
+    }
+
+    /// Signs any claims.
+    pub fn sign(&self, claims: &Map<String, Value>) -> Result<String, SignError> {
+        let payload = serde_json::to_vec(claims).map_err(SignError::Claims)?;
+        let mut token = format!("{}.{}", self.encoded_header, URL_SAFE_NO_PAD.encode(payload));
+        let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| SignError::Signature)?;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(signature, &mut token);
+        Ok(token)
+    }
+
+    /// Signs a JWT-SVID.
+    pub fn sign_svid(&self, profile: &JwtSvidProfile, now: SystemTime) -> Result<JwtSvid, SignError> {
+        if profile.audiences.is_empty() || profile.audiences.iter().any(String::is_empty) {
+            return Err(SignError::NoAudience);
+        }
+        let issued = secs_of(now);
+        let expires = issued.saturating_add(profile.ttl.as_secs());
+        let mut claims = Map::new();
+        claims.insert("sub".to_owned(), json!(profile.id.as_str()));
+        claims.insert("aud".to_owned(), json!(profile.audiences));
+        claims.insert("exp".to_owned(), json!(expires));
+        claims.insert("iat".to_owned(), json!(issued));
+        if let Some(issuer) = &profile.issuer {
+            claims.insert("iss".to_owned(), json!(issuer));
+        }
+        if let Some(token_id) = &profile.token_id {
+            claims.insert("jti".to_owned(), json!(token_id));
+        }
+        let time = |secs: u64| time_from_secs(i64::try_from(secs).unwrap_or(i64::MAX));
+        Ok(JwtSvid {
+            token: self.sign(&claims)?,
+            id: profile.id.clone(),
+            issued_at: time(issued),
+            expires_at: time(expires),
+        })
+    }
+}
+
+impl fmt::Debug for JwtAuthorityKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtAuthorityKey").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+/// What a JWT-SVID shall say.
+#[derive(Debug, Clone)]
+pub struct JwtSvidProfile {
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// Whom it is for; at least one.
+    pub audiences: Vec<String>,
+    /// How long it lives.
+    pub ttl: Duration,
+    /// The `iss` claim, if one is wanted.
+    pub issuer: Option<String>,
+    /// The `jti` claim, if one is wanted.
+    pub token_id: Option<String>,
+}
+
+/// A signed JWT-SVID. The token is a bearer secret and not printed.
+#[derive(Clone)]
+pub struct JwtSvid {
+    /// The token.
+    pub token: String,
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// When it was signed.
+    pub issued_at: SystemTime,
+    /// When it expires.
+    pub expires_at: SystemTime,
+}
+
+impl fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtSvid").field("id", &self.id).field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// Why a token could not be signed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SignError {
+    /// The key could not be made or read.
+    #[error("the JWT key cannot be used")]
+    Key(#[source] KeyError),
+    /// The claims cannot be written as JSON.
+    #[error("the claims cannot be written")]
+    Claims(#[source] serde_json::Error),
+    /// The signature could not be made.
+    #[error("the token could not be signed")]
+    Signature,
+    /// A JWT-SVID needs at least one audience, and none may be empty.
+    #[error("a JWT-SVID needs at least one audience that is not empty")]
+    NoAudience,
+}
+
+impl SignError {
+    /// The reason code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Key(error) => error.reason(),
+            Self::Claims(_) | Self::Signature => "JWT_SIGN_FAILED",
+            Self::NoAudience => "JWT_AUDIENCE_MISSING",
+        }
+    }
+}

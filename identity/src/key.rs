@@ -1,0 +1,176 @@
+//! Private keys of SVIDs and authorities. A key's bytes are never printed and are wiped when the last holder drops it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use rcgen::PublicKeyData;
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use zeroize::Zeroize as _;
+
+use crate::SpiffeId;
+use crate::pem;
+
+/// A private key with its public half. Clones share the same bytes.
+#[derive(Clone)]
+pub struct PrivateKey(Arc<Inner>);
+
+struct Inner {
+    pair: rcgen::KeyPair,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.pair.zeroize();
+    }
+}
+
+impl PrivateKey {
+    /// Makes a new P-256 key, the default everywhere.
+    pub fn generate_p256() -> Result<Self, KeyError> {
+        Self::generate(&rcgen::PKCS_ECDSA_P256_SHA256)
+    }
+
+    /// Makes a new P-384 key, for authorities that want one.
+    pub fn generate_p384() -> Result<Self, KeyError> {
+        Self::generate(&rcgen::PKCS_ECDSA_P384_SHA384)
+    }
+
+    fn generate(algorithm: &'static rcgen::SignatureAlgorithm) -> Result<Self, KeyError> {
+        let pair = rcgen::KeyPair::generate_for(algorithm).map_err(KeyError::Generate)?;
+        Ok(Self(Arc::new(Inner { pair })))
+    }
+
+    /// Reads an unencrypted PKCS#8 key.
+    pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, KeyError> {
+        if der.len() > PKCS8_BYTES_MAX {
+            return Err(KeyError::TooLong);
+        }
+        let pair = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der)).map_err(|_| KeyError::Malformed)?;
+        Ok(Self(Arc::new(Inner { pair })))
+    }
+
+    /// Reads a PEM text with a PKCS#8 key.
+    pub fn from_pkcs8_pem(text: &[u8]) -> Result<Self, KeyError> {
+        match pem::decode_private_key(text) {
+            Ok(rustls_pki_types::PrivateKeyDer::Pkcs8(der)) => Self::from_pkcs8_der(der.secret_pkcs8_der()),
+            _ => Err(KeyError::Malformed),
+        }
+    }
+
+    /// The key as PKCS#8. The caller keeps it secret.
+    pub fn pkcs8_der(&self) -> &[u8] {
+        self.0.pair.serialized_der()
+    }
+
+    /// The key as PKCS#8 PEM. The caller keeps it secret.
+    pub fn pkcs8_pem(&self) -> zeroize::Zeroizing<String> {
+        zeroize::Zeroizing::new(pem::encode("PRIVATE KEY", self.pkcs8_der()))
+    }
+
+    /// The public half as SubjectPublicKeyInfo.
+    pub fn public_key_spki(&self) -> Vec<u8> {
+        self.0.pair.subject_public_key_info()
+    }
+
+    /// A CSR for this key, which asks for the given ID (or leaves the choice to the CA).
+    pub fn csr_der(&self, id: Option<&SpiffeId>) -> Result<Vec<u8>, KeyError> {
+        self.csr_der_with(id, &[])
+    }
+
+    /// A CSR that also asks for DNS names.
+    pub fn csr_der_with(&self, id: Option<&SpiffeId>, dns_names: &[String]) -> Result<Vec<u8>, KeyError> {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        if let Some(id) = id {
+            let uri = id.as_str().try_into().map_err(KeyError::Csr)?;
+            params.subject_alt_names.push(rcgen::SanType::URI(uri));
+        }
+        for name in dns_names {
+            let name = name.as_str().try_into().map_err(KeyError::Csr)?;
+            params.subject_alt_names.push(rcgen::SanType::DnsName(name));
+        }
+        let request = params.serialize_request(&self.0.pair).map_err(KeyError::Csr)?;
+        Ok(request.der().to_vec())
+    }
+}
+
+impl PublicKeyData for PrivateKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.pair.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
+        PublicKeyData::algorithm(&self.0.pair)
+    }
+}
+
+impl rcgen::SigningKey for PrivateKey {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.pair.sign(message)
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PrivateKey(redacted)")
+    }
+}
+
+/// Why a key could not be made, read or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The generator failed.
+    #[error("a key could not be generated")]
+    Generate(#[source] rcgen::Error),
+    /// Not an unencrypted PKCS#8 key of a kind we know.
+    #[error("the private key is not an unencrypted PKCS#8 key of a supported kind")]
+    Malformed,
+    /// Longer than any key we accept.
+    #[error("the private key is longer than {PKCS8_BYTES_MAX} bytes")]
+    TooLong,
+    /// The CSR could not be written or signed.
+    #[error("the certificate signing request could not be made")]
+    Csr(#[source] rcgen::Error),
+}
+
+impl KeyError {
+    /// The reason code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Generate(_) | Self::Csr(_) => "KEY_FAILED",
+            Self::Malformed | Self::TooLong => "KEY_INVALID",
+        }
+    }
+}
+
+/// The longest PKCS#8 document read; an RSA key of 8192 bits fits.
+pub const PKCS8_BYTES_MAX: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pkcs8_round_trips() {
+        for key in [PrivateKey::generate_p256().unwrap(), PrivateKey::generate_p384().unwrap()] {
+            let again = PrivateKey::from_pkcs8_der(key.pkcs8_der()).unwrap();
+            assert_eq!(again.public_key_spki(), key.public_key_spki());
+            let again = PrivateKey::from_pkcs8_pem(key.pkcs8_pem().as_bytes()).unwrap();
+            assert_eq!(again.pkcs8_der(), key.pkcs8_der());
+        }
+    }
+
+    #[test]
+    fn broken_keys_are_refused() {
+        let key = PrivateKey::generate_p256().unwrap();
+        assert!(PrivateKey::from_pkcs8_der(&key.pkcs8_der()[1..]).is_err());
+        assert!(PrivateKey::from_pkcs8_der(&[]).is_err());
+        assert!(PrivateKey::from_pkcs8_der(&vec![0; PKCS8_BYTES_MAX + 1]).is_err());
+    }
+
+    #[test]
+    fn keys_are_never_printed() {
+        assert_eq!(format!("{:?}", PrivateKey::generate_p256().unwrap()), "PrivateKey(redacted)");
+    }
+}

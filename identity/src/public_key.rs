@@ -1,0 +1,279 @@
+//! Public keys: P-256, P-384, P-521, RSA and Ed25519, read from and written as SubjectPublicKeyInfo (RFC 5280, RFC 5480,
+//! RFC 8410).
+
+use std::fmt;
+
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_NIST_EC_P521, OID_PKCS1_RSAENCRYPTION,
+    OID_SIG_ED25519,
+};
+use x509_parser::prelude::FromDer as _;
+use x509_parser::public_key::PublicKey as ParsedKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
+
+/// A public key. That a point lies on its curve is checked where the key is first used to verify.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PublicKey {
+    /// A point on a NIST curve, uncompressed (`04 ‖ x ‖ y`).
+    Ec {
+        /// The curve.
+        curve: Curve,
+        /// The point.
+        point: Vec<u8>,
+    },
+    /// An RSA key; both numbers big-endian without leading zeros.
+    Rsa {
+        /// The modulus `n`.
+        modulus: Vec<u8>,
+        /// The public exponent `e`.
+        exponent: Vec<u8>,
+    },
+    /// An Ed25519 key.
+    Ed25519 {
+        /// The 32 bytes of the encoded point.
+        point: [u8; 32],
+    },
+}
+
+/// The NIST curves we know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Curve {
+    P256,
+    P384,
+    P521,
+}
+
+impl Curve {
+    /// How many bytes a coordinate has.
+    pub fn coordinate_len(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+            Self::P521 => 66,
+        }
+    }
+
+    fn oid_der(self) -> &'static [u8] {
+        match self {
+            Self::P256 => &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07],
+            Self::P384 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22],
+            Self::P521 => &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
+        }
+    }
+}
+
+impl PublicKey {
+    /// Reads a SubjectPublicKeyInfo.
+    pub fn from_spki_der(der: &[u8]) -> Result<Self, PublicKeyError> {
+        if der.len() > SPKI_BYTES_MAX {
+            return Err(PublicKeyError::TooLong);
+        }
+        let (rest, spki) = SubjectPublicKeyInfo::from_der(der).map_err(|_| PublicKeyError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(PublicKeyError::Malformed);
+        }
+        Self::from_spki(&spki)
+    }
+
+    pub(crate) fn from_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, PublicKeyError> {
+        let algorithm = &spki.algorithm.algorithm;
+        if *algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY {
+            Self::from_ec_spki(spki)
+        } else if *algorithm == OID_PKCS1_RSAENCRYPTION {
+            match spki.parsed() {
+                Ok(ParsedKey::RSA(key)) => Self::rsa(key.modulus, key.exponent),
+                _ => Err(PublicKeyError::Malformed),
+            }
+        } else if *algorithm == OID_SIG_ED25519 {
+            Self::ed25519(&spki.subject_public_key.data)
+        } else {
+            Err(PublicKeyError::Unsupported)
+        }
+    }
+
+    fn from_ec_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, PublicKeyError> {
+        let parameters = spki.algorithm.parameters.as_ref().ok_or(PublicKeyError::Malformed)?;
+        let curve_oid = parameters.as_oid().map_err(|_| PublicKeyError::Unsupported)?;
+        let curve = if curve_oid == OID_EC_P256 {
+            Curve::P256
+        } else if curve_oid == OID_NIST_EC_P384 {
+            Curve::P384
+        } else if curve_oid == OID_NIST_EC_P521 {
+            Curve::P521
+        } else {
+            return Err(PublicKeyError::Unsupported);
+        };
+        Self::ec(curve, &spki.subject_public_key.data)
+    }
+
+    /// A key from an uncompressed point.
+    pub fn ec(curve: Curve, point: &[u8]) -> Result<Self, PublicKeyError> {
+        if point.len() != 1 + 2 * curve.coordinate_len() || point[0] != 4 {
+            return Err(PublicKeyError::Malformed);
+        }
+        Ok(Self::Ec { curve, point: point.to_vec() })
+    }
+
+    /// A key from its two numbers. Keys below 2048 or above 8192 bits are refused, and so are even or tiny exponents.
+    pub fn rsa(modulus: &[u8], exponent: &[u8]) -> Result<Self, PublicKeyError> {
+        let (modulus, exponent) = (without_leading_zeros(modulus), without_leading_zeros(exponent));
+        let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        if !(RSA_BITS_MIN..=RSA_BITS_MAX).contains(&bits) {
+            return Err(PublicKeyError::RsaSize(bits));
+        }
+        let odd = exponent.last().is_some_and(|byte| byte & 1 == 1);
+        if !odd || exponent == [1] || exponent.len() > RSA_EXPONENT_BYTES_MAX {
+            return Err(PublicKeyError::RsaExponent);
+        }
+        Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
+    }
+
+    /// A key from its 32 bytes.
+    pub fn ed25519(point: &[u8]) -> Result<Self, PublicKeyError> {
+        point.try_into().map(|point| Self::Ed25519 { point }).map_err(|_| PublicKeyError::Malformed)
+    }
+
+    /// Writes a SubjectPublicKeyInfo.
+    pub fn spki_der(&self) -> Vec<u8> {
+        let (algorithm, key) = match self {
+            Self::Ec { curve, point } => ([OID_EC_DER, curve.oid_der()].concat(), point.clone()),
+            Self::Rsa { modulus, exponent } => {
+                let numbers = [unsigned(modulus), unsigned(exponent)].concat();
+                ([OID_RSA_DER, NULL_DER].concat(), tlv(TAG_SEQUENCE, &numbers))
+            }
+            Self::Ed25519 { point } => (OID_ED25519_DER.to_vec(), point.to_vec()),
+        };
+        let bits = [&[0_u8][..], &key].concat(); // No unused bits in the last byte.
+        tlv(TAG_SEQUENCE, &[tlv(TAG_SEQUENCE, &algorithm), tlv(TAG_BIT_STRING, &bits)].concat())
+    }
+
+    /// What kind of key it is, for people.
+    pub fn kind(&self) -> String {
+        match self {
+            Self::Ec { curve: Curve::P256, .. } => "ECDSA P-256".to_owned(),
+            Self::Ec { curve: Curve::P384, .. } => "ECDSA P-384".to_owned(),
+            Self::Ec { curve: Curve::P521, .. } => "ECDSA P-521".to_owned(),
+            Self::Rsa { modulus, .. } => format!("RSA {}", modulus.len() * 8),
+            Self::Ed25519 { .. } => "Ed25519".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for PublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PublicKey({})", self.kind())
+    }
+}
+
+fn without_leading_zeros(number: &[u8]) -> &[u8] {
+    let first = number.iter().position(|byte| *byte != 0).unwrap_or(number.len());
+    &number[first..]
+}
+
+/// A DER INTEGER that is not negative.
+fn unsigned(number: &[u8]) -> Vec<u8> {
+    if number.first().is_none_or(|byte| byte & 0x80 != 0) {
+        tlv(TAG_INTEGER, &[&[0], number].concat())
+    } else {
+        tlv(TAG_INTEGER, number)
+    }
+}
+
+fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let len = content.len();
+    let mut out = match len {
+        0..=0x7f => vec![tag, len as u8],
+        0x80..=0xff => vec![tag, 0x81, len as u8],
+        _ => vec![tag, 0x82, (len >> 8) as u8, len as u8], // Keys are far below 64 KiB, see RSA_BITS_MAX.
+    };
+    out.extend_from_slice(content);
+    out
+}
+
+/// Why bytes are no public key that we accept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublicKeyError {
+    /// Not a well-formed key.
+    #[error("the public key is malformed")]
+    Malformed,
+    /// Longer than any key we accept.
+    #[error("the public key is longer than {SPKI_BYTES_MAX} bytes")]
+    TooLong,
+    /// A kind of key that we do not accept.
+    #[error("the kind of key is not supported; supported are P-256, P-384, P-521, RSA and Ed25519")]
+    Unsupported,
+    /// An RSA key that is too short or too long.
+    #[error("an RSA key has {RSA_BITS_MIN} to {RSA_BITS_MAX} bits, this one has {0}")]
+    RsaSize(usize),
+    /// An RSA exponent that is even, one or huge.
+    #[error("the RSA exponent is unsafe")]
+    RsaExponent,
+}
+
+impl PublicKeyError {
+    /// The reason code.
+    pub fn reason(&self) -> &'static str {
+        "PUBLIC_KEY_REFUSED"
+    }
+}
+
+/// The shortest RSA key accepted.
+pub const RSA_BITS_MIN: usize = 2048;
+
+/// The longest RSA key accepted; longer ones cost too much to verify.
+pub const RSA_BITS_MAX: usize = 8192;
+
+const RSA_EXPONENT_BYTES_MAX: usize = 8;
+const SPKI_BYTES_MAX: usize = 2048;
+const TAG_INTEGER: u8 = 0x02;
+const TAG_BIT_STRING: u8 = 0x03;
+const TAG_SEQUENCE: u8 = 0x30;
+const NULL_DER: &[u8] = &[0x05, 0x00];
+const OID_EC_DER: &[u8] = &[0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const OID_RSA_DER: &[u8] = &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+const OID_ED25519_DER: &[u8] = &[0x06, 0x03, 0x2b, 0x65, 0x70];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::PublicKeyData as _;
+
+    #[test]
+    fn reads_and_writes_the_same_bytes_for_every_kind() {
+        let kinds = [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "ECDSA P-256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "ECDSA P-384"),
+            (&rcgen::PKCS_ECDSA_P521_SHA512, "ECDSA P-521"),
+            (&rcgen::PKCS_ED25519, "Ed25519"),
+            (&rcgen::PKCS_RSA_SHA256, "RSA 2048"),
+        ];
+        for (algorithm, kind) in kinds {
+            let spki = rcgen::KeyPair::generate_for(algorithm).unwrap().subject_public_key_info();
+            let key = PublicKey::from_spki_der(&spki).unwrap();
+            assert_eq!((key.spki_der(), key.kind().as_str()), (spki, kind));
+        }
+    }
+
+    #[test]
+    fn weak_rsa_keys_are_refused() {
+        assert_eq!(PublicKey::rsa(&[0x80; 128], &[1, 0, 1]), Err(PublicKeyError::RsaSize(1024)));
+        assert_eq!(PublicKey::rsa(&[0x7f; 256], &[1, 0, 1]), Err(PublicKeyError::RsaSize(2047)));
+        assert_eq!(PublicKey::rsa(&[0x80; 256], &[1]), Err(PublicKeyError::RsaExponent));
+        assert_eq!(PublicKey::rsa(&[0x80; 256], &[4]), Err(PublicKeyError::RsaExponent));
+        assert_eq!(PublicKey::rsa(&[], &[]), Err(PublicKeyError::RsaSize(0)));
+        assert!(PublicKey::rsa(&[0x80; 256], &[0, 1, 0, 1]).is_ok());
+    }
+
+    #[test]
+    fn broken_bytes_are_refused() {
+        let spki = rcgen::KeyPair::generate().unwrap().subject_public_key_info();
+        for end in 0..spki.len() {
+            assert!(PublicKey::from_spki_der(&spki[..end]).is_err());
+        }
+        assert!(PublicKey::from_spki_der(&[spki, vec![0]].concat()).is_err());
+        assert!(PublicKey::ec(Curve::P256, &[4; 64]).is_err());
+    }
+}

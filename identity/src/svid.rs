@@ -1,0 +1,178 @@
+//! An X.509-SVID: the certificates that prove an ID, with the key, checked to belong together.
+//!
+//! Everything a TLS handshake needs is parsed when the value is made; a handshake only clones a pointer.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::asn1_rs::{Any, FromDer as _};
+
+use crate::digest;
+use crate::key::PrivateKey;
+use crate::leaf::{self, Leaf, LeafError};
+use crate::pem;
+use crate::spiffe_id::SpiffeId;
+use crate::tls;
+use crate::verify::CHAIN_CERTIFICATES_MAX;
+
+/// A workload's X.509-SVID.
+#[derive(Clone)]
+pub struct X509Svid {
+    leaf: Leaf,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKey,
+    hint: String,
+    certified_key: Arc<CertifiedKey>,
+}
+
+impl X509Svid {
+    /// Puts a chain (leaf first) and its key together. Whether anybody trusts the chain is not asked here.
+    pub fn from_parts(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, SvidError> {
+        let leaf_der = chain.first().ok_or(SvidError::NoCertificate)?;
+        if chain.len() > CHAIN_CERTIFICATES_MAX {
+            return Err(SvidError::ChainTooLong(chain.len()));
+        }
+        let leaf = leaf::decode_leaf(leaf_der).map_err(SvidError::Leaf)?;
+        chain[1..].iter().try_for_each(leaf::check_signing_certificate).map_err(SvidError::SigningCertificate)?;
+        if leaf.public_key_spki != key.public_key_spki() {
+            return Err(SvidError::KeyMismatch);
+        }
+        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec()));
+        let signing_key = tls::provider().key_provider.load_private_key(der).map_err(SvidError::SigningKey)?;
+        let certified_key = Arc::new(CertifiedKey::new(chain.clone(), signing_key));
+        Ok(Self { leaf, chain, key, hint: String::new(), certified_key })
+    }
+
+    /// The same SVID with an operator's hint of what it is for.
+    pub fn with_hint(mut self, hint: &str) -> Self {
+        self.hint = hint.to_owned();
+        self
+    }
+
+    /// Whom it proves.
+    pub fn id(&self) -> &SpiffeId {
+        &self.leaf.id
+    }
+
+    /// The certificates, leaf first, without the root.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// The leaf.
+    pub fn leaf_der(&self) -> &CertificateDer<'static> {
+        &self.chain[0] // `from_parts` lets no empty chain in.
+    }
+
+    /// The private key.
+    pub fn key(&self) -> &PrivateKey {
+        &self.key
+    }
+
+    /// What the SVID is for, if the operator said so.
+    pub fn hint(&self) -> &str {
+        &self.hint
+    }
+
+    /// When the leaf starts to be valid.
+    pub fn not_before(&self) -> SystemTime {
+        self.leaf.not_before
+    }
+
+    /// When the leaf expires.
+    pub fn not_after(&self) -> SystemTime {
+        self.leaf.not_after
+    }
+
+    /// The leaf's serial number, hexadecimal without leading zeros.
+    pub fn serial(&self) -> &str {
+        &self.leaf.serial
+    }
+
+    /// The leaf's DNS names.
+    pub fn dns_names(&self) -> &[String] {
+        &self.leaf.dns_names
+    }
+
+    /// SHA-256 of the leaf's DER.
+    pub fn fingerprint_sha256(&self) -> [u8; 32] {
+        digest::sha256(self.leaf_der())
+    }
+
+    /// The chain as PEM.
+    pub fn chain_pem(&self) -> String {
+        pem::certificates(&self.chain)
+    }
+
+    /// The chain as concatenated DER, as the Workload API carries it.
+    pub fn concatenated_der(&self) -> Vec<u8> {
+        self.chain.iter().flat_map(|certificate| certificate.iter().copied()).collect()
+    }
+
+    /// Chain and key in the form rustls uses.
+    pub fn certified_key(&self) -> &Arc<CertifiedKey> {
+        &self.certified_key
+    }
+}
+
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("X509Svid")
+            .field("id", self.id())
+            .field("serial", &self.serial())
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Splits concatenated DER certificates, as the Workload API carries chains and bundles.
+pub fn split_concatenated_der(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, SvidError> {
+    let mut certificates = Vec::new();
+    while !bytes.is_empty() {
+        if certificates.len() == pem::CERTIFICATES_MAX {
+            return Err(SvidError::ChainTooLong(certificates.len()));
+        }
+        let (rest, _) = Any::from_der(bytes).map_err(|_| SvidError::Leaf(LeafError::Malformed))?;
+        certificates.push(CertificateDer::from(bytes[..bytes.len() - rest.len()].to_vec()));
+        bytes = rest;
+    }
+    Ok(certificates)
+}
+
+/// Why certificates and a key are no SVID.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum SvidError {
+    /// The chain is empty.
+    #[error("there is no certificate")]
+    NoCertificate,
+    /// The chain is longer than peers read.
+    #[error("the chain has {0} certificates; peers read at most {CHAIN_CERTIFICATES_MAX}")]
+    ChainTooLong(usize),
+    /// The leaf breaks a rule.
+    #[error("the leaf is not an X.509-SVID")]
+    Leaf(#[source] LeafError),
+    /// An intermediate breaks a rule.
+    #[error("an intermediate breaks the X.509-SVID rules")]
+    SigningCertificate(#[source] LeafError),
+    /// The key is not the leaf's.
+    #[error("the private key does not belong to the leaf")]
+    KeyMismatch,
+    /// TLS cannot use the key.
+    #[error("the private key cannot be used for TLS")]
+    SigningKey(#[source] rustls::Error),
+}
+
+impl SvidError {
+    /// The reason code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::KeyMismatch => "SVID_KEY_MISMATCH",
+            Self::SigningKey(_) => "KEY_INVALID",
+            Self::NoCertificate | Self::ChainTooLong(_) | Self::Leaf(_) | Self::SigningCertificate(_) => "SVID_INVALID",
+        }
+    }
+}
