@@ -1,0 +1,91 @@
+//! The proxy's own SVID and the bundles it verifies peers with, swapped as a whole.
+//!
+//! Readers take one `Arc`; a new SVID or bundle is a new value with the next generation. Nothing is ever taken away
+//! by a source that is gone: what is held serves until it expires.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::UNIX_EPOCH;
+
+use arc_swap::ArcSwap;
+use identity::{BundleSet, X509Svid};
+use tokio::sync::watch;
+
+use crate::obs::counters::Counters;
+
+/// What is held at one moment.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) svid: Option<Arc<X509Svid>>,
+    pub(crate) bundles: Arc<BundleSet>,
+}
+
+/// The current identity. Shared by everything that speaks TLS.
+#[derive(Debug)]
+pub(crate) struct OwnIdentity {
+    held: ArcSwap<Held>,
+    /// Counts SVIDs: connections opened under an older one are retired.
+    generation: AtomicU64,
+    changed: watch::Sender<u64>,
+    counters: Arc<Counters>,
+}
+
+impl OwnIdentity {
+    pub(crate) fn new(counters: Arc<Counters>) -> Self {
+        let held = Held { svid: None, bundles: Arc::new(BundleSet::default()) };
+        Self { held: ArcSwap::from_pointee(held), generation: AtomicU64::new(0), changed: watch::channel(0).0, counters }
+    }
+
+    pub(crate) fn held(&self) -> Arc<Held> {
+        self.held.load_full()
+    }
+
+    pub(crate) fn svid_now(&self) -> Option<Arc<X509Svid>> {
+        self.held.load().svid.clone()
+    }
+
+    pub(crate) fn bundles_now(&self) -> Arc<BundleSet> {
+        self.held.load().bundles.clone()
+    }
+
+    /// The number of the current SVID.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Follows every change, of SVID or bundles.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Whether both an SVID and a bundle are there.
+    pub(crate) fn is_complete(&self) -> bool {
+        let held = self.held.load();
+        held.svid.is_some() && !held.bundles.is_empty()
+    }
+
+    /// Waits until both are there.
+    pub(crate) async fn wait_complete(&self) {
+        let mut changes = self.changes();
+        // The sender lives in `self`, so the channel cannot close while we wait.
+        let _ = changes.wait_for(|_| self.is_complete()).await;
+    }
+
+    /// Puts a new SVID in force.
+    pub(crate) fn set_svid(&self, svid: Arc<X509Svid>) {
+        let not_after = svid.not_after().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.counters.svid_not_after.store(i64::try_from(not_after).unwrap_or(i64::MAX), Ordering::Relaxed);
+        tracing::info!(spiffe_id = svid.id().as_str(), serial = svid.serial(), "SVID in force");
+        self.held.rcu(|held| Held { svid: Some(svid.clone()), bundles: held.bundles.clone() });
+        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        self.counters.identity_generation.store(generation, Ordering::Relaxed);
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Puts new bundles in force.
+    pub(crate) fn set_bundles(&self, bundles: Arc<BundleSet>) {
+        tracing::info!(trust_domains = bundles.len(), "trust bundles in force");
+        self.held.rcu(|held| Held { svid: held.svid.clone(), bundles: bundles.clone() });
+        self.changed.send_modify(|n| *n += 1);
+    }
+}

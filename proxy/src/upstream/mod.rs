@@ -1,0 +1,6 @@
+//! Towards the endpoints: dialing, pools, sending.
+
+pub(crate) mod dial;
+pub(crate) mod h1;
+pub(crate) mod h2;
+pub(crate) mod pool;
