@@ -1,11 +1,15 @@
 //! `envoy.service.auth.v3.Authorization`: permit or deny a request by the rules in force.
 
-use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
-use envoy_types::pb::envoy::r#type::v3::HttpStatus;
+use envoy_types::pb::envoy::config::core::v3::{
+    HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction,
+};
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
 use envoy_types::pb::envoy::service::auth::v3::authorization_server::Authorization;
 use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
-use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse};
+use envoy_types::pb::envoy::service::auth::v3::{
+    AttributeContext, CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
+};
+use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use envoy_types::pb::google::rpc;
 use runtime::refusal;
@@ -56,7 +60,8 @@ fn facts(attributes: &AttributeContext) -> Facts<'_> {
 
 fn http_facts(http: &HttpRequest) -> HttpFacts<'_> {
     let raw = http.header_map.as_ref().map(|map| map.headers.iter().map(line).collect::<Vec<_>>());
-    let lines = raw.unwrap_or_else(|| http.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
+    let lines =
+        raw.unwrap_or_else(|| http.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect());
     HttpFacts::new(&http.method, &http.host, &http.path, lines)
 }
 

@@ -240,7 +240,8 @@ mod tests {
     #[test]
     fn a_refused_request_takes_nothing_from_any_bucket() {
         let mut buckets = Buckets::new(10);
-        let (one, two) = (Rate { requests: 1, per: Unit::Hour, burst: 1 }, Rate { requests: 2, per: Unit::Hour, burst: 2 });
+        let (one, two) =
+            (Rate { requests: 1, per: Unit::Hour, burst: 1 }, Rate { requests: 2, per: Unit::Hour, burst: 2 });
         assert!(passes(&mut buckets, "tight", one, secs(1)));
         for _ in 0..5 {
             let both = buckets.take_all(&[take(&[("k", "wide")], two), take(&[("k", "tight")], one)], secs(1));
@@ -284,7 +285,8 @@ mod tests {
     #[test]
     fn memory_is_bounded_and_idle_buckets_go_first() {
         let mut buckets = Buckets::new(4);
-        let (brief, long) = (Rate { requests: 1, per: Unit::Second, burst: 1 }, Rate { requests: 1, per: Unit::Hour, burst: 1 });
+        let (brief, long) =
+            (Rate { requests: 1, per: Unit::Second, burst: 1 }, Rate { requests: 1, per: Unit::Hour, burst: 1 });
         assert!(passes(&mut buckets, "kept", long, secs(0)));
         for value in ["a", "b", "c"] {
             assert!(passes(&mut buckets, value, brief, secs(0)));

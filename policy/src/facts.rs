@@ -25,7 +25,12 @@ pub struct HttpFacts<'a> {
 
 impl<'a> HttpFacts<'a> {
     /// A request with `host` and `path` as they were sent.
-    pub fn new(method: &'a str, host: &str, path: &'a str, headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+    pub fn new(
+        method: &'a str,
+        host: &str,
+        path: &'a str,
+        headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
         let raw_path = path.split(['?', '#']).next().unwrap_or_default();
         let headers = headers.into_iter().map(|(name, value)| (lower(name), value)).collect();
         Self { method, host: canonical_host(host), raw_path, canonical_path: canonical_path(raw_path), headers }
@@ -43,7 +48,11 @@ impl<'a> HttpFacts<'a> {
 }
 
 fn lower(name: &str) -> Cow<'_, str> {
-    if name.bytes().any(|byte| byte.is_ascii_uppercase()) { Cow::Owned(name.to_ascii_lowercase()) } else { Cow::Borrowed(name) }
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 fn canonical_host(host: &str) -> String {
@@ -123,7 +132,9 @@ mod tests {
 
     #[test]
     fn hosts_lose_port_case_and_final_dot() {
-        for (host, canonical) in [("A.b:80", "a.b"), ("a.b.", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")] {
+        for (host, canonical) in
+            [("A.b:80", "a.b"), ("a.b.", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("", "")]
+        {
             assert_eq!(canonical_host(host), canonical, "{host}");
         }
     }

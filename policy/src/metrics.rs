@@ -119,9 +119,21 @@ impl PolicyMetrics {
             registry.register("policy_quota_bucket_evictions", help, self.bucket_evictions.clone());
             registry.register("policy_access_log_lines", "Access log lines written", self.log_lines.clone());
             registry.register("policy_access_log_drops", "Access log lines lost", self.log_drops.clone());
-            registry.register("policy_refused_calls", "Calls refused because of who called", self.refused_calls.clone());
-            registry.register("policy_rules_generation", "Generation of the rules in force", self.rules_generation.clone());
-            registry.register("policy_rules_refused", "Versions of the rules file that were refused", self.rules_refused.clone());
+            registry.register(
+                "policy_refused_calls",
+                "Calls refused because of who called",
+                self.refused_calls.clone(),
+            );
+            registry.register(
+                "policy_rules_generation",
+                "Generation of the rules in force",
+                self.rules_generation.clone(),
+            );
+            registry.register(
+                "policy_rules_refused",
+                "Versions of the rules file that were refused",
+                self.rules_refused.clone(),
+            );
             registry.register("policy_rules_stale", "1 while the rules file is not in force", self.rules_stale.clone());
         });
     }

@@ -6,10 +6,12 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::HeaderValue;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use envoy_types::pb::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
-use envoy_types::pb::envoy::r#type::v3::RateLimitUnit;
-use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{self, DescriptorStatus, RateLimit, rate_limit};
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::{
+    self, DescriptorStatus, RateLimit, rate_limit,
+};
 use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use envoy_types::pb::envoy::r#type::v3::RateLimitUnit;
 use envoy_types::pb::google::protobuf;
 use rate_limit_response::Code::{Ok as Within, OverLimit};
 use runtime::refusal;
@@ -53,7 +55,8 @@ impl RateLimiter {
             .map(|one| Take { domain: &request.domain, entries: &one.entries, rate: one.rate, hits: one.hits })
             .collect();
         let standings = self.take(&takes, now);
-        let mut statuses = vec![DescriptorStatus { code: Within as i32, ..Default::default() }; request.descriptors.len()];
+        let mut statuses =
+            vec![DescriptorStatus { code: Within as i32, ..Default::default() }; request.descriptors.len()];
         for (one, standing) in limited.iter().zip(&standings) {
             if let Some(status) = statuses.get_mut(one.position) {
                 *status = describe(one, standing);
@@ -81,7 +84,10 @@ impl RateLimiter {
 
 #[tonic::async_trait]
 impl RateLimitService for RateLimiter {
-    async fn should_rate_limit(&self, request: Request<RateLimitRequest>) -> Result<Response<RateLimitResponse>, Status> {
+    async fn should_rate_limit(
+        &self,
+        request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
         let request = request.into_inner();
         if let Err(what) = check(&request) {
             self.metrics.limited(CodeLabel::invalid);
@@ -98,7 +104,11 @@ fn check(request: &RateLimitRequest) -> Result<(), String> {
     if request.descriptors.is_empty() || request.descriptors.len() > DESCRIPTORS_MAX {
         return Err(format!("1 to {DESCRIPTORS_MAX} descriptors, not {}", request.descriptors.len()));
     }
-    if request.descriptors.iter().any(|descriptor| descriptor.entries.is_empty() || descriptor.entries.len() > ENTRIES_MAX) {
+    if request
+        .descriptors
+        .iter()
+        .any(|descriptor| descriptor.entries.is_empty() || descriptor.entries.len() > ENTRIES_MAX)
+    {
         return Err(format!("a descriptor has 1 to {ENTRIES_MAX} entries"));
     }
     Ok(())
@@ -107,7 +117,8 @@ fn check(request: &RateLimitRequest) -> Result<(), String> {
 /// The descriptors that a quota, or their own override, limits.
 fn limited<'a>(limits: &Limits, request: &'a RateLimitRequest) -> Vec<Limited<'a>> {
     let one = |(position, descriptor): (usize, &'a RateLimitDescriptor)| {
-        let entries: Vec<(&str, &str)> = descriptor.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
+        let entries: Vec<(&str, &str)> =
+            descriptor.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
         let found = limits.find(&request.domain, &entries);
         let rate = descriptor.limit.as_ref().and_then(override_rate).or(found.map(|limit| limit.rate))?;
         let name = found.map_or_else(String::new, |limit| limit.name.clone());
@@ -148,7 +159,11 @@ fn describe(one: &Limited<'_>, standing: &Standing) -> DescriptorStatus {
     };
     DescriptorStatus {
         code: if standing.fits { Within } else { OverLimit } as i32,
-        current_limit: Some(RateLimit { name: one.name.clone(), requests_per_unit: one.rate.requests, unit: unit as i32 }),
+        current_limit: Some(RateLimit {
+            name: one.name.clone(),
+            requests_per_unit: one.rate.requests,
+            unit: unit as i32,
+        }),
         limit_remaining: standing.remaining,
         duration_until_reset: Some(wire_duration(standing.full_in)),
         quota: None,

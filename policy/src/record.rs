@@ -22,13 +22,20 @@ pub struct Reporter<'a> {
 
 /// The line of an HTTP request.
 pub fn http_line(reporter: Reporter<'_>, entry: &als::HttpAccessLogEntry) -> String {
-    let empty = (als::AccessLogCommon::default(), als::HttpRequestProperties::default(), als::HttpResponseProperties::default());
+    let empty = (
+        als::AccessLogCommon::default(),
+        als::HttpRequestProperties::default(),
+        als::HttpResponseProperties::default(),
+    );
     let common = entry.common_properties.as_ref().unwrap_or(&empty.0);
     let request = entry.request.as_ref().unwrap_or(&empty.1);
     let response = entry.response.as_ref().unwrap_or(&empty.2);
     let upstream_time = response.response_headers.get("x-envoy-upstream-service-time");
     line(&Record {
-        method: RequestMethod::try_from(request.request_method).ok().filter(|method| *method != RequestMethod::MethodUnspecified).map(|method| method.as_str_name()),
+        method: RequestMethod::try_from(request.request_method)
+            .ok()
+            .filter(|method| *method != RequestMethod::MethodUnspecified)
+            .map(|method| method.as_str_name()),
         authority: text(&request.authority),
         path: text(if request.original_path.is_empty() { &request.path } else { &request.original_path }),
         protocol: protocol(entry.protocol_version()),
@@ -160,7 +167,8 @@ fn text(text: &str) -> Option<&str> {
 fn tags(common: &als::AccessLogCommon) -> BTreeMap<String, &str> {
     let mut sorted: Vec<(&String, &String)> = common.custom_tags.iter().collect();
     sorted.sort();
-    let own = sorted.into_iter().filter(|(name, _)| !FIELDS.contains(&name.as_str()) && name.len() <= TAG_NAME_BYTES_MAX);
+    let own =
+        sorted.into_iter().filter(|(name, _)| !FIELDS.contains(&name.as_str()) && name.len() <= TAG_NAME_BYTES_MAX);
     own.take(TAGS_MAX).filter_map(|(name, value)| Some((name.clone(), text(value)?))).collect()
 }
 
@@ -298,7 +306,11 @@ mod tests {
 
     fn socket(address: &str, port: u32) -> Option<Address> {
         let port_specifier = Some(socket_address::PortSpecifier::PortValue(port));
-        let socket = envoy_types::pb::envoy::config::core::v3::SocketAddress { address: address.into(), port_specifier, ..Default::default() };
+        let socket = envoy_types::pb::envoy::config::core::v3::SocketAddress {
+            address: address.into(),
+            port_specifier,
+            ..Default::default()
+        };
         Some(Address { address: Some(address::Address::SocketAddress(socket)) })
     }
 
@@ -320,7 +332,8 @@ mod tests {
             authority: "h".into(),
             ..Default::default()
         };
-        let response = als::HttpResponseProperties { response_code: Some(wkt::UInt32Value { value: 403 }), ..Default::default() };
+        let response =
+            als::HttpResponseProperties { response_code: Some(wkt::UInt32Value { value: 403 }), ..Default::default() };
         let entry = als::HttpAccessLogEntry {
             common_properties: Some(common),
             protocol_version: als::http_access_log_entry::HttpVersion::Http2 as i32,
@@ -348,13 +361,16 @@ mod tests {
     #[test]
     fn the_peer_is_the_first_uri_of_its_certificate() {
         use als::tls_properties::certificate_properties::{SubjectAltName, subject_alt_name::San};
-        let names = [San::Dns("x".into()), San::Uri("spiffe://a.b/c".into())].map(|san| SubjectAltName { san: Some(san) });
-        let certificate = als::tls_properties::CertificateProperties { subject_alt_name: names.into(), ..Default::default() };
+        let names =
+            [San::Dns("x".into()), San::Uri("spiffe://a.b/c".into())].map(|san| SubjectAltName { san: Some(san) });
+        let certificate =
+            als::tls_properties::CertificateProperties { subject_alt_name: names.into(), ..Default::default() };
         let tls = als::TlsProperties { peer_certificate_properties: Some(certificate), ..Default::default() };
         let common = als::AccessLogCommon { tls_properties: Some(tls), ..Default::default() };
         let connection = Some(als::ConnectionProperties { received_bytes: 1, sent_bytes: 2 });
         let entry = als::TcpAccessLogEntry { common_properties: Some(common), connection_properties: connection };
-        let expected = json!({"protocol": "TCP", "bytes_received": 1, "bytes_sent": 2, "peer_principal": "spiffe://a.b/c"});
+        let expected =
+            json!({"protocol": "TCP", "bytes_received": 1, "bytes_sent": 2, "peer_principal": "spiffe://a.b/c"});
         assert_eq!(parse(&tcp_line(Reporter::default(), &entry)), expected);
     }
 

@@ -82,7 +82,8 @@ impl RulesFile {
     pub fn open(file: PathBuf, metrics: PolicyMetrics) -> Result<(Self, RulesInForce), RulesError> {
         let seen = Stamp::of(&file);
         let rules = Rules::load(&file)?;
-        let (current, receiver) = watch::channel(Arc::new(RulesVersion { rules, generation: 1, loaded_at: runtime::clock::now() }));
+        let (current, receiver) =
+            watch::channel(Arc::new(RulesVersion { rules, generation: 1, loaded_at: runtime::clock::now() }));
         metrics.rules_generation.set(1);
         let refusal = Arc::new(Mutex::new(None));
         let in_force = RulesInForce { current: receiver, refusal: refusal.clone() };
@@ -102,23 +103,27 @@ impl RulesFile {
         let seen = self.seen;
         let looked = tokio::task::spawn_blocking(move || {
             let stamp = Stamp::of(&file);
-            if stamp == seen && !stamp.is_some_and(|stamp| stamp.fresh) { None } else { Some((stamp, Rules::load(&file))) }
+            if stamp == seen && !stamp.is_some_and(|stamp| stamp.fresh) {
+                None
+            } else {
+                Some((stamp, Rules::load(&file)))
+            }
         });
         let Ok(Some((stamp, loaded))) = looked.await else { return };
-        let again = stamp.map(Stamp::aged) == self.seen.map(Stamp::aged);
         self.seen = stamp;
         match loaded {
-            Ok(rules) => self.accept(rules, again),
+            Ok(rules) => self.accept(rules),
             Err(error) => self.refuse(&error),
         }
     }
 
-    fn accept(&self, rules: Rules, again: bool) {
-        let was_refused = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().is_some();
-        self.metrics.rules_stale.set(0);
+    fn accept(&self, rules: Rules) {
         let before = self.current.borrow().clone();
-        // A second look at a fresh file usually finds what the first one found.
-        if again && !was_refused && format!("{:?}", before.rules) == format!("{rules:?}") {
+        if self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take().is_some() {
+            tracing::info!(file = %self.file.display(), "policy rules are good again");
+            self.metrics.rules_stale.set(0);
+        }
+        if before.rules == rules {
             return;
         }
         let generation = before.generation + 1;
@@ -134,7 +139,12 @@ impl RulesFile {
             return;
         }
         let in_force = self.current.borrow().generation;
-        tracing::warn!(reason = error.reason(), error = text, generation = in_force, "policy rules refused, the last good ones stay");
+        tracing::warn!(
+            reason = error.reason(),
+            error = text,
+            generation = in_force,
+            "policy rules refused, the last good ones stay"
+        );
         self.metrics.rules_refused.inc();
         self.metrics.rules_stale.set(1);
         *refusal = Some(Refusal { reason: error.reason(), text, at: runtime::clock::now() });
@@ -148,10 +158,6 @@ impl Stamp {
         let modified = found.modified().ok();
         let age = modified.and_then(|modified| runtime::clock::now().duration_since(modified).ok());
         Some(Self { modified, bytes: found.len(), inode: found.ino(), fresh: age.is_none_or(|age| age < FRESH_MAX) })
-    }
-
-    fn aged(self) -> Self {
-        Self { fresh: false, ..self }
     }
 }
 

@@ -122,7 +122,8 @@ impl Policy {
     }
 
     async fn routes(&self, shutdown: &Shutdown) -> Routes {
-        let authorizer = AuthorizationServer::new(Authorizer { rules: self.rules.clone(), metrics: self.metrics.clone() });
+        let authorizer =
+            AuthorizationServer::new(Authorizer { rules: self.rules.clone(), metrics: self.metrics.clone() });
         let limiter = RateLimitServiceServer::new(RateLimiter::new(self.rules.clone(), self.metrics.clone()));
         let logs = AccessLogServiceServer::new(AccessLogs { sink: self.sink.clone(), shutdown: shutdown.clone() });
         let (health, health_service) = health_reporter();
@@ -137,7 +138,9 @@ async fn serve(listener: TcpListener, source: IdentitySource, door: Door, routes
     let peers = PeerRule::TrustDomain(door.trust_domain.clone());
     let router = routes.prepare().into_axum_router().layer(InterceptorLayer::new(door));
     let source: mtls::Source = Arc::new(source);
-    if let Err(error) = mtls::serve(listener, source, ClientAuth::Required, peers, router, Limits::default(), shutdown).await {
+    if let Err(error) =
+        mtls::serve(listener, source, ClientAuth::Required, peers, router, Limits::default(), shutdown).await
+    {
         log_tls(&error);
     }
 }
@@ -184,9 +187,9 @@ fn pages(
 
 fn status(settings: &Settings, rules: &RulesInForce, source: &IdentitySource, metrics: &PolicyMetrics) -> Value {
     let version = rules.current();
-    let refusal = rules.refusal().map(|refusal| {
-        json!({ "reason": refusal.reason, "error": refusal.text, "at": runtime::clock::rfc3339(refusal.at) })
-    });
+    let refusal = rules.refusal().map(
+        |refusal| json!({ "reason": refusal.reason, "error": refusal.text, "at": runtime::clock::rfc3339(refusal.at) }),
+    );
     json!({
         "spiffe_id": source.svid().map(|svid| svid.id().to_string()),
         "rules": {

@@ -71,7 +71,9 @@ impl LogSink {
     /// Queues `line` (without its end), or drops and counts it.
     pub fn push(&self, line: String) {
         let bytes = line.len();
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX || self.queue.try_send(line).is_err() {
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > QUEUE_BYTES_MAX
+            || self.queue.try_send(line).is_err()
+        {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.metrics.dropped(DropCause::queue_full, 1);
         }
@@ -150,7 +152,8 @@ impl Target {
             return tokio::fs::remove_file(&self.settings.path).await;
         }
         for number in (1..keep).rev() {
-            let _ = tokio::fs::rename(numbered(&self.settings.path, number), numbered(&self.settings.path, number + 1)).await;
+            let _ = tokio::fs::rename(numbered(&self.settings.path, number), numbered(&self.settings.path, number + 1))
+                .await;
         }
         tokio::fs::rename(&self.settings.path, numbered(&self.settings.path, 1)).await
     }

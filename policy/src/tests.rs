@@ -290,7 +290,9 @@ async fn the_admin_address_shows_rules_identity_and_counts() {
     assert_eq!(service.admin_json("/certs").await["svid"]["spiffe_id"], "spiffe://own.example/policy");
     let metrics = runtime::ask::get(service.admin, "/metrics").await.unwrap().1;
     let metrics = String::from_utf8(metrics.to_vec()).unwrap();
-    for line in ["policy_checks_total{decision=\"deny\"} 1", "policy_rules_generation 1", "policy_access_log_lines_total 0"] {
+    for line in
+        ["policy_checks_total{decision=\"deny\"} 1", "policy_rules_generation 1", "policy_access_log_lines_total 0"]
+    {
         assert!(metrics.contains(line), "{line} is missing in {metrics}");
     }
     service.stop().await;

@@ -10,7 +10,7 @@ use super::document::{self, Action};
 use crate::facts::{Facts, HttpFacts};
 
 /// The compiled rules.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authorization {
     denies_by_default: bool,
     rules: Vec<Rule>,
@@ -35,21 +35,21 @@ pub enum Decision<'a> {
     },
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Rule {
     name: String,
     when: Match,
     outcome: Outcome,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Allow,
     Deny { status: u16, body: Option<String> },
 }
 
 /// `None` matches everything.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Match {
     methods: Option<Vec<String>>,
     path_prefixes: Option<Vec<String>>,
@@ -58,7 +58,7 @@ struct Match {
     headers: Vec<HeaderMatch>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum HostPattern {
     Any,
     Exact(String),
@@ -66,7 +66,7 @@ enum HostPattern {
     Below(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum PrincipalPattern {
     /// Any peer that has proven an identity.
     Any,
@@ -74,13 +74,13 @@ enum PrincipalPattern {
     Prefix(String),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct HeaderMatch {
     name: String,
     value: HeaderValue,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum HeaderValue {
     Exact(String),
     Prefix(String),
@@ -112,7 +112,10 @@ impl Authorization {
         let mut rules = Vec::<Rule>::with_capacity(document.rules.len());
         for rule in document.rules {
             if rules.iter().any(|other| other.name == rule.name.value) {
-                return Err(Fault::at(&rule.name, format!("a second rule `{}`; names tell rules apart in logs", rule.name.value)));
+                return Err(Fault::at(
+                    &rule.name,
+                    format!("a second rule `{}`; names tell rules apart in logs", rule.name.value),
+                ));
             }
             rules.push(Rule::compile(rule)?);
         }
@@ -148,13 +151,18 @@ impl Authorization {
 
     /// The names of the rules in their order, each with `allow` or `deny`.
     pub fn names(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.rules.iter().map(|rule| (rule.name.as_str(), if matches!(rule.outcome, Outcome::Allow) { "allow" } else { "deny" }))
+        self.rules
+            .iter()
+            .map(|rule| (rule.name.as_str(), if matches!(rule.outcome, Outcome::Allow) { "allow" } else { "deny" }))
     }
 }
 
 impl Rule {
     fn compile(rule: document::Rule) -> Result<Self, Fault> {
-        if rule.name.value.is_empty() || rule.name.value.len() > TEXT_BYTES_MAX || rule.name.value.chars().any(char::is_control) {
+        if rule.name.value.is_empty()
+            || rule.name.value.len() > TEXT_BYTES_MAX
+            || rule.name.value.chars().any(char::is_control)
+        {
             return Err(Fault::at(&rule.name, format!("a rule's name has 1 to {TEXT_BYTES_MAX} printable bytes")));
         }
         let outcome = match rule.action {
@@ -188,7 +196,10 @@ impl Outcome {
         if let Some(body) = body.as_ref().filter(|body| body.value.len() > BODY_BYTES_MAX) {
             return Err(Fault::at(body, format!("longer than {BODY_BYTES_MAX} bytes")));
         }
-        Ok(Self::Deny { status: status.map_or(STATUS_DENIED, |status| status.value), body: body.map(|body| body.value) })
+        Ok(Self::Deny {
+            status: status.map_or(STATUS_DENIED, |status| status.value),
+            body: body.map(|body| body.value),
+        })
     }
 }
 
@@ -196,11 +207,16 @@ impl Match {
     fn compile(raw: document::Match) -> Result<Self, Fault> {
         Ok(Self {
             methods: list(raw.methods, |text| {
-                let token = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_');
+                let token = !text.is_empty()
+                    && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-' || byte == b'_');
                 if token { Ok(text) } else { Err("a method is written in capitals, such as GET") }
             })?,
             path_prefixes: list(raw.path_prefixes, |text| {
-                if text.starts_with('/') && !text.contains(['?', '#', '*']) { Ok(text) } else { Err("a path prefix begins with / and has no ?, # or *") }
+                if text.starts_with('/') && !text.contains(['?', '#', '*']) {
+                    Ok(text)
+                } else {
+                    Err("a path prefix begins with / and has no ?, # or *")
+                }
             })?,
             hosts: list(raw.hosts, |text| HostPattern::parse(&text))?,
             principals: list(raw.principals, |text| PrincipalPattern::parse(&text))?,
@@ -217,7 +233,10 @@ impl Match {
     /// an allow rule does not.
     fn http(&self, request: Option<&HttpFacts<'_>>, readings: Readings) -> bool {
         let Some(request) = request else {
-            let asks = self.methods.is_some() || self.path_prefixes.is_some() || self.hosts.is_some() || !self.headers.is_empty();
+            let asks = self.methods.is_some()
+                || self.path_prefixes.is_some()
+                || self.hosts.is_some()
+                || !self.headers.is_empty();
             return !asks || readings == Readings::Any;
         };
         self.methods.as_ref().is_none_or(|methods| methods.iter().any(|method| method == request.method))
@@ -234,7 +253,9 @@ impl HostPattern {
         let lower = text.to_ascii_lowercase();
         match lower.strip_prefix('*') {
             Some("") => Ok(Self::Any),
-            Some(rest) if rest.len() > 1 && rest.starts_with('.') && !rest.contains('*') => Ok(Self::Below(rest.to_owned())),
+            Some(rest) if rest.len() > 1 && rest.starts_with('.') && !rest.contains('*') => {
+                Ok(Self::Below(rest.to_owned()))
+            }
             None if !lower.is_empty() && !lower.contains(['*', '/', ' ']) => Ok(Self::Exact(lower)),
             _ => Err("a host is a name, *.NAME or *"),
         }
@@ -279,7 +300,10 @@ impl PrincipalPattern {
 impl HeaderMatch {
     fn compile(raw: document::Header) -> Result<Self, Fault> {
         let name = raw.name.value.to_ascii_lowercase();
-        if name.is_empty() || name.len() > TEXT_BYTES_MAX || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)) {
+        if name.is_empty()
+            || name.len() > TEXT_BYTES_MAX
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte))
+        {
             return Err(Fault::at(&raw.name, "not a header name"));
         }
         let value = match (raw.exact, raw.prefix, raw.present) {
@@ -320,12 +344,17 @@ fn list<T>(
     let Some(mut raw) = raw else { return Ok(None) };
     let elements = std::mem::take(&mut raw.value);
     if elements.is_empty() || elements.len() > LIST_MAX {
-        return Err(Fault::at(&raw, format!("a list here has 1 to {LIST_MAX} elements; leave it out to match everything")));
+        return Err(Fault::at(
+            &raw,
+            format!("a list here has 1 to {LIST_MAX} elements; leave it out to match everything"),
+        ));
     }
     if let Some(long) = elements.iter().find(|element| element.len() > PATTERN_BYTES_MAX) {
         return Err(Fault::at(&raw, format!("an element of {} bytes, more than {PATTERN_BYTES_MAX}", long.len())));
     }
-    let parsed = elements.into_iter().map(|element| parse(element.clone()).map_err(|why| Fault::at(&raw, format!("`{element}`: {why}"))));
+    let parsed = elements
+        .into_iter()
+        .map(|element| parse(element.clone()).map_err(|why| Fault::at(&raw, format!("`{element}`: {why}"))));
     parsed.collect::<Result<_, _>>().map(Some)
 }
 
@@ -333,7 +362,10 @@ fn headers(raw: Option<Spanned<Vec<document::Header>>>) -> Result<Vec<HeaderMatc
     let Some(mut raw) = raw else { return Ok(Vec::new()) };
     let elements = std::mem::take(&mut raw.value);
     if elements.is_empty() || elements.len() > LIST_MAX {
-        return Err(Fault::at(&raw, format!("a list here has 1 to {LIST_MAX} elements; leave it out to match everything")));
+        return Err(Fault::at(
+            &raw,
+            format!("a list here has 1 to {LIST_MAX} elements; leave it out to match everything"),
+        ));
     }
     elements.into_iter().map(HeaderMatch::compile).collect()
 }

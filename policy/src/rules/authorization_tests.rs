@@ -48,9 +48,15 @@ authorization:
 
 #[test]
 fn all_given_parts_must_match() {
-    let yaml = rule("deny", "{methods: [GET], hosts: [a.example], path_prefixes: [/p], headers: [{name: X-A, exact: '1'}]}");
+    let yaml =
+        rule("deny", "{methods: [GET], hosts: [a.example], path_prefixes: [/p], headers: [{name: X-A, exact: '1'}]}");
     assert_eq!(check(&yaml, "GET a.example /p - x-a=1"), "deny r 403");
-    for other in ["POST a.example /p - x-a=1", "GET b.example /p - x-a=1", "GET a.example /q - x-a=1", "GET a.example /p - x-a=2"] {
+    for other in [
+        "POST a.example /p - x-a=1",
+        "GET b.example /p - x-a=1",
+        "GET a.example /q - x-a=1",
+        "GET a.example /p - x-a=2",
+    ] {
         assert_eq!(check(&yaml, other), "allow -", "{other}");
     }
 }
@@ -69,7 +75,16 @@ fn a_prefix_means_whole_segments() {
 #[test]
 fn a_deny_rule_sees_through_other_spellings_of_a_path() {
     let yaml = rule("deny", "{path_prefixes: [/admin]}");
-    for path in ["//admin", "/./admin", "/x/../admin", "/%61dmin", "/x%2f..%2fadmin", "/x/%2e%2e/admin", "\\admin", "/admin/../x"] {
+    for path in [
+        "//admin",
+        "/./admin",
+        "/x/../admin",
+        "/%61dmin",
+        "/x%2f..%2fadmin",
+        "/x/%2e%2e/admin",
+        "\\admin",
+        "/admin/../x",
+    ] {
         assert_eq!(check(&yaml, &format!("GET h {path} -")), "deny r 403", "{path}");
     }
 }
@@ -153,7 +168,9 @@ fn what_cannot_be_meant_is_refused() {
     }
     assert!(refused("authorization: {rules: [{name: a, action: allow, status: 200}]}").contains("only a deny rule"));
     assert!(refused("authorization: {rules: [{name: a, action: deny, status: 200}]}").contains("400 to 599"));
-    assert!(refused("authorization: {rules: [{name: a, action: deny}, {name: a, action: allow}]}").contains("second rule"));
+    assert!(
+        refused("authorization: {rules: [{name: a, action: deny}, {name: a, action: allow}]}").contains("second rule")
+    );
 }
 
 #[test]
@@ -167,7 +184,8 @@ fn limits_hold_at_their_edges() {
     let methods = |count: usize| rule("deny", &format!("{{methods: [{}]}}", vec!["GET"; count].join(", ")));
     assert!(Rules::parse(Path::new("r"), &methods(super::LIST_MAX)).is_ok());
     assert!(refused(&methods(super::LIST_MAX + 1)).contains("256"));
-    let body = |bytes: usize| format!("authorization: {{rules: [{{name: a, action: deny, body: {}}}]}}", "x".repeat(bytes));
+    let body =
+        |bytes: usize| format!("authorization: {{rules: [{{name: a, action: deny, body: {}}}]}}", "x".repeat(bytes));
     assert!(Rules::parse(Path::new("r"), &body(super::BODY_BYTES_MAX)).is_ok());
     assert!(refused(&body(super::BODY_BYTES_MAX + 1)).contains("8192"));
 }

@@ -8,11 +8,11 @@ use serde::Deserialize;
 use super::{Fault, document};
 
 /// The compiled quotas.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits(BTreeMap<String, BTreeMap<String, Vec<Limit>>>);
 
 /// One quota.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// As people name it: `path=/a,user`.
     pub name: String,
@@ -77,7 +77,10 @@ impl Limits {
                 return Err(Fault::at(&quota.domain, format!("a domain has 1 to {TEXT_BYTES_MAX} bytes")));
             }
             if limits.0.contains_key(&quota.domain.value) {
-                return Err(Fault::at(&quota.domain, format!("a second domain `{}`; put its limits into the first", quota.domain.value)));
+                return Err(Fault::at(
+                    &quota.domain,
+                    format!("a second domain `{}`; put its limits into the first", quota.domain.value),
+                ));
             }
             count += quota.limits.len();
             if count > LIMITS_MAX {
@@ -118,10 +121,15 @@ impl Limit {
             return Err(Fault::at(&raw.descriptor, format!("a descriptor has 1 to {ENTRIES_MAX} entries")));
         }
         let too_long = |entry: &document::Entry| {
-            entry.key.is_empty() || entry.key.len() > TEXT_BYTES_MAX || entry.value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX)
+            entry.key.is_empty()
+                || entry.key.len() > TEXT_BYTES_MAX
+                || entry.value.as_ref().is_some_and(|value| value.len() > VALUE_BYTES_MAX)
         };
         if entries.iter().any(too_long) {
-            return Err(Fault::at(&raw.descriptor, format!("a key has 1 to {TEXT_BYTES_MAX} bytes, a value up to {VALUE_BYTES_MAX}")));
+            return Err(Fault::at(
+                &raw.descriptor,
+                format!("a key has 1 to {TEXT_BYTES_MAX} bytes, a value up to {VALUE_BYTES_MAX}"),
+            ));
         }
         if raw.requests.value == 0 {
             return Err(Fault::at(&raw.requests, "at least 1; to refuse every request, write a deny rule"));
@@ -138,7 +146,11 @@ impl Limit {
 
     fn accepts(&self, entries: &[(&str, &str)]) -> bool {
         self.values.len() == entries.len()
-            && self.values.iter().zip(entries).all(|(wanted, (_, value))| wanted.as_ref().is_none_or(|wanted| wanted == value))
+            && self
+                .values
+                .iter()
+                .zip(entries)
+                .all(|(wanted, (_, value))| wanted.as_ref().is_none_or(|wanted| wanted == value))
     }
 
     fn fixed(&self) -> usize {
@@ -222,7 +234,8 @@ quotas:
     #[test]
     fn the_burst_is_the_number_of_requests_unless_given() {
         let rules = Rules::parse(Path::new("r.yaml"), RULES).unwrap();
-        let rates: Vec<(u32, u32)> = rules.limits.iter().map(|(_, limit)| (limit.rate.requests, limit.rate.burst)).collect();
+        let rates: Vec<(u32, u32)> =
+            rules.limits.iter().map(|(_, limit)| (limit.rate.requests, limit.rate.burst)).collect();
         assert_eq!(rates, [(1, 3), (10, 10), (2, 2)]);
     }
 
@@ -230,7 +243,10 @@ quotas:
     fn limits_hold_at_their_edges() {
         let text = |entries: usize, burst: u32| {
             let entries: Vec<String> = (0..entries).map(|n| format!("{{key: k{n}}}")).collect();
-            format!("quotas: [{{domain: d, limits: [{{descriptor: [{}], requests: 1, per: day, burst: {burst}}}]}}]", entries.join(", "))
+            format!(
+                "quotas: [{{domain: d, limits: [{{descriptor: [{}], requests: 1, per: day, burst: {burst}}}]}}]",
+                entries.join(", ")
+            )
         };
         let parse = |text: &str| Rules::parse(Path::new("r.yaml"), text).map_err(|error| error.to_string());
         assert!(parse(&text(ENTRIES_MAX, 1)).is_ok());

@@ -12,7 +12,7 @@ pub use authorization::{Authorization, Decision};
 pub use limits::{Limit, Limits, Rate, Unit};
 
 /// What one version of the rules file says.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// Answers of the authorization service.
     pub authorization: Authorization,
@@ -170,7 +170,9 @@ mod tests {
 
     #[test]
     fn an_impossible_value_is_refused_with_its_place() {
-        let text = refusal("quotas:\n  - domain: demo\n    limits:\n      - descriptor: [{key: path}]\n        requests: 0\n        per: minute\n");
+        let text = refusal(
+            "quotas:\n  - domain: demo\n    limits:\n      - descriptor: [{key: path}]\n        requests: 0\n        per: minute\n",
+        );
         assert!(text.starts_with("r.yaml:5:19: "), "{text}");
     }
 
