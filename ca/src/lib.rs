@@ -1,1 +1,57 @@
-//! To be filled.
+//! The certificate authority of a trust domain.
+//!
+//! It knows which nodes exist and who may get which identity, signs X.509- and JWT-SVIDs for them, and publishes the
+//! trust bundle. Its faces are the SPIRE server API (with Kasbah's node stream beside it), Istio's CSR API, the SPIFFE
+//! bundle endpoint and OIDC discovery.
+//!
+//! What always holds:
+//!
+//! - An identity comes from a registration entry or from the caller's own proven credential, never from a CSR.
+//! - A CSR whose sender does not hold the key is refused.
+//! - What is handed out was recorded before; what was acknowledged survives the loss of process and power.
+//! - Private keys of authorities are on the disk only in sealed form.
+
+mod agent;
+mod api;
+mod authorities;
+mod core;
+mod entry;
+mod housekeeping;
+mod issue;
+mod istio;
+mod key_file;
+mod metrics;
+mod names;
+mod pages;
+mod random;
+mod reasons;
+mod refusal;
+mod registry;
+mod server;
+mod server_svid;
+mod service_account;
+mod settings;
+mod store;
+#[cfg(test)]
+mod testing;
+mod web;
+
+use runtime::logs::LogControl;
+use runtime::shutdown::Shutdown;
+
+pub use authorities::AuthoritiesError;
+pub use key_file::KeyFileError;
+pub use reasons::REASONS;
+pub use refusal::Refusal;
+pub use server::{Addresses, RunError, SERVER_PATH, Server};
+pub use service_account::{KeysError, TokenError};
+pub use settings::{ServiceAccountIssuer, Settings, SettingsProblem};
+pub use store::{OpenError, StoreError};
+
+/// Builds the authority and runs it until `shutdown`.
+///
+/// # Errors
+/// When it cannot start, or a part of it ends by itself.
+pub async fn run(settings: Settings, logs: LogControl, shutdown: Shutdown) -> Result<(), RunError> {
+    settings.build(logs, shutdown).await?.run().await
+}

@@ -1,0 +1,205 @@
+//! The services of the SPIRE server API, and Kasbah's node stream beside them.
+//!
+//! | who | may |
+//! |---|---|
+//! | anyone | `GetBundle`, `AttestAgent` |
+//! | agent (attested, not banned, with its current or newest SVID) | issue for its own entries, renew itself, report, watch |
+//! | administrator (local socket, or an SVID whose entry says `admin`) | everything else |
+//!
+//! Every method begins by asking [`Api::admin`] or [`Api::agent`] for the caller, or has a comment saying why not.
+
+mod agent;
+mod bundle;
+mod convert;
+mod entry;
+mod filter;
+mod local_authority;
+mod node;
+mod svid;
+mod trust_domain;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::Stream;
+use identity::VerifiedPeer;
+use runtime::mtls::PeerIdentity;
+use tonic::service::Routes;
+use tonic::{Extensions, Response, Status};
+
+use proto::kasbah::node::v1::node_server::NodeServer;
+use proto::spire::api::server::agent::v1::agent_server::AgentServer;
+use proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
+use proto::spire::api::server::svid::v1::svid_server::SvidServer;
+use proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
+
+use crate::agent::Agent;
+use crate::core::{Core, secs};
+use crate::refusal::Refusal;
+
+/// Where a request comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// TLS.
+    Network,
+    /// The local socket, whose file mode decides who may use it.
+    Local,
+}
+
+/// All services, for one origin.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    core: Arc<Core>,
+    origin: Origin,
+}
+
+/// Who sends a request.
+#[derive(Clone, Debug)]
+pub(crate) enum Caller {
+    /// A process with access to the local socket.
+    Local,
+    /// A holder of an SVID of the trust domain.
+    Peer(VerifiedPeer),
+    /// Nobody in particular.
+    Unknown,
+}
+
+/// A stream of answers.
+pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl Caller {
+    /// As logs and records name it.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Local => "local".into(),
+            Self::Peer(peer) => peer.spiffe_id().to_string(),
+            Self::Unknown => "-".into(),
+        }
+    }
+}
+
+impl Api {
+    pub(crate) fn new(core: Arc<Core>, origin: Origin) -> Self {
+        Self { core, origin }
+    }
+
+    /// The services as routes of a server.
+    pub(crate) fn routes(self) -> Routes {
+        Routes::new(AgentServer::new(self.clone()))
+            .add_service(EntryServer::new(self.clone()))
+            .add_service(SvidServer::new(self.clone()))
+            .add_service(BundleServer::new(self.clone()))
+            .add_service(TrustDomainServer::new(self.clone()))
+            .add_service(LocalAuthorityServer::new(self.clone()))
+            .add_service(NodeServer::new(self))
+    }
+
+    /// Who sends a request with these extensions.
+    fn caller(&self, extensions: &Extensions) -> Caller {
+        if self.origin == Origin::Local {
+            return Caller::Local;
+        }
+        match extensions.get::<PeerIdentity>().and_then(|identity| identity.0.clone()) {
+            Some(peer) => Caller::Peer(peer),
+            None => Caller::Unknown,
+        }
+    }
+
+    /// The caller, when it is an administrator.
+    fn admin<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
+        match caller {
+            Caller::Local => Ok(caller),
+            Caller::Peer(peer) => {
+                let now = self.core.now();
+                let admin = peer.not_after() > now && self.core.store.registry().is_admin(peer.spiffe_id(), secs(now));
+                if admin { Ok(caller) } else { Err(Refusal::CallerNotAdmin) }
+            }
+            Caller::Unknown => Err(Refusal::CallerUnknown),
+        }
+    }
+
+    /// The node that calls, when it may act: known, not banned, and with its current SVID or the one that replaces it.
+    /// The first use of a new SVID retires the old one.
+    async fn agent(&self, caller: &Caller) -> Result<Arc<Agent>, Refusal> {
+        let peer = match caller {
+            Caller::Peer(peer) => peer,
+            Caller::Local => return Err(Refusal::CallerNotAgent),
+            Caller::Unknown => return Err(Refusal::CallerUnknown),
+        };
+        let id = peer.spiffe_id();
+        if !id.path().starts_with(AGENT_PATH) {
+            return Err(Refusal::CallerNotAgent);
+        }
+        if peer.not_after() <= self.core.now() {
+            return Err(Refusal::AgentExpired);
+        }
+        let agent = self.core.store.registry().agent(id).ok_or(Refusal::AgentNotAttested)?;
+        if agent.banned {
+            return Err(Refusal::AgentBanned);
+        }
+        let serial = peer.leaf_serial().to_owned();
+        if serial == agent.serial {
+            return Ok(agent);
+        }
+        if agent.new_serial.is_empty() || serial != agent.new_serial {
+            return Err(Refusal::AgentNotActive);
+        }
+        let activated = self.core.store.change_agent(id, move |agent| {
+            if agent.new_serial == serial {
+                agent.serial = std::mem::take(&mut agent.new_serial);
+                agent.expires_at = std::mem::take(&mut agent.new_expires_at);
+            }
+        });
+        let agent = activated.await?.ok_or(Refusal::AgentNotAttested)?;
+        if agent.banned { Err(Refusal::AgentBanned) } else { Ok(agent) }
+    }
+
+    /// Turns the outcome of `work` into an answer; refusals are logged and counted.
+    async fn answer<T>(
+        &self,
+        rpc: &'static str,
+        caller: &Caller,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<Response<T>, Status> {
+        let outcome = work.await;
+        self.note(rpc, caller, outcome.as_ref().err());
+        Ok(Response::new(outcome?))
+    }
+
+    fn note(&self, rpc: &'static str, caller: &Caller, refusal: Option<&Refusal>) {
+        self.core.counts.request(rpc, refusal.map_or("", Refusal::reason));
+        match refusal {
+            None => tracing::debug!(rpc, caller = caller.name(), "request answered"),
+            Some(Refusal::Store(error)) => {
+                tracing::error!(rpc, caller = caller.name(), reason = error.reason(), error = ?error, "request failed");
+            }
+            Some(refusal) => {
+                tracing::info!(rpc, caller = caller.name(), reason = refusal.reason(), error = %refusal, "request refused");
+            }
+        }
+    }
+}
+
+/// Takes a page out of everything found: at most `page_size` items (all when it is not positive) and, when more
+/// follow, the token that continues after the last.
+fn page<T>(found: impl Iterator<Item = T>, page_size: i32, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
+    let size = usize::try_from(page_size).ok().filter(|size| *size > 0).unwrap_or(usize::MAX);
+    let mut items: Vec<T> = found.take(size.saturating_add(1)).collect();
+    if items.len() <= size {
+        return (items, String::new());
+    }
+    items.truncate(size);
+    let next = items.last().map(key).unwrap_or_default();
+    (items, next)
+}
+
+/// What the SPIFFE IDs of nodes begin with.
+pub(crate) const AGENT_PATH: &str = "/spire/agent/";
+/// The most items of a batch request.
+pub(crate) const BATCH_ITEMS_MAX: usize = 1_000;
+
+#[cfg(test)]
+mod tests;

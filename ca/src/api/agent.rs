@@ -1,0 +1,324 @@
+//! Nodes: attestation, renewal, reports, administration.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures_util::stream;
+use identity::csr::Csr;
+use identity::spiffe_id::SpiffeId;
+use proto::spire::api::server::agent::v1::{
+    AgentX509svidParams, AttestAgentRequest, AttestAgentResponse, BanAgentRequest, CountAgentsRequest,
+    CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
+    ListAgentsResponse, PostStatusRequest, PostStatusResponse, RenewAgentRequest, RenewAgentResponse, agent_server,
+    attest_agent_request, attest_agent_response,
+};
+use proto::spire::api::types;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::{agent_message, member_of, workload_of};
+use super::filter::AgentFilter;
+use super::svid::x509_message;
+use super::{AGENT_PATH, Answers, Api, page};
+use crate::agent::Agent;
+use crate::core::Core;
+use crate::entry::{Entry, Selector};
+use crate::issue::{IssuedX509, X509Order};
+use crate::refusal::Refusal;
+use crate::store::{Issuance, IssuanceKind, TokenUse};
+
+#[tonic::async_trait]
+impl agent_server::Agent for Api {
+    async fn count_agents(
+        &self,
+        request: Request<CountAgentsRequest>,
+    ) -> Result<Response<CountAgentsResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let filter = AgentFilter::of_count(request.into_inner().filter)?;
+            let count = self.core.store.registry().agents().filter(|agent| filter.matches(agent)).count();
+            Ok(CountAgentsResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
+        };
+        self.answer("CountAgents", &caller, work).await
+    }
+
+    async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let ListAgentsRequest { filter, output_mask, page_size, page_token } = request.into_inner();
+            let filter = AgentFilter::of_list(filter)?;
+            let registry = self.core.store.registry();
+            let found =
+                registry.agents().filter(|agent| agent.id.as_str() > page_token.as_str() && filter.matches(agent));
+            let (agents, next_page_token) = page(found, page_size, |agent| agent.id.to_string());
+            let agents = agents.into_iter().map(|agent| agent_message(agent, output_mask.as_ref())).collect();
+            Ok(ListAgentsResponse { agents, next_page_token })
+        };
+        self.answer("ListAgents", &caller, work).await
+    }
+
+    async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<types::Agent>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let GetAgentRequest { id, output_mask } = request.into_inner();
+            let id = self.agent_id(id.as_ref())?;
+            let agent = self.core.store.registry().agent(&id).ok_or(Refusal::AgentUnknown)?;
+            Ok(agent_message(&agent, output_mask.as_ref()))
+        };
+        self.answer("GetAgent", &caller, work).await
+    }
+
+    async fn delete_agent(&self, request: Request<DeleteAgentRequest>) -> Result<Response<()>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let id = self.agent_id(request.into_inner().id.as_ref())?;
+            if !self.core.store.delete_agent(&id).await? {
+                return Err(Refusal::AgentUnknown);
+            }
+            tracing::warn!(agent = %id, caller = caller.name(), "agent deleted");
+            Ok(())
+        };
+        self.answer("DeleteAgent", &caller, work).await
+    }
+
+    async fn ban_agent(&self, request: Request<BanAgentRequest>) -> Result<Response<()>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let id = self.agent_id(request.into_inner().id.as_ref())?;
+            let ban = self.core.store.change_agent(&id, |agent| {
+                agent.banned = true;
+                agent.serial.clear();
+                agent.new_serial.clear();
+            });
+            ban.await?.ok_or(Refusal::AgentUnknown)?;
+            tracing::warn!(agent = %id, caller = caller.name(), "agent banned");
+            Ok(())
+        };
+        self.answer("BanAgent", &caller, work).await
+    }
+
+    type AttestAgentStream = Answers<AttestAgentResponse>;
+
+    /// Open to everyone: the evidence is the proof.
+    async fn attest_agent(
+        &self,
+        request: Request<Streaming<AttestAgentRequest>>,
+    ) -> Result<Response<Self::AttestAgentStream>, Status> {
+        let caller = self.caller(request.extensions());
+        let mut messages = request.into_inner();
+        let first = tokio::time::timeout(EVIDENCE_WAIT_MAX, messages.message()).await;
+        let work = async {
+            let Ok(Ok(Some(AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }))) = first
+            else {
+                return Err(Refusal::AttestationIncomplete("params in the first message"));
+            };
+            let result = attest(&self.core, params).await?;
+            let step = Some(attest_agent_response::Step::Result(result));
+            Ok(Box::pin(stream::iter([Ok(AttestAgentResponse { step })])) as Self::AttestAgentStream)
+        };
+        self.answer("AttestAgent", &caller, work).await
+    }
+
+    async fn renew_agent(&self, request: Request<RenewAgentRequest>) -> Result<Response<RenewAgentResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            let agent = self.agent(&caller).await?;
+            let csr = csr_of(request.into_inner().params.as_ref())?;
+            let (issued, record) = sign(&self.core, &agent.id, &csr)?;
+            self.core.record(vec![record]).await?;
+            let (serial, not_after) = (issued.serial.clone(), issued.not_after);
+            let renewal = self.core.store.change_agent(&agent.id, move |agent| {
+                agent.new_serial = serial;
+                agent.new_expires_at = not_after;
+            });
+            if renewal.await?.ok_or(Refusal::AgentNotAttested)?.banned {
+                return Err(Refusal::AgentBanned);
+            }
+            Ok(RenewAgentResponse { svid: Some(x509_message(&agent.id, issued, "")) })
+        };
+        self.answer("RenewAgent", &caller, work).await
+    }
+
+    async fn create_join_token(
+        &self,
+        request: Request<CreateJoinTokenRequest>,
+    ) -> Result<Response<types::JoinToken>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            create_join_token(&self.core, request.into_inner()).await
+        };
+        self.answer("CreateJoinToken", &caller, work).await
+    }
+
+    async fn post_status(&self, request: Request<PostStatusRequest>) -> Result<Response<PostStatusResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            let agent = self.agent(&caller).await?;
+            let PostStatusRequest { current_bundle_serial, agent_version } = request.into_inner();
+            let version: String = agent_version.chars().filter(|c| !c.is_control()).take(VERSION_CHARS_MAX).collect();
+            report(&self.core, &agent, current_bundle_serial, Some(version)).await?;
+            Ok(PostStatusResponse {})
+        };
+        self.answer("PostStatus", &caller, work).await
+    }
+}
+
+impl Api {
+    fn agent_id(&self, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Refusal> {
+        let id = member_of("id", id, &self.core.trust_domain)?;
+        if !id.path().starts_with(AGENT_PATH) {
+            return Err(Refusal::IdRefused { field: "id", problem: "is not the ID of an agent" });
+        }
+        Ok(id)
+    }
+}
+
+/// Remembers what a node says that it enforces and runs; writes only what changes.
+pub(super) async fn report(core: &Core, agent: &Agent, bundle: u64, version: Option<String>) -> Result<(), Refusal> {
+    let version = version.unwrap_or_else(|| agent.version.clone());
+    // A node cannot enforce what was never published.
+    let bundle = bundle.min(core.authorities.current().bundle.sequence);
+    if agent.bundle_sequence == bundle && agent.version == version {
+        return Ok(());
+    }
+    let change = core.store.change_agent(&agent.id, move |agent| {
+        agent.bundle_sequence = bundle;
+        agent.version = version;
+    });
+    change.await?;
+    Ok(())
+}
+
+async fn attest(core: &Core, params: attest_agent_request::Params) -> Result<attest_agent_response::Result, Refusal> {
+    let data = params.data.ok_or(Refusal::AttestationIncomplete("data"))?;
+    if data.r#type != JOIN_TOKEN {
+        return Err(Refusal::AttestorUnknown);
+    }
+    let token = std::str::from_utf8(&data.payload).map_err(|_| Refusal::JoinTokenUnknown)?;
+    let id = token_agent_id(core, token).map_err(|_| Refusal::JoinTokenUnknown)?;
+    let csr = csr_of(params.params.as_ref())?;
+    let now = core.now_secs();
+    // Nobody without a token costs us a signature. The token is used, once, by `join` below.
+    if let Some(problem) = core.store.token_problem(token, now).await? {
+        return Err(refused_token(problem));
+    }
+    let (issued, record) = sign(core, &id, &csr)?;
+    let agent = joined(&id, &issued, now);
+    match core.store.join(token, agent, now).await? {
+        TokenUse::Joined => (),
+        refused => return Err(refused_token(refused)),
+    }
+    core.record(vec![record]).await?;
+    tracing::info!(agent = %id, attestation_type = JOIN_TOKEN, "agent attested");
+    Ok(attest_agent_response::Result { svid: Some(x509_message(&id, issued, "")), reattestable: false })
+}
+
+fn refused_token(outcome: TokenUse) -> Refusal {
+    match outcome {
+        TokenUse::Joined | TokenUse::Unknown => Refusal::JoinTokenUnknown,
+        TokenUse::Expired => Refusal::JoinTokenExpired,
+        TokenUse::Banned => Refusal::AgentBanned,
+    }
+}
+
+fn joined(id: &SpiffeId, issued: &IssuedX509, now: i64) -> Agent {
+    Agent {
+        id: id.clone(),
+        attestation_type: JOIN_TOKEN.into(),
+        serial: issued.serial.clone(),
+        expires_at: issued.not_after,
+        new_serial: String::new(),
+        new_expires_at: 0,
+        selectors: BTreeSet::new(),
+        banned: false,
+        can_reattest: false,
+        version: String::new(),
+        bundle_sequence: 0,
+        attested_at: now,
+    }
+}
+
+async fn create_join_token(core: &Core, request: CreateJoinTokenRequest) -> Result<types::JoinToken, Refusal> {
+    let now = core.now_secs();
+    let ttl = match request.ttl {
+        ttl if ttl < 1 => return Err(Refusal::Ttl),
+        ttl => i64::from(ttl).min(TOKEN_TTL_SECS_MAX),
+    };
+    let token = if request.token.is_empty() { crate::random::uuid() } else { request.token };
+    let id = token_agent_id(core, &token)?;
+    let alias = match request.agent_id {
+        Some(alias) => Some(alias_of(core, &id, &alias, now)?),
+        None => None,
+    };
+    if !core.store.add_token(&token, now + ttl, alias, now).await? {
+        return Err(Refusal::JoinTokenExists);
+    }
+    Ok(types::JoinToken { value: token, expires_at: now + ttl })
+}
+
+/// The entry that gives the node of a token a name of the operator's choice.
+fn alias_of(core: &Core, agent: &SpiffeId, alias: &types::Spiffeid, now: i64) -> Result<Entry, Refusal> {
+    let spiffe_id = workload_of("agent_id", Some(alias), &core.trust_domain)?;
+    Ok(Entry {
+        id: crate::random::uuid(),
+        spiffe_id,
+        parent_id: core.server_id.clone(),
+        selectors: BTreeSet::from([Selector::new("spiffe_id", agent.to_string())]),
+        federates_with: BTreeSet::new(),
+        dns_names: Vec::new(),
+        hint: String::new(),
+        x509_svid_ttl: 0,
+        jwt_svid_ttl: 0,
+        admin: false,
+        downstream: false,
+        store_svid: false,
+        no_prefetch: false,
+        jwt_jti: false,
+        expires_at: 0,
+        revision: 0,
+        created_at: now,
+    })
+}
+
+/// `/spire/agent/join_token/TOKEN`; the token must be one segment of a path.
+fn token_agent_id(core: &Core, token: &str) -> Result<SpiffeId, Refusal> {
+    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
+        return Err(Refusal::JoinTokenInvalid("is empty or too long"));
+    }
+    if token.contains('/') {
+        return Err(Refusal::JoinTokenInvalid("may hold letters, digits, dash, dot and underscore only"));
+    }
+    let id = core.trust_domain.with_path(&format!("{AGENT_PATH}{JOIN_TOKEN}/{token}"));
+    id.map_err(|_| Refusal::JoinTokenInvalid("may hold letters, digits, dash, dot and underscore only"))
+}
+
+fn csr_of(params: Option<&AgentX509svidParams>) -> Result<Csr, Refusal> {
+    let params = params.filter(|params| !params.csr.is_empty());
+    Csr::decode_der(&params.ok_or(Refusal::AttestationIncomplete("csr"))?.csr).map_err(Refusal::Csr)
+}
+
+fn sign(core: &Core, id: &SpiffeId, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
+    let order = X509Order {
+        kind: IssuanceKind::Agent,
+        id: id.clone(),
+        dns_names: Vec::new(),
+        ip_addresses: Vec::new(),
+        ttl: core.ttls.agent_svid,
+        entry_id: String::new(),
+        caller: id.to_string(),
+    };
+    core.sign_x509(&order, csr)
+}
+
+const JOIN_TOKEN: &str = "join_token";
+/// The longest join token.
+pub(crate) const TOKEN_BYTES_MAX: usize = 255;
+const TOKEN_TTL_SECS_MAX: i64 = 30 * 24 * 3600;
+/// How long we wait for the evidence of somebody unknown.
+const EVIDENCE_WAIT_MAX: Duration = Duration::from_secs(10);
+const VERSION_CHARS_MAX: usize = 128;

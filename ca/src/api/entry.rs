@@ -1,0 +1,301 @@
+//! Registration entries: administration, and what an agent may issue for.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use proto::spire::api::server::entry::v1::{
+    BatchCreateEntryRequest, BatchCreateEntryResponse, BatchDeleteEntryRequest, BatchDeleteEntryResponse,
+    BatchUpdateEntryRequest, BatchUpdateEntryResponse, CountEntriesRequest, CountEntriesResponse, EntryRevision,
+    GetAuthorizedEntriesRequest, GetAuthorizedEntriesResponse, GetEntryRequest, ListEntriesRequest,
+    ListEntriesResponse, SyncAuthorizedEntriesRequest, SyncAuthorizedEntriesResponse, batch_create_entry_response,
+    batch_delete_entry_response, batch_update_entry_response, entry_server,
+};
+use proto::spire::api::types;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::convert::{EntryPatch, entry_id_of, entry_message, whole_mask};
+use super::filter::EntryFilter;
+use super::{Answers, Api, BATCH_ITEMS_MAX, Caller, page};
+use crate::core::Core;
+use crate::entry::Entry;
+use crate::refusal::Refusal;
+use crate::store::{Created, Updated};
+
+#[tonic::async_trait]
+impl entry_server::Entry for Api {
+    async fn count_entries(
+        &self,
+        request: Request<CountEntriesRequest>,
+    ) -> Result<Response<CountEntriesResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let filter = EntryFilter::of_count(request.into_inner().filter)?;
+            let count = self.core.store.registry().entries_after("").filter(|entry| filter.matches(entry)).count();
+            Ok(CountEntriesResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
+        };
+        self.answer("CountEntries", &caller, work).await
+    }
+
+    async fn list_entries(
+        &self,
+        request: Request<ListEntriesRequest>,
+    ) -> Result<Response<ListEntriesResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let ListEntriesRequest { filter, output_mask, page_size, page_token } = request.into_inner();
+            let filter = EntryFilter::of_list(filter)?;
+            let registry = self.core.store.registry();
+            let found = registry.entries_after(&page_token).filter(|entry| filter.matches(entry));
+            let (entries, next_page_token) = page(found, page_size, |entry| entry.id.clone());
+            let entries = entries.into_iter().map(|entry| entry_message(entry, output_mask.as_ref())).collect();
+            Ok(ListEntriesResponse { entries, next_page_token })
+        };
+        self.answer("ListEntries", &caller, work).await
+    }
+
+    async fn get_entry(&self, request: Request<GetEntryRequest>) -> Result<Response<types::Entry>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let GetEntryRequest { id, output_mask } = request.into_inner();
+            let entry = self.core.store.registry().entry(&id).ok_or(Refusal::EntryUnknown)?;
+            Ok(entry_message(&entry, output_mask.as_ref()))
+        };
+        self.answer("GetEntry", &caller, work).await
+    }
+
+    async fn batch_create_entry(
+        &self,
+        request: Request<BatchCreateEntryRequest>,
+    ) -> Result<Response<BatchCreateEntryResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
+            check_batch(entries.len())?;
+            let mask = output_mask.as_ref();
+            let created = join_all(entries.iter().map(|message| create(&self.core, &caller, message))).await;
+            let results = created.into_iter().map(|(status, entry)| batch_create_entry_response::Result {
+                status: Some(status),
+                entry: entry.map(|entry| entry_message(&entry, mask)),
+            });
+            Ok(BatchCreateEntryResponse { results: results.collect() })
+        };
+        self.answer("BatchCreateEntry", &caller, work).await
+    }
+
+    async fn batch_update_entry(
+        &self,
+        request: Request<BatchUpdateEntryRequest>,
+    ) -> Result<Response<BatchUpdateEntryResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let BatchUpdateEntryRequest { entries, input_mask, output_mask } = request.into_inner();
+            check_batch(entries.len())?;
+            let (whole, mask) = (whole_mask(), output_mask.as_ref());
+            let input = input_mask.as_ref().unwrap_or(&whole);
+            let updated = join_all(entries.iter().map(|message| update(&self.core, &caller, message, input))).await;
+            let results = updated.into_iter().map(|outcome| match outcome {
+                Ok(entry) => {
+                    batch_update_entry_response::Result { status: Some(ok()), entry: Some(entry_message(&entry, mask)) }
+                }
+                Err(refusal) => {
+                    batch_update_entry_response::Result { status: Some(refusal.item_status()), entry: None }
+                }
+            });
+            Ok(BatchUpdateEntryResponse { results: results.collect() })
+        };
+        self.answer("BatchUpdateEntry", &caller, work).await
+    }
+
+    async fn batch_delete_entry(
+        &self,
+        request: Request<BatchDeleteEntryRequest>,
+    ) -> Result<Response<BatchDeleteEntryResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let ids = request.into_inner().ids;
+            check_batch(ids.len())?;
+            let deleted = join_all(ids.iter().map(|id| self.core.store.delete_entry(id))).await;
+            let mut results = Vec::with_capacity(ids.len());
+            for (id, deleted) in ids.into_iter().zip(deleted) {
+                let status = match deleted {
+                    Ok(true) => {
+                        tracing::info!(entry_id = id, caller = caller.name(), "entry deleted");
+                        ok()
+                    }
+                    Ok(false) => Refusal::EntryUnknown.item_status(),
+                    Err(error) => Refusal::Store(error).item_status(),
+                };
+                results.push(batch_delete_entry_response::Result { status: Some(status), id });
+            }
+            Ok(BatchDeleteEntryResponse { results })
+        };
+        self.answer("BatchDeleteEntry", &caller, work).await
+    }
+
+    async fn get_authorized_entries(
+        &self,
+        request: Request<GetAuthorizedEntriesRequest>,
+    ) -> Result<Response<GetAuthorizedEntriesResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            let mask = request.into_inner().output_mask;
+            let entries = self.authorized(&caller).await?;
+            let entries = entries.iter().map(|entry| entry_message(entry, mask.as_ref())).collect();
+            Ok(GetAuthorizedEntriesResponse { entries })
+        };
+        self.answer("GetAuthorizedEntries", &caller, work).await
+    }
+
+    type SyncAuthorizedEntriesStream = Answers<SyncAuthorizedEntriesResponse>;
+
+    async fn sync_authorized_entries(
+        &self,
+        request: Request<Streaming<SyncAuthorizedEntriesRequest>>,
+    ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
+        let caller = self.caller(request.extensions());
+        let messages = request.into_inner();
+        let work = async {
+            let entries = self.authorized(&caller).await?;
+            Ok(Box::pin(sync(entries, messages)) as Self::SyncAuthorizedEntriesStream)
+        };
+        self.answer("SyncAuthorizedEntries", &caller, work).await
+    }
+}
+
+impl Api {
+    async fn authorized(&self, caller: &Caller) -> Result<Vec<Arc<Entry>>, Refusal> {
+        let agent = self.agent(caller).await?;
+        Ok(self.core.store.registry().authorized(&agent, self.core.now_secs()))
+    }
+}
+
+/// Answers the first message with all entries when they fit into one page, and otherwise with revisions, then with the
+/// entries that each further message asks for. What the agent may see was decided when the call began.
+fn sync(
+    entries: Vec<Arc<Entry>>,
+    mut messages: Streaming<SyncAuthorizedEntriesRequest>,
+) -> impl futures_util::Stream<Item = Result<SyncAuthorizedEntriesResponse, Status>> {
+    async_stream::try_stream! {
+        let Some(first) = messages.message().await? else { return };
+        check_first(&first)?;
+        let mask = first.output_mask;
+        if entries.len() <= PAGE_ENTRIES {
+            yield entries_page(&entries, mask.as_ref(), false);
+            return;
+        }
+        let pages = entries.len().div_ceil(PAGE_ENTRIES);
+        for (at, page) in entries.chunks(PAGE_ENTRIES).enumerate() {
+            yield revisions_page(page, at + 1 < pages);
+        }
+        while let Some(request) = messages.message().await? {
+            let wanted: Vec<_> = request.ids.iter().filter_map(|id| find(&entries, id)).collect();
+            let pages = wanted.len().div_ceil(PAGE_ENTRIES).max(1);
+            for at in 0..pages {
+                let page = &wanted[at * PAGE_ENTRIES..wanted.len().min((at + 1) * PAGE_ENTRIES)];
+                yield entries_page(page, mask.as_ref(), at + 1 < pages);
+            }
+        }
+    }
+}
+
+fn check_first(request: &SyncAuthorizedEntriesRequest) -> Result<(), Refusal> {
+    if !request.ids.is_empty() {
+        return Err(Refusal::Filter("ids in the first message"));
+    }
+    if request.output_mask.is_some_and(|mask| !mask.revision_number) {
+        return Err(Refusal::Filter("output_mask without revision_number"));
+    }
+    Ok(())
+}
+
+/// `entries` are in the order of their ids.
+fn find(entries: &[Arc<Entry>], id: &str) -> Option<Arc<Entry>> {
+    let at = entries.binary_search_by(|entry| entry.id.as_str().cmp(id)).ok()?;
+    Some(entries[at].clone())
+}
+
+fn entries_page(entries: &[Arc<Entry>], mask: Option<&types::EntryMask>, more: bool) -> SyncAuthorizedEntriesResponse {
+    let entries = entries.iter().map(|entry| entry_message(entry, mask)).collect();
+    SyncAuthorizedEntriesResponse { entries, more, ..Default::default() }
+}
+
+fn revisions_page(entries: &[Arc<Entry>], more: bool) -> SyncAuthorizedEntriesResponse {
+    let revision = |entry: &Arc<Entry>| EntryRevision {
+        id: entry.id.clone(),
+        revision_number: entry.revision,
+        created_at: entry.created_at,
+    };
+    SyncAuthorizedEntriesResponse {
+        entry_revisions: entries.iter().map(revision).collect(),
+        more,
+        ..Default::default()
+    }
+}
+
+async fn create(core: &Core, caller: &Caller, message: &types::Entry) -> (types::Status, Option<Arc<Entry>>) {
+    match try_create(core, message).await {
+        Ok(Created::New(entry)) => {
+            tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry created");
+            (ok(), Some(entry))
+        }
+        Ok(Created::Same(entry)) => (Refusal::EntryExists.item_status(), Some(entry)),
+        Ok(Created::IdTaken) => (Refusal::EntryIdTaken.item_status(), None),
+        Err(refusal) => (refusal.item_status(), None),
+    }
+}
+
+async fn try_create(core: &Core, message: &types::Entry) -> Result<Created, Refusal> {
+    let patch = EntryPatch::read(message, &whole_mask(), &core.trust_domain, ttl_max(core))?;
+    check_federation(core, &patch)?;
+    let entry = patch.into_entry(entry_id_of(&message.id)?, core.now_secs())?;
+    Ok(core.store.create_entry(entry).await?)
+}
+
+async fn update(
+    core: &Core,
+    caller: &Caller,
+    message: &types::Entry,
+    mask: &types::EntryMask,
+) -> Result<Arc<Entry>, Refusal> {
+    let patch = EntryPatch::read(message, mask, &core.trust_domain, ttl_max(core))?;
+    check_federation(core, &patch)?;
+    match core.store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
+        Updated::Done(entry) => {
+            tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry updated");
+            Ok(entry)
+        }
+        Updated::Unknown => Err(Refusal::EntryUnknown),
+        Updated::Same(_) => Err(Refusal::EntryExists),
+    }
+}
+
+fn check_federation(core: &Core, patch: &EntryPatch) -> Result<(), Refusal> {
+    let registry = core.store.registry();
+    match patch.federates_with().find(|domain| registry.federated(domain).is_none()) {
+        Some(_) => {
+            Err(Refusal::Entry { field: "federates_with", problem: "names a trust domain whose bundle is not known" })
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_batch(items: usize) -> Result<(), Refusal> {
+    if items > BATCH_ITEMS_MAX { Err(Refusal::TooMany(BATCH_ITEMS_MAX)) } else { Ok(()) }
+}
+
+fn ttl_max(core: &Core) -> i64 {
+    i64::try_from(core.ttls.max.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn ok() -> types::Status {
+    types::Status { code: 0, message: "OK".into() }
+}
+
+/// Entries in one message of a synchronisation.
+pub(super) const PAGE_ENTRIES: usize = 500;

@@ -1,0 +1,256 @@
+//! Issuance: for agents by entry, for administrators by name.
+
+use std::sync::Arc;
+
+use identity::csr::Csr;
+use identity::spiffe_id::SpiffeId;
+use proto::spire::api::server::svid::v1::{
+    BatchNewWitsvidRequest, BatchNewWitsvidResponse, BatchNewX509svidRequest, BatchNewX509svidResponse,
+    MintJwtsvidRequest, MintJwtsvidResponse, MintWitsvidRequest, MintWitsvidResponse, MintX509svidRequest,
+    MintX509svidResponse, NewDownstreamX509caRequest, NewDownstreamX509caResponse, NewJwtsvidRequest,
+    NewJwtsvidResponse, NewX509svidParams, batch_new_x509svid_response, svid_server,
+};
+use proto::spire::api::types;
+use tonic::{Request, Response, Status};
+
+use super::convert::{audiences_of, check_not_reserved, id_message, workload_of};
+use super::{Api, Caller};
+use crate::agent::Agent;
+use crate::core::Core;
+use crate::entry::Entry;
+use crate::issue::{IssuedJwt, IssuedX509, JwtOrder, X509Order};
+use crate::names;
+use crate::refusal::Refusal;
+use crate::store::{Issuance, IssuanceKind};
+
+#[tonic::async_trait]
+impl svid_server::Svid for Api {
+    async fn mint_x509svid(
+        &self,
+        request: Request<MintX509svidRequest>,
+    ) -> Result<Response<MintX509svidResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            mint_x509(&self.core, &caller, request.into_inner()).await
+        };
+        self.answer("MintX509SVID", &caller, work).await
+    }
+
+    async fn mint_jwtsvid(
+        &self,
+        request: Request<MintJwtsvidRequest>,
+    ) -> Result<Response<MintJwtsvidResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            mint_jwt(&self.core, &caller, request.into_inner()).await
+        };
+        self.answer("MintJWTSVID", &caller, work).await
+    }
+
+    async fn mint_witsvid(
+        &self,
+        request: Request<MintWitsvidRequest>,
+    ) -> Result<Response<MintWitsvidResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            Err(Refusal::NotOffered("MintWITSVID"))
+        };
+        self.answer("MintWITSVID", &caller, work).await
+    }
+
+    async fn batch_new_x509svid(
+        &self,
+        request: Request<BatchNewX509svidRequest>,
+    ) -> Result<Response<BatchNewX509svidResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            let agent = self.agent(&caller).await?;
+            let params = request.into_inner().params;
+            if params.len() > BATCH_SVIDS_MAX {
+                return Err(Refusal::TooMany(BATCH_SVIDS_MAX));
+            }
+            Ok(BatchNewX509svidResponse { results: batch(&self.core, &agent, &params).await? })
+        };
+        self.answer("BatchNewX509SVID", &caller, work).await
+    }
+
+    async fn new_jwtsvid(&self, request: Request<NewJwtsvidRequest>) -> Result<Response<NewJwtsvidResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            let agent = self.agent(&caller).await?;
+            let issued = new_jwt(&self.core, &agent, request.into_inner()).await;
+            if let Err(refusal) = &issued {
+                self.core.counts.refused(IssuanceKind::Jwt.as_str(), refusal.reason());
+            }
+            issued
+        };
+        self.answer("NewJWTSVID", &caller, work).await
+    }
+
+    async fn batch_new_witsvid(
+        &self,
+        request: Request<BatchNewWitsvidRequest>,
+    ) -> Result<Response<BatchNewWitsvidResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.agent(&caller).await?;
+            Err(Refusal::NotOffered("BatchNewWITSVID"))
+        };
+        self.answer("BatchNewWITSVID", &caller, work).await
+    }
+
+    async fn new_downstream_x509ca(
+        &self,
+        request: Request<NewDownstreamX509caRequest>,
+    ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            // No caller has this right yet; an administrator is told why, anybody else that it is not allowed.
+            self.admin(&caller)?;
+            Err(Refusal::NotOffered("NewDownstreamX509CA"))
+        };
+        self.answer("NewDownstreamX509CA", &caller, work).await
+    }
+}
+
+/// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome.
+async fn batch(
+    core: &Core,
+    agent: &Agent,
+    params: &[NewX509svidParams],
+) -> Result<Vec<batch_new_x509svid_response::Result>, Refusal> {
+    let (mut results, mut records) = (Vec::with_capacity(params.len()), Vec::with_capacity(params.len()));
+    for item in params {
+        results.push(match sign_for_entry(core, agent, item) {
+            Ok((entry, issued, record)) => {
+                records.push(record);
+                let svid = x509_message(&entry.spiffe_id, issued, &entry.hint);
+                let status = types::Status { code: 0, message: "OK".into() };
+                batch_new_x509svid_response::Result { status: Some(status), svid: Some(svid) }
+            }
+            Err(refusal) => {
+                core.counts.refused(IssuanceKind::X509.as_str(), refusal.reason());
+                tracing::info!(agent = %agent.id, entry_id = item.entry_id, reason = refusal.reason(), error = %refusal, "issuance refused");
+                batch_new_x509svid_response::Result { status: Some(refusal.item_status()), svid: None }
+            }
+        });
+    }
+    core.record(records).await?;
+    Ok(results)
+}
+
+fn sign_for_entry(
+    core: &Core,
+    agent: &Agent,
+    params: &NewX509svidParams,
+) -> Result<(Arc<Entry>, IssuedX509, Issuance), Refusal> {
+    let entry = authorized_entry(core, agent, &params.entry_id)?;
+    let csr = Csr::decode_der(&params.csr).map_err(Refusal::Csr)?;
+    let order = X509Order {
+        kind: IssuanceKind::X509,
+        id: entry.spiffe_id.clone(),
+        dns_names: entry.dns_names.clone(),
+        ip_addresses: Vec::new(),
+        ttl: core.ttls.or_default(entry.x509_svid_ttl, core.ttls.x509_svid),
+        entry_id: entry.id.clone(),
+        caller: agent.id.to_string(),
+    };
+    let (issued, record) = core.sign_x509(&order, &csr)?;
+    Ok((entry, issued, record))
+}
+
+/// The entry, if the agent may issue for it. Whether another agent's entry exists is not told.
+fn authorized_entry(core: &Core, agent: &Agent, id: &str) -> Result<Arc<Entry>, Refusal> {
+    let registry = core.store.registry();
+    let entry = registry.entry(id).ok_or(Refusal::EntryNotAuthorized)?;
+    if registry.is_authorized(agent, &entry, core.now_secs()) { Ok(entry) } else { Err(Refusal::EntryNotAuthorized) }
+}
+
+async fn new_jwt(core: &Core, agent: &Agent, request: NewJwtsvidRequest) -> Result<NewJwtsvidResponse, Refusal> {
+    let entry = authorized_entry(core, agent, &request.entry_id)?;
+    let order = JwtOrder {
+        kind: IssuanceKind::Jwt,
+        id: entry.spiffe_id.clone(),
+        audiences: audiences_of(request.audience)?,
+        ttl: core.ttls.or_default(entry.jwt_svid_ttl, core.ttls.jwt_svid),
+        with_token_id: entry.jwt_jti,
+        entry_id: entry.id.clone(),
+        caller: agent.id.to_string(),
+    };
+    let issued = core.issue_jwt(order).await?;
+    Ok(NewJwtsvidResponse { svid: Some(jwt_message(&entry.spiffe_id, issued, &entry.hint)) })
+}
+
+async fn mint_x509(
+    core: &Core,
+    caller: &Caller,
+    request: MintX509svidRequest,
+) -> Result<MintX509svidResponse, Refusal> {
+    let csr = Csr::decode_der(&request.csr).map_err(Refusal::Csr)?;
+    // The one case where the request names the identity: the caller may give out any.
+    let [uri] = csr.uris() else { return Err(Refusal::CsrNames) };
+    let field = "csr";
+    let id = SpiffeId::parse(uri).map_err(|source| Refusal::Id { field, source })?;
+    if !id.is_member_of(&core.trust_domain) || id.path().is_empty() {
+        return Err(Refusal::IdRefused { field, problem: "is not the ID of a workload of this trust domain" });
+    }
+    check_not_reserved(field, &id)?;
+    if !csr.dns_names().iter().all(|name| names::is_dns_name(name)) {
+        return Err(Refusal::CsrNames);
+    }
+    let order = X509Order {
+        kind: IssuanceKind::MintX509,
+        id: id.clone(),
+        dns_names: csr.dns_names().to_vec(),
+        ip_addresses: Vec::new(),
+        ttl: core.ttls.or_default(positive(request.ttl)?, core.ttls.x509_svid),
+        entry_id: String::new(),
+        caller: caller.name(),
+    };
+    let issued = core.issue_x509(order, &csr).await?;
+    Ok(MintX509svidResponse { svid: Some(x509_message(&id, issued, "")) })
+}
+
+async fn mint_jwt(core: &Core, caller: &Caller, request: MintJwtsvidRequest) -> Result<MintJwtsvidResponse, Refusal> {
+    let id = workload_of("id", request.id.as_ref(), &core.trust_domain)?;
+    let order = JwtOrder {
+        kind: IssuanceKind::MintJwt,
+        id: id.clone(),
+        audiences: audiences_of(request.audience)?,
+        ttl: core.ttls.or_default(positive(request.ttl)?, core.ttls.jwt_svid),
+        with_token_id: false,
+        entry_id: String::new(),
+        caller: caller.name(),
+    };
+    let issued = core.issue_jwt(order).await?;
+    Ok(MintJwtsvidResponse { svid: Some(jwt_message(&id, issued, "")) })
+}
+
+fn positive(ttl: i32) -> Result<i64, Refusal> {
+    if ttl < 0 { Err(Refusal::Ttl) } else { Ok(i64::from(ttl)) }
+}
+
+pub(super) fn x509_message(id: &SpiffeId, issued: IssuedX509, hint: &str) -> types::X509svid {
+    types::X509svid {
+        cert_chain: issued.chain.iter().map(|certificate| certificate.to_vec()).collect(),
+        id: Some(id_message(id)),
+        expires_at: issued.not_after,
+        hint: hint.to_owned(),
+    }
+}
+
+fn jwt_message(id: &SpiffeId, issued: IssuedJwt, hint: &str) -> types::Jwtsvid {
+    types::Jwtsvid {
+        token: issued.token,
+        id: Some(id_message(id)),
+        expires_at: issued.expires_at,
+        issued_at: issued.issued_at,
+        hint: hint.to_owned(),
+    }
+}
+
+/// The most certificates in one request.
+pub(crate) const BATCH_SVIDS_MAX: usize = 500;

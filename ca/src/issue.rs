@@ -1,0 +1,159 @@
+//! Issuing: sign, write the record, and only then hand out.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use identity::CertificateDer;
+use identity::authority::{AuthorityError, LeafProfile};
+use identity::csr::{Csr, CsrError};
+use identity::digest;
+use identity::jwt::JwtSvidProfile;
+use identity::spiffe_id::SpiffeId;
+
+use crate::core::{Core, secs};
+use crate::random::sha256_hex;
+use crate::refusal::Refusal;
+use crate::store::{Issuance, IssuanceKind};
+
+/// An X.509-SVID that the caller is entitled to; who makes one has checked that.
+#[derive(Clone, Debug)]
+pub(crate) struct X509Order {
+    pub(crate) kind: IssuanceKind,
+    pub(crate) id: SpiffeId,
+    pub(crate) dns_names: Vec<String>,
+    pub(crate) ip_addresses: Vec<IpAddr>,
+    pub(crate) ttl: Duration,
+    /// Empty when no entry allows it.
+    pub(crate) entry_id: String,
+    pub(crate) caller: String,
+}
+
+/// A JWT-SVID that the caller is entitled to.
+#[derive(Clone, Debug)]
+pub(crate) struct JwtOrder {
+    pub(crate) kind: IssuanceKind,
+    pub(crate) id: SpiffeId,
+    pub(crate) audiences: Vec<String>,
+    pub(crate) ttl: Duration,
+    pub(crate) with_token_id: bool,
+    pub(crate) entry_id: String,
+    pub(crate) caller: String,
+}
+
+/// A signed certificate. It must not leave the process before its record is written.
+#[derive(Clone, Debug)]
+pub(crate) struct IssuedX509 {
+    /// Leaf first, without the root.
+    pub(crate) chain: Vec<CertificateDer<'static>>,
+    pub(crate) serial: String,
+    pub(crate) not_after: i64,
+}
+
+/// A signed token. It must not leave the process before its record is written.
+#[derive(Clone)]
+pub(crate) struct IssuedJwt {
+    pub(crate) token: String,
+    pub(crate) issued_at: i64,
+    pub(crate) expires_at: i64,
+}
+
+impl Core {
+    /// Issues one certificate for the key of `csr`; nothing else of the request counts.
+    pub(crate) async fn issue_x509(&self, order: X509Order, csr: &Csr) -> Result<IssuedX509, Refusal> {
+        let (issued, record) = self.sign_x509(&order, csr)?;
+        self.record(vec![record]).await?;
+        Ok(issued)
+    }
+
+    /// Signs without recording: the caller records, then hands out.
+    pub(crate) fn sign_x509(&self, order: &X509Order, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
+        let (now, signing) = (self.now(), self.authorities.current());
+        let serial = digest::random_serial();
+        let profile = LeafProfile {
+            id: order.id.clone(),
+            dns_names: order.dns_names.clone(),
+            ip_addresses: order.ip_addresses.clone(),
+            ttl: order.ttl,
+            backdate: self.ttls.backdate(order.ttl),
+            serial,
+        };
+        let chain = signing.x509.sign_svid(csr.public_key_spki(), &profile, now);
+        let chain = chain.map_err(|error| unsigned(&order.id, error))?;
+        let not_after = secs((now + order.ttl).min(signing.x509.not_after()));
+        let issued = IssuedX509 { chain, serial: digest::serial_hex(&serial), not_after };
+        let record = Issuance {
+            serial: issued.serial.clone(),
+            kind: order.kind,
+            spiffe_id: order.id.to_string(),
+            entry_id: order.entry_id.clone(),
+            caller: order.caller.clone(),
+            authority_id: signing.x509_id.clone(),
+            issued_at: secs(now),
+            not_after,
+        };
+        Ok((issued, record))
+    }
+
+    /// Issues one token.
+    pub(crate) async fn issue_jwt(&self, order: JwtOrder) -> Result<IssuedJwt, Refusal> {
+        let (now, signing) = (self.now(), self.authorities.current());
+        let left = signing.jwt_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
+        let profile = JwtSvidProfile {
+            id: order.id.clone(),
+            audiences: order.audiences,
+            ttl: order.ttl.min(left),
+            issuer: self.jwt_issuer.clone(),
+            token_id: order.with_token_id.then(crate::random::uuid),
+        };
+        let signed = signing.jwt.sign_svid(&profile, now).map_err(|error| {
+            tracing::error!(error = ?error, spiffe_id = %order.id, "signing failed");
+            Refusal::Signing
+        })?;
+        let (issued_at, expires_at) = (secs(signed.issued_at), secs(signed.expires_at));
+        self.record(vec![Issuance {
+            serial: sha256_hex(signed.token.as_bytes()),
+            kind: order.kind,
+            spiffe_id: order.id.to_string(),
+            entry_id: order.entry_id,
+            caller: order.caller,
+            authority_id: signing.jwt.key_id().to_owned(),
+            issued_at,
+            not_after: expires_at,
+        }])
+        .await?;
+        Ok(IssuedJwt { token: signed.token, issued_at, expires_at })
+    }
+
+    /// Writes the records of what was signed, and counts it.
+    pub(crate) async fn record(&self, records: Vec<Issuance>) -> Result<(), Refusal> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let kinds: Vec<_> = records.iter().map(|record| record.kind).collect();
+        for record in &records {
+            tracing::info!(
+                kind = record.kind.as_str(),
+                spiffe_id = record.spiffe_id,
+                serial = record.serial,
+                entry_id = record.entry_id,
+                caller = record.caller,
+                "issued"
+            );
+        }
+        self.store.record(records).await?;
+        for kind in kinds {
+            self.counts.issued(kind.as_str(), 1);
+        }
+        Ok(())
+    }
+}
+
+fn unsigned(id: &SpiffeId, error: AuthorityError) -> Refusal {
+    match error {
+        AuthorityError::PublicKey(source) => Refusal::Csr(CsrError::Key(source)),
+        error => {
+            tracing::error!(error = ?error, spiffe_id = %id, "signing failed");
+            Refusal::Signing
+        }
+    }
+}

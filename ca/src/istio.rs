@@ -1,0 +1,153 @@
+//! Istio's CSR API: a certificate for the service account whose token the caller shows.
+//!
+//! The identity is the token's. The CSR gives a key and the proof that the caller holds it; names in it do not count.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::csr::Csr;
+use identity::pem;
+use proto::istio::v1::auth::istio_certificate_service_server::{
+    IstioCertificateService, IstioCertificateServiceServer,
+};
+use proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use tonic::metadata::MetadataMap;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::core::Core;
+use crate::issue::{IssuedX509, X509Order};
+use crate::metrics::CsrCounts;
+use crate::refusal::Refusal;
+use crate::service_account::{ServiceAccount, ServiceAccounts, TokenError};
+use crate::store::IssuanceKind;
+
+/// The service.
+#[derive(Debug)]
+pub(crate) struct CsrService {
+    core: Arc<Core>,
+    accounts: ServiceAccounts,
+}
+
+impl CsrService {
+    pub(crate) fn new(core: Arc<Core>, accounts: ServiceAccounts) -> Self {
+        Self { core, accounts }
+    }
+
+    pub(crate) fn routes(self) -> Routes {
+        Routes::new(IstioCertificateServiceServer::new(self))
+    }
+
+    async fn create(&self, request: Request<IstioCertificateRequest>) -> Result<IstioCertificateResponse, Refusal> {
+        let account = self.caller(request.metadata())?;
+        let message = request.into_inner();
+        check_metadata(&message, &account)?;
+        let ttl = self.ttl(message.validity_duration)?;
+        let csr = Csr::decode_pem(message.csr.as_bytes()).map_err(Refusal::Csr)?;
+        let order = X509Order {
+            kind: IssuanceKind::Csr,
+            id: account.id().clone(),
+            dns_names: Vec::new(),
+            ip_addresses: Vec::new(),
+            ttl,
+            entry_id: String::new(),
+            caller: account.subject().to_owned(),
+        };
+        let issued = self.core.issue_x509(order, &csr).await?;
+        Ok(IstioCertificateResponse { cert_chain: self.cert_chain(&issued) })
+    }
+
+    fn caller(&self, metadata: &MetadataMap) -> Result<ServiceAccount, Refusal> {
+        let token = bearer(metadata).map_err(Refusal::Token)?;
+        self.accounts.verify(token, self.core.now()).map_err(Refusal::Token)
+    }
+
+    /// Seconds; none asked for is the default, too much is cut to the maximum.
+    fn ttl(&self, asked_secs: i64) -> Result<Duration, Refusal> {
+        if asked_secs < 0 {
+            return Err(Refusal::Ttl);
+        }
+        Ok(self.core.ttls.or_default(asked_secs, self.core.ttls.x509_svid))
+    }
+
+    /// The leaf, each intermediate, and all roots in the last element.
+    fn cert_chain(&self, issued: &IssuedX509) -> Vec<String> {
+        let mut chain: Vec<String> = issued.chain.iter().map(pem::certificate).collect();
+        chain.push(self.core.authorities.current().bundle.to_pem());
+        chain
+    }
+
+    fn note(&self, refusal: Option<&Refusal>) {
+        let (counts, kind) = (&self.core.counts, IssuanceKind::Csr.as_str());
+        counts.request("CreateCertificate", refusal.map_or("", Refusal::reason));
+        let Some(refusal) = refusal else {
+            CsrCounts::count(&counts.csr().successes);
+            return;
+        };
+        counts.refused(kind, refusal.reason());
+        match refusal {
+            Refusal::Token(TokenError::Subject | TokenError::Contradiction) => {
+                CsrCounts::count(&counts.csr().id_extraction_errors);
+                CsrCounts::count(&counts.csr().authentication_failures);
+            }
+            Refusal::Token(_) | Refusal::Impersonation => CsrCounts::count(&counts.csr().authentication_failures),
+            Refusal::Csr(_) => CsrCounts::count(&counts.csr().parsing_errors),
+            _ => CsrCounts::count(&counts.csr().signing_errors),
+        }
+        // The text for the caller says nothing about why a token is refused; the log does.
+        let cause = std::error::Error::source(refusal).map(ToString::to_string).unwrap_or_default();
+        tracing::info!(rpc = "CreateCertificate", reason = refusal.reason(), error = %refusal, cause, "request refused");
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CsrService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        CsrCounts::count(&self.core.counts.csr().requests);
+        let outcome = self.create(request).await;
+        self.note(outcome.as_ref().err());
+        Ok(Response::new(outcome?))
+    }
+}
+
+/// The token of the one `authorization` header.
+fn bearer(metadata: &MetadataMap) -> Result<&str, TokenError> {
+    let mut values = metadata.get_all("authorization").iter();
+    let value = values.next().ok_or(TokenError::Missing)?.to_str().map_err(|_| TokenError::Missing)?;
+    if values.next().is_some() {
+        return Err(TokenError::Twice);
+    }
+    match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(TokenError::Missing),
+    }
+}
+
+/// Nobody may act for others here, and there is one signer.
+fn check_metadata(message: &IstioCertificateRequest, account: &ServiceAccount) -> Result<(), Refusal> {
+    let field = |name: &str| message.metadata.as_ref()?.fields.get(name)?.kind.as_ref();
+    match field("ImpersonatedIdentity").map(text_of) {
+        Some(Some("")) | None => (),
+        Some(Some(id)) if id == account.id().as_str() => (),
+        Some(_) => return Err(Refusal::Impersonation),
+    }
+    match field("CertSigner").map(text_of) {
+        Some(Some("")) | None => Ok(()),
+        Some(_) => Err(Refusal::CertSigner),
+    }
+}
+
+/// `None` for what is neither text nor null.
+fn text_of(kind: &prost_types::value::Kind) -> Option<&str> {
+    match kind {
+        prost_types::value::Kind::StringValue(text) => Some(text),
+        prost_types::value::Kind::NullValue(_) => Some(""),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,153 @@
+//! What the admin address shows of an authority.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use identity::summary::CertificateSummary;
+use identity::tls::Snapshot;
+use runtime::admin::AdminParts;
+use runtime::clock::{from_unix_secs, rfc3339};
+use runtime::logs::LogControl;
+use runtime::metrics::Metrics;
+use runtime::readiness::Readiness;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::core::{Core, secs};
+use crate::metrics::Gauges;
+use crate::server_svid::ServerSvid;
+use crate::settings::Settings;
+
+pub(crate) fn admin_parts(
+    settings: &Settings,
+    core: &Arc<Core>,
+    svid: &Arc<ServerSvid>,
+    readiness: &Readiness,
+    logs: LogControl,
+) -> AdminParts {
+    let metrics = Metrics::new();
+    let (of_core, of_svid) = (core.clone(), svid.clone());
+    core.counts.register(&metrics, move || gauges(&of_core, &of_svid));
+    let dump = config_dump(settings);
+    let (core, svid) = (core.clone(), svid.clone());
+    let (for_status, for_routes) = (core.clone(), core.clone());
+    AdminParts::new("ca", readiness.clone(), metrics, logs)
+        .config_dump(move || dump.clone())
+        .certs(move || certs(&core, &svid))
+        .status(move || status(&for_status))
+        .routes(Router::new().route("/issuance", get(issuance)).with_state(for_routes))
+}
+
+fn gauges(core: &Core, svid: &ServerSvid) -> Gauges {
+    let signing = core.authorities.current();
+    let registry = core.store.registry();
+    Gauges {
+        root_expires_at: signing.root_not_after(),
+        chain_expires_at: signing.root_not_after().min(secs(signing.x509.not_after())),
+        server_svid_expires_at: svid.not_after().map_or(0, secs),
+        entries: registry.entry_count(),
+        agents: registry.agents().count(),
+        bundle_sequence: signing.bundle.sequence,
+        now: core.now_secs(),
+    }
+}
+
+/// The settings in force, without a password that the database's URL may hold.
+fn config_dump(settings: &Settings) -> Value {
+    let mut shown = settings.clone();
+    shown.database = settings.database.as_deref().map(crate::store::shown_url);
+    json!({ "settings": serde_json::to_value(shown).unwrap_or_default() })
+}
+
+fn certs(core: &Core, svid: &ServerSvid) -> Value {
+    let signing = core.authorities.current();
+    let time = |at: i64| rfc3339(from_unix_secs(at));
+    let authorities = signing.facts.iter().map(|facts| {
+        json!({
+            "kind": facts.kind.as_str(),
+            "id": facts.id,
+            "state": facts.state.as_str(),
+            "not_before": time(facts.not_before),
+            "not_after": time(facts.not_after),
+        })
+    });
+    let roots = signing.bundle.x509_authorities.iter().filter_map(|root| CertificateSummary::decode(root).ok());
+    json!({
+        "trust_domain": core.trust_domain,
+        "authorities": authorities.collect::<Vec<_>>(),
+        "bundle": {
+            "sequence": signing.bundle.sequence,
+            "roots": roots.map(|root| json!({
+                "serial": root.serial,
+                "not_after": rfc3339(root.not_after()),
+                "fingerprint_sha256": root.fingerprint_sha256,
+            })).collect::<Vec<_>>(),
+            "jwt_keys": signing.bundle.jwt_authorities.iter().map(|key| key.key_id.clone()).collect::<Vec<_>>(),
+        },
+        "own_svid": svid.svid().map(|svid| json!({
+            "spiffe_id": svid.id(),
+            "serial": svid.serial(),
+            "not_before": rfc3339(svid.not_before()),
+            "not_after": rfc3339(svid.not_after()),
+            "dns_names": svid.dns_names(),
+        })),
+    })
+}
+
+fn status(core: &Core) -> Value {
+    let signing = core.authorities.current();
+    let registry = core.store.registry();
+    json!({
+        "trust_domain": core.trust_domain,
+        "entries": registry.entry_count(),
+        "entries_revision": registry.entries_revision(),
+        "agents": registry.agents().count(),
+        "agents_enforcing_bundle": registry.agents().filter(|agent| agent.bundle_sequence >= signing.bundle.sequence).count(),
+        "bundle_sequence": signing.bundle.sequence,
+        "issued": core.counts.recorded(),
+        "root_not_after": rfc3339(from_unix_secs(signing.root_not_after())),
+        "authority_not_after": rfc3339(signing.x509.not_after()),
+    })
+}
+
+#[derive(Deserialize)]
+struct Newest {
+    #[serde(default = "default_limit")]
+    limit: u32,
+}
+
+fn default_limit() -> u32 {
+    100
+}
+
+/// `GET /issuance?limit=N`: the newest records.
+async fn issuance(State(core): State<Arc<Core>>, Query(newest): Query<Newest>) -> Response {
+    let records = match core.store.issued(newest.limit.min(RECORDS_MAX)).await {
+        Ok(records) => records,
+        Err(error) => {
+            let body = json!({ "reason": error.reason(), "error": error.to_string() });
+            return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+        }
+    };
+    let rows = records.iter().map(|(record, kind)| {
+        json!({
+            "serial": record.serial,
+            "kind": kind,
+            "spiffe_id": record.spiffe_id,
+            "entry_id": record.entry_id,
+            "caller": record.caller,
+            "authority_id": record.authority_id,
+            "issued_at": rfc3339(from_unix_secs(record.issued_at)),
+            "not_after": rfc3339(from_unix_secs(record.not_after)),
+        })
+    });
+    Json(rows.collect::<Vec<_>>()).into_response()
+}
+
+/// The most records of one answer.
+const RECORDS_MAX: u32 = 1_000;

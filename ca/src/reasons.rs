@@ -1,0 +1,207 @@
+//! Reason codes of this crate, each with cause and remedy. Codes that come from `identity` and `runtime` stand there.
+
+use identity::ReasonDoc;
+
+const fn doc(code: &'static str, cause: &'static str, remedy: &'static str) -> ReasonDoc {
+    ReasonDoc { code, cause, remedy }
+}
+
+/// Every code of this crate, in lexical order.
+pub const REASONS: &[ReasonDoc] = &[
+    doc(
+        "AGENT_BANNED",
+        "The node was banned.",
+        "Find out why; to admit it again, delete it and let it join with a new token.",
+    ),
+    doc("AGENT_EXPIRED", "The node's SVID ran out.", "Let the node join again with a new token."),
+    doc(
+        "AGENT_NOT_ACTIVE",
+        "The node shows an SVID that a newer one has replaced.",
+        "Let the node use its newest SVID; if somebody else uses the old one, ban the node.",
+    ),
+    doc("AGENT_NOT_ATTESTED", "The node never joined, or was deleted.", "Let the node join with a new token."),
+    doc("AGENT_UNKNOWN", "There is no such node.", "See `kasbah node list`."),
+    doc(
+        "ATTESTATION_INCOMPLETE",
+        "The node's first message lacks its evidence or its CSR.",
+        "Look at the agent's version and log.",
+    ),
+    doc("ATTESTOR_UNKNOWN", "The node shows evidence that nobody here can check.", "Use a join token."),
+    doc(
+        "AUDIENCE_INVALID",
+        "A JWT-SVID was asked for without an audience, or with too many or too long ones.",
+        "Name one to 32 audiences.",
+    ),
+    doc(
+        "AUTHORITY_STATE",
+        "The step does not fit the state of the signing authorities.",
+        "See `kasbah ca rotate status`.",
+    ),
+    doc("BATCH_TOO_LARGE", "One request holds too many items.", "Send several smaller requests."),
+    doc("BUNDLE_EXISTS", "There is a bundle of this trust domain.", "Set or update it instead."),
+    doc(
+        "BUNDLE_FILE_UNWRITABLE",
+        "The file of the setting `bundle_file` cannot be written.",
+        "Make its directory writable.",
+    ),
+    doc("BUNDLE_IN_USE", "Entries federate with this trust domain.", "Delete or dissociate those entries."),
+    doc("BUNDLE_UNKNOWN", "There is no bundle of this trust domain.", "See `kasbah bundle list`."),
+    doc(
+        "CALLER_NOT_ADMIN",
+        "The caller is no administrator.",
+        "Use the admin socket, or an SVID whose entry says `admin`.",
+    ),
+    doc("CALLER_NOT_AGENT", "Only agents may call this.", "Call it with the SVID of an agent."),
+    doc(
+        "CERT_SIGNER_UNKNOWN",
+        "The request names a signer of Kubernetes, and there is none here.",
+        "Leave CertSigner empty.",
+    ),
+    doc(
+        "CLIENT_CERTIFICATE_MISSING",
+        "The caller shows no client certificate.",
+        "Connect with an SVID of this trust domain.",
+    ),
+    doc(
+        "CSR_NAMES_REFUSED",
+        "The CSR of an administrator must name exactly one SPIFFE ID, and proper DNS names.",
+        "Correct the CSR.",
+    ),
+    doc(
+        "DATABASE_CORRUPT",
+        "The database file is damaged or no database.",
+        "Restore it from a backup, or move it away to start a new authority.",
+    ),
+    doc("DATABASE_FOREIGN", "The database was made by another program.", "Name another one in `database`."),
+    doc(
+        "DATABASE_OTHER_TRUST_DOMAIN",
+        "The database belongs to another trust domain.",
+        "Correct `trust_domain` or `database`.",
+    ),
+    doc(
+        "DATABASE_OTHER_VERSION",
+        "The database was written by another version.",
+        "Start that version, or restore a backup.",
+    ),
+    doc("DATABASE_UNAVAILABLE", "The database cannot be opened.", "See that it exists, is reachable and writable."),
+    doc("DATABASE_UNSUPPORTED", "The database's address is of no known kind.", "Begin it with sqlite: or postgres:."),
+    doc(
+        "DATA_DIR_IN_USE",
+        "Another certificate authority uses the directory.",
+        "Stop it or choose another `data_dir`.",
+    ),
+    doc(
+        "DATA_DIR_UNUSABLE",
+        "The directory cannot be made or written.",
+        "Choose another `data_dir`, or correct its owner and mode.",
+    ),
+    doc("ENTRY_EXISTS", "An entry with the same SPIFFE ID, parent and selectors exists.", "Update that one."),
+    doc("ENTRY_ID_TAKEN", "Another entry has the id.", "Choose another id, or none."),
+    doc("ENTRY_INVALID", "A field of the entry is refused; the message names it.", "Correct the field."),
+    doc(
+        "ENTRY_NOT_AUTHORIZED",
+        "The entry does not exist, or does not belong to the node that asks.",
+        "Compare the entry's parent with the node's ID: `kasbah entry show`.",
+    ),
+    doc("ENTRY_UNKNOWN", "There is no such entry.", "See `kasbah entry list`."),
+    doc(
+        "FEDERATION_UNKNOWN",
+        "There is no federation relationship with this trust domain.",
+        "See `kasbah federation list`.",
+    ),
+    doc("FILTER_INVALID", "A filter or mask of the request is not understood.", "Correct the request."),
+    doc(
+        "IMPERSONATION_REFUSED",
+        "The caller asks for the identity of somebody else.",
+        "Let every workload show its own token.",
+    ),
+    doc("JOIN_TOKEN_EXISTS", "A join token of this value exists.", "Let the server choose the value."),
+    doc("JOIN_TOKEN_EXPIRED", "The join token was used too late.", "Make a new one with `kasbah token create`."),
+    doc(
+        "JOIN_TOKEN_INVALID",
+        "The join token asked for cannot be part of a SPIFFE ID.",
+        "Let the server choose the value.",
+    ),
+    doc(
+        "JOIN_TOKEN_UNKNOWN",
+        "The join token was never made, or was used before.",
+        "Make a new one with `kasbah token create`.",
+    ),
+    doc("KEY_FILE_EXPOSED", "Other users can read the key-encryption key.", "Run `chmod 600` on the file."),
+    doc("KEY_FILE_MALFORMED", "The key file does not hold a key.", "Restore it from the backup."),
+    doc("KEY_FILE_MISSING", "The key file is not there, and the database needs it.", "Restore it from the backup."),
+    doc("KEY_FILE_UNUSABLE", "The key file cannot be read or made.", "Correct the owner and mode of its directory."),
+    doc("KEY_FILE_WRONG", "The key file belongs to another database.", "Name the right file in `key_file`."),
+    doc("NOT_OFFERED", "The server does not offer this call.", "Use another way; the message names the call."),
+    doc(
+        "PART_ENDED",
+        "A part of the process ended by itself.",
+        "Look at the log lines before; the process should be started again.",
+    ),
+    doc("SHUTTING_DOWN", "The authority is ending.", "Try again."),
+    doc("SIGNING_FAILED", "The certificate could not be signed.", "Look at the cause in the authority's log."),
+    doc(
+        "SPIFFE_ID_REFUSED",
+        "The SPIFFE ID is of another trust domain, reserved, or has no path.",
+        "Correct the ID; the message names the field.",
+    ),
+    doc("STORE_DAMAGED", "A row of the database cannot be understood.", "Restore the database from a backup."),
+    doc(
+        "STORE_UNAVAILABLE",
+        "The database does not take the request.",
+        "Look at the cause in the log: disk full, file moved, server away.",
+    ),
+    doc(
+        "TOKEN_CONTRADICTS_ITSELF",
+        "Claims of the token name different service accounts.",
+        "Look at the issuer of the token.",
+    ),
+    doc("TOKEN_ISSUER_UNKNOWN", "The token's issuer is not configured.", "Add it to `service_account_issuers`."),
+    doc("TOKEN_KEYS_UNAVAILABLE", "The keys of the token's issuer cannot be read.", "Look at its `jwks_file`."),
+    doc("TOKEN_MISSING", "The caller shows no bearer token.", "Send the metadata `authorization: Bearer TOKEN`."),
+    doc(
+        "TOKEN_SUBJECT_REFUSED",
+        "The token's subject is no service account.",
+        "Use a token with the subject system:serviceaccount:NAMESPACE:NAME.",
+    ),
+    doc("TOKEN_TWICE", "The caller shows more than one authorization header.", "Send one."),
+    doc("TTL_INVALID", "A life was asked for that is not positive.", "Ask for at least one second."),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn codes_are_sorted_and_sentences_whole() {
+        assert!(REASONS.windows(2).all(|pair| pair[0].code < pair[1].code));
+        assert!(REASONS.iter().all(|doc| doc.cause.ends_with('.') && doc.remedy.ends_with('.')));
+    }
+
+    #[test]
+    fn every_code_in_the_source_is_explained() {
+        let elsewhere = identity::REASONS.iter().chain(runtime::REASONS).map(|doc| doc.code);
+        let known: BTreeSet<&str> = REASONS.iter().map(|doc| doc.code).chain(elsewhere).collect();
+        let sources = [
+            "refusal.rs",
+            "key_file.rs",
+            "server.rs",
+            "service_account.rs",
+            "settings.rs",
+            "store.rs",
+            "store/open.rs",
+            "authorities.rs",
+        ];
+        for source in sources {
+            let text = std::fs::read_to_string(format!("{}/src/{source}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+            let reasons = text.lines().filter(|line| line.contains("=> \"") || line.trim().starts_with('"'));
+            for line in reasons {
+                let Some(code) = line.split('"').nth(1) else { continue };
+                let upper = !code.is_empty() && code.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+                assert!(!upper || known.contains(code), "{source}: {code}");
+            }
+        }
+    }
+}

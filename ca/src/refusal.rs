@@ -1,0 +1,308 @@
+//! Every reason for which a request is refused, with its gRPC code and its stable reason code.
+//!
+//! A permanent refusal is never `Internal` or `Unavailable`: clients repeat those, so each refusal would cost several
+//! requests. What goes away by itself is `Unavailable`.
+
+use identity::csr::CsrError;
+use identity::spiffe_id::SpiffeIdError;
+use prost::Message as _;
+use proto::spire::api::types::PermissionDeniedDetails;
+use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
+use tonic::{Code, Status};
+
+use crate::service_account::TokenError;
+use crate::store::StoreError;
+
+/// Why a request is refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// No client certificate where one is needed.
+    #[error("authorization denied: the caller shows no client certificate")]
+    CallerUnknown,
+    /// The caller is no node.
+    #[error("authorization denied: the caller is no agent")]
+    CallerNotAgent,
+    /// The caller is no administrator.
+    #[error("authorization denied: the caller is no administrator")]
+    CallerNotAdmin,
+    /// The node is not known: never attested, or deleted.
+    #[error("the agent is not attested, or was deleted")]
+    AgentNotAttested,
+    /// The node was banned.
+    #[error("the agent is banned")]
+    AgentBanned,
+    /// The node's SVID ran out while its connection stayed open.
+    #[error("the agent's SVID has expired")]
+    AgentExpired,
+    /// The node shows an SVID that it has replaced.
+    #[error("the agent's SVID was replaced by a newer one")]
+    AgentNotActive,
+    /// No such node.
+    #[error("no such agent")]
+    AgentUnknown,
+    /// The first message of an attestation lacks something.
+    #[error("attestation is incomplete: {0} is missing")]
+    AttestationIncomplete(&'static str),
+    /// Nobody here can check this kind of evidence.
+    #[error("there is no attestor for this kind of evidence; known: join_token")]
+    AttestorUnknown,
+    /// The join token was never made, or is used.
+    #[error("the join token is not known, or was used before")]
+    JoinTokenUnknown,
+    /// The join token came too late.
+    #[error("the join token has expired")]
+    JoinTokenExpired,
+    /// The token asked for cannot be made.
+    #[error("the join token {0}")]
+    JoinTokenInvalid(&'static str),
+    /// The same token exists.
+    #[error("a join token of this value exists")]
+    JoinTokenExists,
+    /// The CSR.
+    #[error("{}", with_cause(.0))]
+    Csr(#[source] CsrError),
+    /// The CSR of an administrator names no single identity.
+    #[error("the CSR must hold exactly one URI, the SPIFFE ID")]
+    CsrNames,
+    /// Not a SPIFFE ID.
+    #[error("{field}: {source}")]
+    Id {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong.
+        #[source]
+        source: SpiffeIdError,
+    },
+    /// An ID that belongs elsewhere, or to nobody.
+    #[error("{field}: {problem}")]
+    IdRefused {
+        /// Where it stands.
+        field: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// An entry that cannot be.
+    #[error("{field}: {problem}")]
+    Entry {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// No such entry.
+    #[error("no such entry")]
+    EntryUnknown,
+    /// Another entry says the same.
+    #[error("an entry that says the same exists")]
+    EntryExists,
+    /// Another entry has the id.
+    #[error("the id is taken by another entry")]
+    EntryIdTaken,
+    /// The entry belongs to another node, or there is none: an agent is not told which.
+    #[error("entry not found or not authorized")]
+    EntryNotAuthorized,
+    /// No audience, or too many.
+    #[error("the audience {0}")]
+    Audience(&'static str),
+    /// A life that cannot be.
+    #[error("the requested life must be positive")]
+    Ttl,
+    /// Too much at once.
+    #[error("more than {0} items at once")]
+    TooMany(usize),
+    /// A filter that cannot be.
+    #[error("the filter `{0}` is not understood")]
+    Filter(&'static str),
+    /// A bundle that cannot be.
+    #[error("the bundle {0}")]
+    Bundle(&'static str),
+    /// No such bundle.
+    #[error("no bundle of this trust domain is known")]
+    BundleUnknown,
+    /// The bundle exists.
+    #[error("a bundle of this trust domain exists")]
+    BundleExists,
+    /// Entries federate with the trust domain.
+    #[error("entries federate with this trust domain; delete or dissociate them first")]
+    BundleInUse,
+    /// No such relationship.
+    #[error("no federation relationship with this trust domain is known")]
+    RelationshipUnknown,
+    /// No or another kind of credential at the CSR API.
+    #[error("request authentication failure")]
+    Token(#[source] TokenError),
+    /// Acting for others at the CSR API.
+    #[error("request impersonation authentication failure")]
+    Impersonation,
+    /// A signer of Kubernetes at the CSR API.
+    #[error("the metadata CertSigner names a signer, and there is none here; leave it empty")]
+    CertSigner,
+    /// Not offered.
+    #[error("{0} is not offered by this server")]
+    NotOffered(&'static str),
+    /// The state does not allow it.
+    #[error("{0}")]
+    NotNow(&'static str),
+    /// The signature could not be made.
+    #[error("the certificate cannot be signed")]
+    Signing,
+    /// The database.
+    #[error("the request cannot be recorded; try again")]
+    Store(#[from] StoreError),
+}
+
+impl Refusal {
+    /// The stable code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::CallerUnknown => "CLIENT_CERTIFICATE_MISSING",
+            Self::CallerNotAgent => "CALLER_NOT_AGENT",
+            Self::CallerNotAdmin => "CALLER_NOT_ADMIN",
+            Self::AgentNotAttested => "AGENT_NOT_ATTESTED",
+            Self::AgentBanned => "AGENT_BANNED",
+            Self::AgentExpired => "AGENT_EXPIRED",
+            Self::AgentNotActive => "AGENT_NOT_ACTIVE",
+            Self::AgentUnknown => "AGENT_UNKNOWN",
+            Self::AttestationIncomplete(_) => "ATTESTATION_INCOMPLETE",
+            Self::AttestorUnknown => "ATTESTOR_UNKNOWN",
+            Self::JoinTokenUnknown => "JOIN_TOKEN_UNKNOWN",
+            Self::JoinTokenExpired => "JOIN_TOKEN_EXPIRED",
+            Self::JoinTokenInvalid(_) => "JOIN_TOKEN_INVALID",
+            Self::JoinTokenExists => "JOIN_TOKEN_EXISTS",
+            Self::Csr(error) => error.reason(),
+            Self::CsrNames => "CSR_NAMES_REFUSED",
+            Self::Id { source, .. } => source.reason(),
+            Self::IdRefused { .. } => "SPIFFE_ID_REFUSED",
+            Self::Entry { .. } => "ENTRY_INVALID",
+            Self::EntryUnknown => "ENTRY_UNKNOWN",
+            Self::EntryExists => "ENTRY_EXISTS",
+            Self::EntryIdTaken => "ENTRY_ID_TAKEN",
+            Self::EntryNotAuthorized => "ENTRY_NOT_AUTHORIZED",
+            Self::Audience(_) => "AUDIENCE_INVALID",
+            Self::Ttl => "TTL_INVALID",
+            Self::TooMany(_) => "BATCH_TOO_LARGE",
+            Self::Filter(_) => "FILTER_INVALID",
+            Self::Bundle(_) => "BUNDLE_INVALID",
+            Self::BundleUnknown => "BUNDLE_UNKNOWN",
+            Self::BundleExists => "BUNDLE_EXISTS",
+            Self::BundleInUse => "BUNDLE_IN_USE",
+            Self::RelationshipUnknown => "FEDERATION_UNKNOWN",
+            Self::Token(error) => error.reason(),
+            Self::Impersonation => "IMPERSONATION_REFUSED",
+            Self::CertSigner => "CERT_SIGNER_UNKNOWN",
+            Self::NotOffered(_) => "NOT_OFFERED",
+            Self::NotNow(_) => "AUTHORITY_STATE",
+            Self::Signing => "SIGNING_FAILED",
+            Self::Store(error) => error.reason(),
+        }
+    }
+
+    /// The gRPC code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::CallerUnknown
+            | Self::CallerNotAgent
+            | Self::CallerNotAdmin
+            | Self::AgentNotAttested
+            | Self::AgentBanned
+            | Self::AgentExpired
+            | Self::AgentNotActive => Code::PermissionDenied,
+            Self::AttestationIncomplete(_)
+            | Self::AttestorUnknown
+            | Self::JoinTokenUnknown
+            | Self::JoinTokenExpired
+            | Self::JoinTokenInvalid(_)
+            | Self::Csr(_)
+            | Self::CsrNames
+            | Self::Id { .. }
+            | Self::IdRefused { .. }
+            | Self::Entry { .. }
+            | Self::Audience(_)
+            | Self::Ttl
+            | Self::TooMany(_)
+            | Self::Filter(_)
+            | Self::Bundle(_)
+            | Self::CertSigner => Code::InvalidArgument,
+            Self::AgentUnknown
+            | Self::EntryUnknown
+            | Self::EntryNotAuthorized
+            | Self::BundleUnknown
+            | Self::RelationshipUnknown => Code::NotFound,
+            Self::EntryExists | Self::EntryIdTaken | Self::BundleExists | Self::JoinTokenExists => Code::AlreadyExists,
+            Self::BundleInUse | Self::NotNow(_) => Code::FailedPrecondition,
+            Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
+            Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
+            Self::NotOffered(_) => Code::Unimplemented,
+            Self::Signing | Self::Store(_) => Code::Unavailable,
+        }
+    }
+
+    /// The same for one item of a batch.
+    pub fn item_status(&self) -> proto::spire::api::types::Status {
+        proto::spire::api::types::Status { code: self.code() as i32, message: self.to_string() }
+    }
+
+    /// What an agent reads to know whether it must attest again.
+    fn denied_reason(&self) -> Option<DeniedReason> {
+        match self {
+            Self::AgentNotAttested => Some(DeniedReason::AgentNotAttested),
+            Self::AgentBanned => Some(DeniedReason::AgentBanned),
+            Self::AgentExpired => Some(DeniedReason::AgentExpired),
+            Self::AgentNotActive => Some(DeniedReason::AgentNotActive),
+            _ => None,
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        let status = runtime::refusal::status(refusal.code(), refusal.reason(), refusal.to_string());
+        match refusal.denied_reason() {
+            Some(reason) => with_denied_reason(&status, reason),
+            None => status,
+        }
+    }
+}
+
+/// Adds SPIRE's own detail to those that the status has.
+fn with_denied_reason(status: &Status, reason: DeniedReason) -> Status {
+    let mut whole = tonic_types::Status::decode(status.details()).unwrap_or_default();
+    let detail = PermissionDeniedDetails { reason: reason.into() };
+    whole.details.push(prost_types::Any { type_url: DENIED_TYPE.into(), value: detail.encode_to_vec() });
+    Status::with_details(status.code(), status.message(), whole.encode_to_vec().into())
+}
+
+fn with_cause(error: &CsrError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+const DENIED_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_agent_learns_why_in_both_forms() {
+        let status = Status::from(Refusal::AgentBanned);
+        assert_eq!(runtime::refusal::reason_of(&status).as_deref(), Some("AGENT_BANNED"));
+        let whole = tonic_types::Status::decode(status.details()).unwrap();
+        let detail = whole.details.iter().find(|detail| detail.type_url == DENIED_TYPE).unwrap();
+        let detail = PermissionDeniedDetails::decode(detail.value.as_slice()).unwrap();
+        assert_eq!(detail.reason(), DeniedReason::AgentBanned);
+    }
+
+    #[test]
+    fn no_permanent_refusal_invites_a_repetition() {
+        for refusal in
+            [Refusal::Ttl, Refusal::CsrNames, Refusal::Impersonation, Refusal::CallerUnknown, Refusal::CertSigner]
+        {
+            let again = [Code::Internal, Code::Unavailable, Code::ResourceExhausted, Code::Aborted];
+            assert!(!again.contains(&refusal.code()), "{refusal}");
+        }
+    }
+}

@@ -1,0 +1,316 @@
+//! Building the role from its settings, and running it.
+
+use std::fs::{File, TryLockError};
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use identity::spiffe_id::SpiffeIdError;
+use identity::tls::{ClientAuth, PeerRule};
+use runtime::admin::Admin;
+use runtime::clock::Clock;
+use runtime::listen::{self, ListenError};
+use runtime::logs::LogControl;
+use runtime::mtls::{self, Source};
+use runtime::readiness::Readiness;
+use runtime::serve::{self, Limits};
+use runtime::shutdown::Shutdown;
+use runtime::tasks::TaskSet;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::api::{Api, Origin};
+use crate::authorities::{Authorities, AuthoritiesError};
+use crate::core::{Core, Ttls};
+use crate::istio::CsrService;
+use crate::metrics::Counts;
+use crate::refusal::Refusal;
+use crate::server_svid::ServerSvid;
+use crate::service_account::ServiceAccounts;
+use crate::settings::{Settings, SettingsProblem};
+use crate::store::{self, OpenError};
+use crate::{housekeeping, pages, web};
+
+/// Why the authority cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The settings.
+    #[error(transparent)]
+    Settings(#[from] SettingsProblem),
+    /// The server's own ID does not fit.
+    #[error("the trust domain is too long for the server's own SPIFFE ID")]
+    ServerId(#[from] SpiffeIdError),
+    /// The directory.
+    #[error("the directory {} cannot be used; see that it can be made and written by this user", dir.display())]
+    DataDir {
+        /// Which.
+        dir: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process uses the directory.
+    #[error("another certificate authority runs in {}; stop it or choose another `data_dir`", dir.display())]
+    Locked {
+        /// Which.
+        dir: PathBuf,
+    },
+    /// The database.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The signing authorities.
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+    /// The server's own SVID.
+    #[error("the server cannot issue its own SVID")]
+    OwnSvid(#[source] Refusal),
+    /// The bundle file.
+    #[error("the bundle file {} cannot be written; see that its directory is writable", file.display())]
+    BundleFile {
+        /// Which.
+        file: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// An address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system does not know its own address.
+    #[error("a socket without an address")]
+    Address(#[source] std::io::Error),
+    /// A part ended although nobody asked it to.
+    #[error("the part `{0}` ended by itself")]
+    Ended(&'static str),
+}
+
+impl RunError {
+    /// The stable code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Settings(error) => error.reason(),
+            Self::ServerId(error) => error.reason(),
+            Self::DataDir { .. } => "DATA_DIR_UNUSABLE",
+            Self::Locked { .. } => "DATA_DIR_IN_USE",
+            Self::Open(error) => error.reason(),
+            Self::Authorities(error) => error.reason(),
+            Self::OwnSvid(error) => error.reason(),
+            Self::BundleFile { .. } => "BUNDLE_FILE_UNWRITABLE",
+            Self::Listen(error) => error.reason(),
+            Self::Address(_) => "LISTEN_FAILED",
+            Self::Ended(_) => "PART_ENDED",
+        }
+    }
+}
+
+/// Where a built authority serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addresses {
+    /// SPIRE server API.
+    pub grpc: SocketAddr,
+    /// Istio's CSR API.
+    pub istio_csr: Option<SocketAddr>,
+    /// SPIFFE bundle endpoint.
+    pub bundle_endpoint: Option<SocketAddr>,
+    /// OIDC discovery.
+    pub oidc: Option<SocketAddr>,
+    /// Health and metrics.
+    pub admin: Option<SocketAddr>,
+    /// Local socket.
+    pub admin_socket: PathBuf,
+}
+
+/// A built authority: its database is open, its addresses are bound, and its own SVID is issued.
+#[derive(Debug)]
+pub struct Server {
+    settings: Settings,
+    addresses: Addresses,
+    pub(crate) core: Arc<Core>,
+    svid: Arc<ServerSvid>,
+    listeners: Listeners,
+    admin: Option<Admin>,
+    writer: TaskSet,
+    readiness: Readiness,
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct Listeners {
+    grpc: TcpListener,
+    local: UnixListener,
+    istio_csr: Option<TcpListener>,
+    bundle_endpoint: Option<TcpListener>,
+    oidc: Option<TcpListener>,
+}
+
+impl Settings {
+    /// Opens the database, makes or reads the authorities, and binds the addresses.
+    ///
+    /// # Errors
+    /// When anything of this is not possible; the message says what to do.
+    pub async fn build(self, logs: LogControl, shutdown: Shutdown) -> Result<Server, RunError> {
+        self.check()?;
+        let lock = lock_dir(&self.data_dir)?;
+        let server_id = self.trust_domain.with_path(SERVER_PATH)?;
+        let (store, writing) = store::open(&self.database_url(), &self.trust_domain, server_id.clone()).await?;
+        let mut writer = TaskSet::new();
+        writer.spawn("database writer", writing);
+        let clock = Clock::system();
+        let authorities = Authorities::load(&store, &self, clock.now()).await?;
+        let core = Arc::new(Core {
+            trust_domain: self.trust_domain.clone(),
+            server_id,
+            ttls: Ttls::of(&self),
+            jwt_issuer: self.oidc_issuer.clone(),
+            store,
+            authorities,
+            counts: Counts::default(),
+            clock,
+            shutdown,
+        });
+        let failed = |error| RunError::Authorities(AuthoritiesError::from(error));
+        core.counts.start_at(core.store.issued_count().await.map_err(failed)?);
+        core.authorities.keep_fresh(&core.store, core.now()).await?;
+        let svid = Arc::new(ServerSvid::new(core.clone(), &self.server_names));
+        svid.renew().await.map_err(RunError::OwnSvid)?;
+        if let Some(file) = &self.bundle_file {
+            let unwritable = |source| RunError::BundleFile { file: file.clone(), source };
+            housekeeping::write_bundle_file(&core, file).map_err(unwritable)?;
+        }
+        Server::bind(self, core, svid, logs, writer, lock)
+    }
+}
+
+impl Server {
+    fn bind(
+        settings: Settings,
+        core: Arc<Core>,
+        svid: Arc<ServerSvid>,
+        logs: LogControl,
+        writer: TaskSet,
+        lock: File,
+    ) -> Result<Self, RunError> {
+        let optional = |addr: Option<SocketAddr>| addr.map(listen::tcp).transpose();
+        let listeners = Listeners {
+            grpc: listen::tcp(settings.grpc)?,
+            local: listen::unix(&settings.admin_socket(), 0o600)?,
+            istio_csr: optional(settings.istio_csr)?,
+            bundle_endpoint: optional(settings.bundle_endpoint)?,
+            oidc: optional(settings.oidc_listen)?,
+        };
+        let readiness = Readiness::new();
+        let parts = pages::admin_parts(&settings, &core, &svid, &readiness, logs);
+        let admin = settings.admin.map(|addr| Admin::build(addr, parts)).transpose()?;
+        let addr_of = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
+        let addresses = Addresses {
+            grpc: listeners.grpc.local_addr().map_err(RunError::Address)?,
+            istio_csr: addr_of(&listeners.istio_csr).map_err(RunError::Address)?,
+            bundle_endpoint: addr_of(&listeners.bundle_endpoint).map_err(RunError::Address)?,
+            oidc: addr_of(&listeners.oidc).map_err(RunError::Address)?,
+            admin: admin.as_ref().map(Admin::local_addr).transpose().map_err(RunError::Address)?,
+            admin_socket: settings.admin_socket(),
+        };
+        Ok(Self { settings, addresses, core, svid, listeners, admin, writer, readiness, _lock: lock })
+    }
+
+    /// Where it serves; with port 0 in the settings, the ports that were found.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Serves until the shutdown that it was built with.
+    ///
+    /// # Errors
+    /// When a part ends although nobody asked it to.
+    pub async fn run(self) -> Result<(), RunError> {
+        let Self { settings, addresses, core, svid, listeners, admin, mut writer, readiness, _lock } = self;
+        let shutdown = core.shutdown.clone();
+        let mut tasks = TaskSet::new();
+        spawn_services(&mut tasks, &settings, &addresses, &core, &svid, listeners);
+        spawn_chores(&mut tasks, &settings, &core, svid);
+        if let Some(admin) = admin {
+            tasks.spawn("admin", admin.run(shutdown.clone()));
+        }
+        tracing::info!(trust_domain = %core.trust_domain, grpc = %addresses.grpc, ready = readiness.is_ready(), "certificate authority serves");
+        drop(core);
+        let early = tasks.run(&shutdown).await;
+        // The last user of the store is gone; the writer finishes what it has.
+        if tokio::time::timeout(WRITER_END_MAX, writer.finished()).await.is_err() {
+            writer.abort().await;
+        }
+        tracing::info!("certificate authority ended");
+        early.map_or(Ok(()), |part| Err(RunError::Ended(part.name)))
+    }
+}
+
+fn spawn_services(
+    tasks: &mut TaskSet,
+    settings: &Settings,
+    addresses: &Addresses,
+    core: &Arc<Core>,
+    svid: &Arc<ServerSvid>,
+    listeners: Listeners,
+) {
+    let (source, shutdown): (Source, _) = (svid.clone(), core.shutdown.clone());
+    let tls = |listener, source, client_auth, router, shutdown| async move {
+        let served =
+            mtls::serve(listener, source, client_auth, PeerRule::AnyTrusted, router, Limits::default(), shutdown);
+        if let Err(error) = served.await {
+            tracing::error!(reason = error.reason(), error = ?error, "service not started");
+        }
+    };
+    let network = Api::new(core.clone(), Origin::Network).routes().prepare().into_axum_router();
+    tasks.spawn("grpc", tls(listeners.grpc, source.clone(), ClientAuth::Optional, network, shutdown.clone()));
+    let local = Api::new(core.clone(), Origin::Local).routes().prepare().into_axum_router();
+    let accept = |stream| async move { Some((stream, tonic::codegen::http::Extensions::new())) };
+    tasks.spawn("admin socket", serve::run(listeners.local, accept, local, Limits::default(), shutdown.clone()));
+    if let Some(listener) = listeners.istio_csr {
+        let accounts = ServiceAccounts::new(core.trust_domain.clone(), &settings.service_account_issuers);
+        let router = CsrService::new(core.clone(), accounts).routes().prepare().into_axum_router();
+        tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
+    }
+    if let Some(listener) = listeners.bundle_endpoint {
+        let router = web::bundle_endpoint(core.clone());
+        tasks.spawn("bundle endpoint", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
+    }
+    if let (Some(listener), Some(addr)) = (listeners.oidc, addresses.oidc) {
+        let issuer = settings.oidc_issuer.clone().unwrap_or_else(|| format!("http://{addr}"));
+        tasks.spawn("oidc", serve::tcp(listener, web::oidc(core.clone(), &issuer), Limits::default(), shutdown));
+    }
+}
+
+fn spawn_chores(tasks: &mut TaskSet, settings: &Settings, core: &Arc<Core>, svid: Arc<ServerSvid>) {
+    let until = |shutdown: Shutdown, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
+        let _ = shutdown.unless(work).await;
+    };
+    let shutdown = || core.shutdown.clone();
+    tasks.spawn("own svid", until(shutdown(), Box::pin(async move { svid.keep_fresh().await })));
+    let authorities = housekeeping::keep_authorities_fresh(core.clone(), settings.ca_ttl);
+    tasks.spawn("authorities", until(shutdown(), Box::pin(authorities)));
+    let forget = housekeeping::forget_for_ever(core.clone(), settings.record_kept);
+    tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));
+    if let Some(file) = settings.bundle_file.clone() {
+        let keep = housekeeping::keep_bundle_file(core.clone(), file);
+        tasks.spawn("bundle file", until(shutdown(), Box::pin(keep)));
+    }
+}
+
+/// Makes the directory and holds it for this process: two authorities on one SQLite file would sign apart.
+fn lock_dir(dir: &Path) -> Result<File, RunError> {
+    let unusable = |source| RunError::DataDir { dir: dir.to_owned(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
+    let file = File::create(dir.join("ca.lock")).map_err(unusable)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunError::Locked { dir: dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(unusable(source)),
+    }
+}
+
+/// The path of the server's own ID.
+pub const SERVER_PATH: &str = "/spire/server";
+const WRITER_END_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! The server's own SVID, for the TLS of everything it serves.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use identity::bundle::BundleSet;
+use identity::csr::Csr;
+use identity::digest;
+use identity::key::PrivateKey;
+use identity::renewal::{renew_at, retry_wait};
+use identity::svid::X509Svid;
+use identity::tls::Snapshot;
+
+use crate::core::Core;
+use crate::issue::X509Order;
+use crate::refusal::Refusal;
+use crate::store::IssuanceKind;
+
+/// Holds the SVID and replaces it at half of its life, with a new key each time.
+#[derive(Debug)]
+pub(crate) struct ServerSvid {
+    core: Arc<Core>,
+    dns_names: Vec<String>,
+    ip_addresses: Vec<IpAddr>,
+    current: ArcSwapOption<X509Svid>,
+}
+
+impl ServerSvid {
+    /// `names` are DNS names and IP addresses beside the SPIFFE ID.
+    pub(crate) fn new(core: Arc<Core>, names: &[String]) -> Self {
+        let ip_addresses: Vec<IpAddr> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        let dns_names = names.iter().filter(|name| name.parse::<IpAddr>().is_err()).cloned().collect();
+        Self { core, dns_names, ip_addresses, current: ArcSwapOption::empty() }
+    }
+
+    /// The end of the SVID in use.
+    pub(crate) fn not_after(&self) -> Option<SystemTime> {
+        self.svid().map(|svid| svid.not_after())
+    }
+
+    /// Issues a new SVID and begins to use it.
+    pub(crate) async fn renew(&self) -> Result<(), Refusal> {
+        let unsigned = |_| Refusal::Signing;
+        let key = PrivateKey::generate_p256().map_err(unsigned)?;
+        let csr = Csr::decode_der(&key.csr_der(None).map_err(unsigned)?).map_err(Refusal::Csr)?;
+        let order = X509Order {
+            kind: IssuanceKind::Server,
+            id: self.core.server_id.clone(),
+            dns_names: self.dns_names.clone(),
+            ip_addresses: self.ip_addresses.clone(),
+            ttl: self.core.ttls.agent_svid,
+            entry_id: String::new(),
+            caller: self.core.server_id.to_string(),
+        };
+        let issued = self.core.issue_x509(order, &csr).await?;
+        let svid = X509Svid::from_parts(issued.chain, key).map_err(|error| {
+            tracing::error!(error = ?error, "own SVID not usable");
+            Refusal::Signing
+        })?;
+        self.current.store(Some(Arc::new(svid)));
+        Ok(())
+    }
+
+    /// Renews for ever.
+    pub(crate) async fn keep_fresh(&self) {
+        let mut failures = 0;
+        loop {
+            let now = self.core.now();
+            let next = match self.not_after() {
+                _ if failures > 0 => now + retry_wait(failures, RETRY, RETRY_MAX, dice()),
+                Some(not_after) => renew_at(now, not_after, dice()),
+                None => now,
+            };
+            self.core.clock.sleep_until(next).await;
+            match self.renew().await {
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    tracing::error!(reason = error.reason(), error = ?error, "own SVID not renewed, keeping the old one");
+                }
+            }
+        }
+    }
+}
+
+impl Snapshot for ServerSvid {
+    fn svid(&self) -> Option<Arc<X509Svid>> {
+        self.current.load_full()
+    }
+
+    /// Callers prove themselves with SVIDs of our own trust domain only.
+    fn bundles(&self) -> Arc<BundleSet> {
+        self.core.authorities.current().bundles.clone()
+    }
+}
+
+/// 0 to 1.
+fn dice() -> f64 {
+    f64::from(u32::from_be_bytes(digest::random::<4>())) / f64::from(u32::MAX)
+}
+
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);

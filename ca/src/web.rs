@@ -1,0 +1,52 @@
+//! What others fetch over HTTP: the SPIFFE bundle endpoint, and OIDC discovery with the keys of JWT-SVIDs.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use crate::core::Core;
+
+/// `GET /`: our bundle in the SPIFFE bundle format.
+pub(crate) fn bundle_endpoint(core: Arc<Core>) -> Router {
+    Router::new().route("/", get(bundle)).with_state(core)
+}
+
+/// `GET /.well-known/openid-configuration` and `GET /keys`. `issuer` is what the document says.
+pub(crate) fn oidc(core: Arc<Core>, issuer: &str) -> Router {
+    let document = Arc::new(discovery(issuer));
+    Router::new()
+        .route("/.well-known/openid-configuration", get(|| async move { Json(Value::clone(&document)) }))
+        .route("/keys", get(keys))
+        .route("/live", get(|| async { "live\n" }))
+        .route("/ready", get(|| async { "ready\n" }))
+        .with_state(core)
+}
+
+async fn bundle(State(core): State<Arc<Core>>) -> Response {
+    let document = core.authorities.current().bundle.to_spiffe_json();
+    ([(CONTENT_TYPE, "application/json")], document).into_response()
+}
+
+async fn keys(State(core): State<Arc<Core>>) -> Response {
+    let keys = core.authorities.current().bundle.jwks();
+    ([(CACHE_CONTROL, KEYS_CACHE)], Json(keys)).into_response()
+}
+
+fn discovery(issuer: &str) -> Value {
+    json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{}/keys", issuer.trim_end_matches('/')),
+        "authorization_endpoint": "",
+        "response_types_supported": ["id_token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+    })
+}
+
+/// A new key is published long before it signs, so that a minute of caching does no harm.
+const KEYS_CACHE: &str = "public, max-age=60";
