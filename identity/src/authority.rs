@@ -81,6 +81,8 @@ pub struct X509Authority {
     is_root: bool,
     not_before: SystemTime,
     not_after: SystemTime,
+    /// How many CAs may stand below it; `None` sets no limit.
+    path_len: Option<u8>,
     subject_key_id: String,
     key: PrivateKey,
     issuer: Issuer<'static, PrivateKey>,
@@ -121,13 +123,13 @@ impl X509Authority {
         key: PrivateKey,
     ) -> Result<Self, AuthorityError> {
         let own = chain.first().ok_or(AuthorityError::NoCertificate)?.clone();
-        chain.iter().try_for_each(leaf::check_signing_certificate).map_err(AuthorityError::Certificate)?;
         let facts = build::CaFacts::decode(&own, trust_domain)?;
         if facts.public_key_spki != key.public_key_spki() {
             return Err(AuthorityError::KeyMismatch);
         }
         chain.truncate(if facts.is_root { 1 } else { chain.len() });
         chain.retain(|certificate| *certificate == own || !build::is_self_issued(certificate));
+        chain.iter().try_for_each(leaf::check_signing_certificate).map_err(AuthorityError::Certificate)?;
         let issuer = Issuer::from_ca_cert_der(&own, key.clone()).map_err(AuthorityError::Build)?;
         let authority = Self {
             trust_domain: trust_domain.clone(),
@@ -135,6 +137,7 @@ impl X509Authority {
             is_root: facts.is_root,
             not_before: facts.not_before,
             not_after: facts.not_after,
+            path_len: facts.path_len,
             subject_key_id: facts.subject_key_id,
             key,
             issuer,
@@ -166,8 +169,18 @@ impl X509Authority {
         now: SystemTime,
     ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let validity = self.clamped(profile.ttl, profile.backdate, now)?;
-        let params = build::ca_params(&self.trust_domain, public_key_spki, profile, validity)?;
+        let profile = CaProfile { path_len: self.path_len_below(profile.path_len)?, ..profile.clone() };
+        let params = build::ca_params(&self.trust_domain, public_key_spki, &profile, validity)?;
         self.sign(&params, public_key_spki)
+    }
+
+    /// The path length for a CA below this one: what was asked for, as far as our own allows it.
+    fn path_len_below(&self, asked: Option<u8>) -> Result<Option<u8>, AuthorityError> {
+        match self.path_len {
+            None => Ok(asked),
+            Some(0) => Err(AuthorityError::PathLength),
+            Some(own) => Ok(Some(asked.map_or(own - 1, |asked| asked.min(own - 1)))),
+        }
     }
 
     fn sign(
@@ -294,6 +307,9 @@ pub enum AuthorityError {
     /// A DNS name is malformed or too long, or there are too many names.
     #[error("the DNS name {0:?} is malformed, or one of more than {NAMES_MAX} names")]
     DnsName(String),
+    /// The authority's own path length forbids a CA below it.
+    #[error("the authority may sign leaves only, no further CA")]
+    PathLength,
     /// The serial number is zero.
     #[error("a serial number must not be zero")]
     Serial,
@@ -313,7 +329,9 @@ impl AuthorityError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::PublicKey(_) => "CSR_KEY_REFUSED",
-            Self::ForeignId(_) | Self::IdWithoutPath(_) | Self::DnsName(_) | Self::Serial => "SVID_PROFILE_INVALID",
+            Self::ForeignId(_) | Self::IdWithoutPath(_) | Self::DnsName(_) | Self::PathLength | Self::Serial => {
+                "SVID_PROFILE_INVALID"
+            }
             Self::NotValidNow => "AUTHORITY_EXPIRED",
             Self::NoCertificate
             | Self::Certificate(_)

@@ -77,6 +77,9 @@ pub fn verify_svid(
     audience: &str,
     now: SystemTime,
 ) -> Result<VerifiedSvid, JwtError> {
+    if audience.is_empty() {
+        return Err(JwtError::WrongAudience);
+    }
     let jws = jws::Jws::parse(token)?;
     jws.check_type(jws::Profile::Svid)?;
     let subject = claims::unverified_subject(&jws)?;

@@ -29,6 +29,7 @@ pub(crate) struct Leaf {
 pub(crate) fn decode_leaf(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
     let certificate = decode(der)?;
     let names = names(&certificate)?;
+    let id = names.id()?;
     if is_ca(&certificate)? {
         return Err(LeafError::Authority);
     }
@@ -36,7 +37,7 @@ pub(crate) fn decode_leaf(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
     check_extended_key_usage(&certificate)?;
     let (not_before, not_after) = validity(&certificate);
     Ok(Leaf {
-        id: names.id()?,
+        id,
         serial: digest::serial_hex(certificate.raw_serial()),
         not_before,
         not_after,

@@ -127,6 +127,9 @@ impl PublicKey {
         if !odd || exponent == [1] || exponent.len() > RSA_EXPONENT_BYTES_MAX {
             return Err(PublicKeyError::RsaExponent);
         }
+        if is_roca(modulus) {
+            return Err(PublicKeyError::RsaWeak);
+        }
         Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
     }
 
@@ -172,6 +175,19 @@ fn without_leading_zeros(number: &[u8]) -> &[u8] {
     &number[first..]
 }
 
+/// Whether a modulus has the shape of CVE-2017-15361 (ROCA): its remainder by each small prime is a power of 65537. A
+/// sound key has that shape with a chance of less than one in ten million.
+fn is_roca(modulus: &[u8]) -> bool {
+    ROCA_PRIMES.iter().all(|prime| {
+        let remainder = modulus.iter().fold(0, |remainder, byte| (remainder * 256 + u32::from(*byte)) % prime);
+        let mut power = 1;
+        (0..*prime).any(|_| {
+            power = power * 65537 % prime;
+            power == remainder
+        })
+    })
+}
+
 /// A DER INTEGER that is not negative.
 fn unsigned(number: &[u8]) -> Vec<u8> {
     if number.first().is_none_or(|byte| byte & 0x80 != 0) {
@@ -211,6 +227,9 @@ pub enum PublicKeyError {
     /// An RSA exponent that is even, one or huge.
     #[error("the RSA exponent is unsafe")]
     RsaExponent,
+    /// An RSA key made by a faulty generator, so that its factors can be found.
+    #[error("the RSA key comes from a faulty generator (CVE-2017-15361)")]
+    RsaWeak,
 }
 
 impl PublicKeyError {
@@ -226,6 +245,10 @@ pub const RSA_BITS_MIN: usize = 2048;
 /// The longest RSA key accepted; longer ones cost too much to verify.
 pub const RSA_BITS_MAX: usize = 8192;
 
+const ROCA_PRIMES: [u32; 38] = [
+    3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109,
+    113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+];
 const RSA_EXPONENT_BYTES_MAX: usize = 8;
 const SPKI_BYTES_MAX: usize = 2048;
 const TAG_INTEGER: u8 = 0x02;

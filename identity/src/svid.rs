@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use x509_parser::asn1_rs::{Any, FromDer as _};
+use x509_parser::asn1_rs::{Any, FromDer as _, Tag};
 
 use crate::digest;
 use crate::key::PrivateKey;
@@ -135,7 +135,10 @@ pub fn split_concatenated_der(mut bytes: &[u8]) -> Result<Vec<CertificateDer<'st
         if certificates.len() == pem::CERTIFICATES_MAX {
             return Err(SvidError::ChainTooLong(certificates.len()));
         }
-        let (rest, _) = Any::from_der(bytes).map_err(|_| SvidError::Leaf(LeafError::Malformed))?;
+        let (rest, element) = Any::from_der(bytes).map_err(|_| SvidError::Leaf(LeafError::Malformed))?;
+        if element.header.assert_tag(Tag::Sequence).is_err() {
+            return Err(SvidError::Leaf(LeafError::Malformed));
+        }
         certificates.push(CertificateDer::from(bytes[..bytes.len() - rest.len()].to_vec()));
         bytes = rest;
     }

@@ -1,8 +1,8 @@
 //! X.509-SVID validation: the only place where a certificate chain becomes a [`VerifiedPeer`].
 //!
 //! The order of the checks: limits; the leaf's own rules (exactly one URI SAN, a SPIFFE ID with a path, no CA, key usage);
-//! the same for each signing certificate that was sent; then the path to a root **of the leaf's own trust domain**,
-//! built by webpki with its budget of signatures and steps.
+//! the bundle **of the leaf's own trust domain**; the rules for each signing certificate that was sent; then the path to
+//! one of that bundle's roots, built by webpki with its budget of signatures and steps.
 //!
 //! A chain that verified is remembered by its hash inside the bundle set it verified against, for as long as every
 //! certificate of it is valid. The proof that the peer holds the key is part of each TLS handshake and never remembered.
@@ -129,17 +129,18 @@ fn verify_anew(
     now: UnixTime,
 ) -> Result<VerifiedPeer, PeerError> {
     let leaf = leaf::decode_leaf(leaf_der).map_err(PeerError::Leaf)?;
-    rest.iter().try_for_each(leaf::check_signing_certificate).map_err(PeerError::SigningCertificate)?;
     let trust_domain = leaf.id.trust_domain();
-    let Some(anchors) = bundles.anchors(&trust_domain) else {
+    let (Some(bundle), Some(anchors)) = (bundles.get(&trust_domain), bundles.anchors(&trust_domain)) else {
         return Err(PeerError::TrustDomainUnknown { id: leaf.id, trust_domain });
     };
-    let end_entity = EndEntityCert::try_from(leaf_der).map_err(|_| PeerError::Leaf(LeafError::Malformed))?;
+    let rest = without_roots(rest, &bundle.x509_authorities);
+    rest.iter().try_for_each(leaf::check_signing_certificate).map_err(PeerError::SigningCertificate)?;
+    let end_entity = EndEntityCert::try_from(leaf_der).map_err(|error| PeerError::from_path(leaf.id.clone(), error))?;
     // The leaf's extended usage was checked above, for both directions at once.
     end_entity
-        .verify_for_usage(ALL_VERIFICATION_ALGS, anchors, rest, now, KeyUsage::client_auth(), None, None)
+        .verify_for_usage(ALL_VERIFICATION_ALGS, anchors, &rest, now, KeyUsage::client_auth(), None, None)
         .map_err(|error| PeerError::from_path(leaf.id.clone(), error))?;
-    let (valid_from, valid_until) = validity_of(leaf_der, rest);
+    let (valid_from, valid_until) = validity_of(leaf_der, &rest);
     Ok(VerifiedPeer(Arc::new(Proven {
         leaf,
         fingerprint_sha256: digest::sha256(leaf_der),
@@ -147,6 +148,12 @@ fn verify_anew(
         valid_from,
         valid_until,
     })))
+}
+
+/// Roots that a peer sends are of no use: ours come from the bundle, and need not obey the rules for intermediates.
+fn without_roots<'a>(rest: &'a [CertificateDer<'a>], roots: &[CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
+    let needed = rest.iter().filter(|certificate| !roots.iter().any(|root| root.as_ref() == certificate.as_ref()));
+    needed.map(|certificate| CertificateDer::from(certificate.as_ref())).collect()
 }
 
 fn check_lengths(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> Result<(), PeerError> {

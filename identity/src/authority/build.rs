@@ -8,11 +8,12 @@ use rcgen::{
 };
 use rustls_pki_types::{CertificateDer, DnsName};
 use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 
 use super::{AuthorityError, CaProfile, LeafProfile, NAMES_MAX};
 use crate::digest;
-use crate::leaf;
+use crate::leaf::{self, LeafError};
 use crate::secs_of;
 use crate::spiffe_id::TrustDomain;
 
@@ -133,6 +134,7 @@ pub(super) struct CaFacts {
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
     pub(super) is_root: bool,
+    pub(super) path_len: Option<u8>,
 }
 
 impl CaFacts {
@@ -158,8 +160,15 @@ impl CaFacts {
             not_before,
             not_after,
             is_root: is_self_issued(der),
+            path_len: path_len(&certificate)?,
         })
     }
+}
+
+fn path_len(certificate: &X509Certificate<'_>) -> Result<Option<u8>, AuthorityError> {
+    let constraints = certificate.basic_constraints().map_err(|_| AuthorityError::Certificate(LeafError::Malformed))?;
+    let len = constraints.and_then(|constraints| constraints.value.path_len_constraint);
+    Ok(len.map(|len| u8::try_from(len).unwrap_or(u8::MAX)))
 }
 
 /// Whether subject and issuer are the same name, as in a root.

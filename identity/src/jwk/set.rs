@@ -48,7 +48,17 @@ impl JwkSet {
                 Ok(_) | Err(_) => set.ignored += 1,
             }
         }
+        set.drop_misplaced_secrets();
         Ok(set)
+    }
+
+    /// A shared secret in a published set is no secret, so beside public keys it must not verify anything.
+    fn drop_misplaced_secrets(&mut self) {
+        if self.keys.iter().any(|key| !key.is_secret()) {
+            let before = self.keys.len();
+            self.keys.retain(|key| !key.is_secret());
+            self.ignored += before - self.keys.len();
+        }
     }
 
     /// A set of the given keys, whatever their `use`. Keys that cannot verify are counted in [`Self::ignored`].
@@ -115,6 +125,10 @@ impl VerifyingKey {
             return Err(JwkError::Unsupported("alg"));
         }
         Ok(Self { key_id: jwk.key_id.clone(), verifiers })
+    }
+
+    fn is_secret(&self) -> bool {
+        self.verifiers.iter().any(|(_, verifier)| matches!(verifier, Verifier::Mac(_)))
     }
 
     /// Whether the key may be used with the algorithm at all.

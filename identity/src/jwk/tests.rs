@@ -1,3 +1,5 @@
+//! Keys and key sets, good and sloppy.
+
 use super::*;
 use rcgen::PublicKeyData as _;
 

@@ -1,6 +1,6 @@
 //! What a verified token says.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use serde_json::{Map, Number, Value};
 
@@ -90,7 +90,7 @@ pub(super) fn unverified_subject(jws: &Jws<'_>) -> Result<String, JwtError> {
 
 fn check_times(claims: &Map<String, Value>, expect: &JwtExpectations) -> Result<Option<SystemTime>, JwtError> {
     let now = i64::try_from(secs_of(expect.now)).unwrap_or(i64::MAX);
-    let leeway = i64::try_from(whole(expect.leeway)).unwrap_or(i64::MAX);
+    let leeway = i64::try_from(expect.leeway.as_secs()).unwrap_or(i64::MAX);
     let expires = date(claims, "exp", f64::floor)?;
     match expires {
         None if expect.expiry_required => return Err(JwtError::Malformed("it has no exp")),
@@ -102,10 +102,6 @@ fn check_times(claims: &Map<String, Value>, expect: &JwtExpectations) -> Result<
     }
     date(claims, "iat", f64::floor)?;
     Ok(expires.map(time_from_secs))
-}
-
-fn whole(leeway: Duration) -> u64 {
-    leeway.as_secs()
 }
 
 fn date(claims: &Map<String, Value>, name: &str, round: fn(f64) -> f64) -> Result<Option<i64>, JwtError> {

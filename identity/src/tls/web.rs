@@ -48,7 +48,7 @@ impl SniCertificates {
         self
     }
 
-    fn pick(&self, server_name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
+    pub(super) fn pick(&self, server_name: Option<&str>) -> Option<&Arc<CertifiedKey>> {
         server_name.and_then(|name| self.pick_by_name(&name.to_ascii_lowercase())).or(self.default.as_ref())
     }
 
