@@ -112,7 +112,12 @@ impl Admin {
     /// # Errors
     /// When the address cannot be opened.
     pub fn build(addr: SocketAddr, parts: AdminParts) -> Result<Self, ListenError> {
-        Ok(Self { listener: listen::tcp(addr)?, router: parts.into_router() })
+        Ok(Self::on(listen::tcp(addr)?, parts))
+    }
+
+    /// Takes an address that is open already.
+    pub fn on(listener: TcpListener, parts: AdminParts) -> Self {
+        Self { listener, router: parts.into_router() }
     }
 
     /// The address it serves on.

@@ -10,9 +10,12 @@ pub mod metrics;
 pub mod mtls;
 pub mod process;
 pub mod readiness;
+mod reasons;
 pub mod refusal;
 pub mod serve;
 pub mod settings;
 pub mod shutdown;
 pub mod tasks;
 pub mod workload_api;
+
+pub use reasons::REASONS;

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// Resident memory in bytes; 0 where `/proc` does not say.
 pub fn resident_bytes() -> u64 {
     let Ok(statm) = fs::read_to_string("/proc/self/statm") else { return 0 };
@@ -18,6 +20,14 @@ pub fn cpu_secs() -> f64 {
     let mut next = |skip| fields.nth(skip).and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
     let ticks = next(11) + next(0);
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
+/// Raises the limit of open files to what the system permits this process; answers the limit now in force.
+pub fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let now = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    now.unwrap_or(u64::MAX)
 }
 
 pub(crate) fn write_metrics(out: &mut String) {
@@ -45,6 +55,12 @@ mod tests {
     fn a_running_process_uses_memory() {
         assert!(resident_bytes() > 100_000);
         assert!(cpu_secs() >= 0.0);
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_raised() {
+        let raised = raise_open_files();
+        assert!(raised >= 256 && raise_open_files() == raised);
     }
 
     #[test]

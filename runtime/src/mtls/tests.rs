@@ -110,7 +110,7 @@ async fn a_failed_call_says_why_there_is_no_connection() {
     let server = Server::start(snapshot(&identity(&root, "/server")), ClientAuth::Optional);
     let client = snapshot(&identity(&root, "/client"));
     let status = server.ask(client.clone(), PeerRule::exactly(id("/other"))).await.unwrap_err();
-    assert_eq!(connect_error_of(&status).unwrap().reason(), "TLS_PEER_UNEXPECTED");
+    assert_eq!(connect_error_of(&status).unwrap().reason(), "TLS_PEER_ID_UNEXPECTED");
     let stranger = snapshot(&identity(&authority(), "/client"));
     let status = server.ask(stranger, PeerRule::AnyTrusted).await.unwrap_err();
     assert_eq!(connect_error_of(&status).unwrap().reason(), "TLS_PEER_UNTRUSTED");

@@ -1,0 +1,140 @@
+//! What the agent asks of the CA. A trait, so that rotation and sync are tested without a network.
+
+mod grpc;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use identity::{CertificateDer, TrustBundle, TrustDomain};
+use tokio::sync::{mpsc, watch};
+use tonic::{Code, Status};
+
+use crate::entry::Entry;
+
+pub(crate) use grpc::GrpcCa;
+
+/// Why a call brought nothing.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CaError {
+    /// The CA cannot be reached, or is too busy: try again.
+    #[error("the CA cannot be reached: {message}")]
+    Unavailable {
+        /// What the transport says.
+        message: String,
+        /// Why there is no connection, if there is none.
+        reason: Option<&'static str>,
+    },
+    /// The CA says no.
+    #[error("the CA refuses: {message}")]
+    Refused {
+        /// Its gRPC code.
+        code: Code,
+        /// Its text.
+        message: String,
+        /// Its reason code, if it sent one.
+        reason: Option<String>,
+    },
+    /// The CA does not offer the call.
+    #[error("the CA does not offer this call")]
+    Unsupported,
+    /// The answer makes no sense.
+    #[error("the CA's answer is bad: {what}")]
+    BadAnswer {
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+impl CaError {
+    /// The stable code.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unavailable { reason, .. } => reason.unwrap_or("CA_UNAVAILABLE"),
+            Self::Refused { .. } => "CA_REFUSED",
+            Self::Unsupported => "CA_UNSUPPORTED",
+            Self::BadAnswer { .. } => "CA_BAD_ANSWER",
+        }
+    }
+
+    /// The CA cannot be reached, for a reason in words only.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::Unavailable { message: message.into(), reason: None }
+    }
+
+    /// Whether the CA spoke and said no.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+impl From<Status> for CaError {
+    fn from(status: Status) -> Self {
+        if let Some(error) = runtime::mtls::connect_error_of(&status) {
+            return Self::Unavailable { message: error.to_string(), reason: Some(error.reason()) };
+        }
+        let message: String = status.message().chars().take(MESSAGE_CHARS_MAX).collect();
+        match status.code() {
+            Code::Unimplemented => Self::Unsupported,
+            Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::Unauthenticated
+            | Code::NotFound
+            | Code::FailedPrecondition => {
+                Self::Refused { code: status.code(), message, reason: runtime::refusal::reason_of(&status) }
+            }
+            _ => Self::unavailable(if message.is_empty() { status.code().to_string() } else { message }),
+        }
+    }
+}
+
+/// A JWT-SVID as the CA issued it.
+#[derive(Clone)]
+pub(crate) struct JwtSvid {
+    pub(crate) token: String,
+    pub(crate) issued_at: SystemTime,
+    pub(crate) expires_at: SystemTime,
+}
+
+impl std::fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JwtSvid").field("expires_at", &self.expires_at).finish_non_exhaustive()
+    }
+}
+
+/// A certificate chain, leaf first.
+pub(crate) type Chain = Vec<CertificateDer<'static>>;
+
+/// The bundle sequence that this agent's workloads enforce, and the entries revision it serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) bundle_sequence: u64,
+    pub(crate) entries_revision: u64,
+}
+
+/// The CA as the agent sees it.
+#[tonic::async_trait]
+pub(crate) trait Ca: Send + Sync {
+    /// Joins with a one-time token; answers the agent's SVID chain.
+    async fn attest(&self, token: &str, csr: Vec<u8>) -> Result<Chain, CaError>;
+    /// A new SVID for the agent itself.
+    async fn renew_agent(&self, csr: Vec<u8>) -> Result<Chain, CaError>;
+    /// All entries of this node. `known` are those of the last time; unchanged ones need not be sent again.
+    async fn entries(&self, known: &crate::entry::Entries) -> Result<Vec<Arc<Entry>>, CaError>;
+    /// The own trust domain's bundle.
+    async fn bundle(&self) -> Result<TrustBundle, CaError>;
+    /// A foreign trust domain's bundle; `None` when the CA has none.
+    async fn federated_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<TrustBundle>, CaError>;
+    /// New SVIDs, one result for each (entry id, CSR), in order.
+    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError>;
+    /// A JWT-SVID for an entry.
+    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<JwtSvid, CaError>;
+    /// Tells the CA which bundle is enforced here, where no watch does.
+    async fn post_status(&self, bundle_sequence: u64) -> Result<(), CaError>;
+    /// Listens for changes until the stream ends: each is sent to `changed`, while `progress` goes up.
+    async fn watch(&self, progress: watch::Receiver<Progress>, changed: mpsc::Sender<Progress>) -> Result<(), CaError>;
+}
+
+/// How long one call may take.
+pub(crate) const CALL_WAIT_MAX: Duration = Duration::from_secs(10);
+const MESSAGE_CHARS_MAX: usize = 500;

@@ -1,0 +1,174 @@
+//! The reason codes of this crate, for `kasbah help reasons`.
+
+use identity::ReasonDoc;
+
+const fn doc(code: &'static str, cause: &'static str, remedy: &'static str) -> ReasonDoc {
+    ReasonDoc { code, cause, remedy }
+}
+
+/// Every code of this crate, in lexical order.
+pub const REASONS: &[ReasonDoc] = &[
+    doc(
+        "AGENT_NOT_READY",
+        "The agent has not heard of the CA yet, or the SVID has not been issued yet.",
+        "Wait; if it stays, look at /healthz/ready of the agent.",
+    ),
+    doc(
+        "AGENT_SVID_EXPIRED",
+        "The agent was off for longer than its SVID lives.",
+        "Create a join token, put it into join_token_file, start again.",
+    ),
+    doc(
+        "ATTEST_NO_CREDENTIALS",
+        "The kernel does not say which process is calling.",
+        "Call over the Unix socket, from this machine.",
+    ),
+    doc(
+        "ATTEST_PROCESS_GONE",
+        "The calling process has ended.",
+        "Nothing to do; a process with this number is another one.",
+    ),
+    doc(
+        "ATTEST_PROCESS_INVISIBLE",
+        "The calling process lives in another PID namespace.",
+        "Run the agent in the host's PID namespace.",
+    ),
+    doc(
+        "ATTEST_PROC_UNREADABLE",
+        "The facts of the calling process cannot be read from /proc.",
+        "Let the agent run as root, or as the user of its workloads.",
+    ),
+    doc(
+        "ATTEST_PROGRAM_CHANGED",
+        "The process runs another program than when it connected.",
+        "Connect again after exec.",
+    ),
+    doc("CA_BAD_ANSWER", "The CA's answer breaks the protocol.", "Compare the versions of agent and CA."),
+    doc("CA_REFUSED", "The CA says no; its own words stand beside the code.", "Look at the CA's log for its reason."),
+    doc(
+        "CA_UNAVAILABLE",
+        "The CA does not answer.",
+        "See that it runs and that `server` is its address; what is valid is served meanwhile.",
+    ),
+    doc("CA_UNSUPPORTED", "The CA does not offer a call.", "Nothing to do; the agent works without it."),
+    doc(
+        "DATA_DIR_UNWRITABLE",
+        "A file in data_dir cannot be written.",
+        "Make the directory writable for the agent's user, and see that the disk is not full.",
+    ),
+    doc(
+        "ENTRY_BAD",
+        "The CA sent a registration entry that this agent cannot use.",
+        "Look at the named field of the entry.",
+    ),
+    doc("EXE_TOO_LARGE", "An executable is too large to be digested.", "Use other selectors than unix:sha256 for it."),
+    doc(
+        "IDENTITY_NOT_ENTITLED",
+        "The workload asked for an identity that no entry gives it.",
+        "See kasbah agent whoami --pid PID.",
+    ),
+    doc("ISSUER_NOT_IN_BUNDLE", "The issuer of an SVID has left the bundle, so it is renewed early.", "Nothing to do."),
+    doc(
+        "JOIN_BAD_ANSWER",
+        "The CA answered the join with something else than an agent's SVID.",
+        "Compare the versions and the trust domain of agent and CA.",
+    ),
+    doc(
+        "JOIN_NO_TOKEN",
+        "The agent has no SVID and no join token.",
+        "Create a token with kasbah token create and name its file as join_token_file.",
+    ),
+    doc(
+        "JOIN_TOKEN_REFUSED",
+        "The join token is used, expired or unknown.",
+        "Create a new one with kasbah token create.",
+    ),
+    doc(
+        "JOIN_TOKEN_UNREADABLE",
+        "The file of the join token cannot be read.",
+        "See that join_token_file exists and is readable for the agent's user.",
+    ),
+    doc(
+        "JWT_TRUST_DOMAIN_UNKNOWN",
+        "A JWT-SVID is of a trust domain that this workload has no bundle of.",
+        "Add federates_with to the workload's entry.",
+    ),
+    doc("KEY_NOT_MADE", "The machine makes no keys.", "Look at the cause; this is a fault of the machine."),
+    doc(
+        "LAUNCH_ALREADY_NAMED",
+        "A launched process, or a child of one, asked for another name.",
+        "Start it from outside, or under the same name.",
+    ),
+    doc(
+        "LAUNCH_CALLER_REFUSED",
+        "Another user than the agent's own or root tried to launch.",
+        "Run kasbah run as the agent's user.",
+    ),
+    doc(
+        "LAUNCH_NAME_BAD",
+        "A launch name is empty, too long or has other characters than letters, digits, dot, underscore and hyphen.",
+        "Choose another name.",
+    ),
+    doc(
+        "LAUNCH_NOT_RECORDED",
+        "The table of launches cannot be written.",
+        "Make data_dir writable for the agent's user.",
+    ),
+    doc("LAUNCH_REQUEST_BAD", "The request at the launch socket is not one line of JSON.", "Use kasbah run."),
+    doc("LAUNCH_TOO_MANY", "Too many launched processes are running.", "End some of them."),
+    doc(
+        "NO_IDENTITY_ISSUED",
+        "No registration entry matches the calling process.",
+        "See kasbah agent whoami --pid PID, then create or correct an entry.",
+    ),
+    doc(
+        "PART_ENDED",
+        "A part of a process ended early, so the whole process ends.",
+        "Look at its log; it is started again by its supervisor.",
+    ),
+    doc("REQUEST_FIELD_EMPTY", "A mandatory field of a Workload API request is empty.", "Fill it."),
+    doc("SDS_REJECTED", "A proxy rejected the secrets it was sent.", "Look at its words beside the code."),
+    doc(
+        "SDS_SECRET_UNKNOWN",
+        "A proxy asked for a secret that its workload does not have.",
+        "Use default, ROOTCA, ALL, spiffe://TRUST-DOMAIN or the workload's own SPIFFE ID.",
+    ),
+    doc("SDS_TOO_MANY_NAMES", "A proxy subscribed to too many secrets on one stream.", "Use several streams."),
+    doc(
+        "SDS_TYPE_UNKNOWN",
+        "A proxy asked the SDS socket for something else than secrets.",
+        "Send xDS requests to discovery.",
+    ),
+    doc("SHUTTING_DOWN", "The agent is ending.", "Connect again in a moment."),
+    doc(
+        "STORED_SVID_DAMAGED",
+        "The agent's stored SVID cannot be used.",
+        "Create a join token, put it into join_token_file, start again.",
+    ),
+    doc(
+        "TOO_MANY_CONNECTIONS",
+        "A process holds too many connections to the agent.",
+        "Share one connection in the process.",
+    ),
+    doc(
+        "TOO_MANY_STREAMS",
+        "A process, or all together, hold too many streams open.",
+        "Share one stream in the process.",
+    ),
+    doc(
+        "WORKLOAD_HEADER_MISSING",
+        "A Workload API call lacks the metadata workload.spiffe.io: true.",
+        "Send it; every SPIFFE library does.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_in_lexical_order_and_explained() {
+        assert!(REASONS.windows(2).all(|pair| pair[0].code < pair[1].code));
+        assert!(REASONS.iter().all(|doc| doc.cause.ends_with('.') && doc.remedy.ends_with('.')));
+    }
+}

@@ -1,0 +1,193 @@
+//! Renewing the workloads' X.509-SVIDs: each at its half-life with jitter, each time with a new key.
+//!
+//! [`Schedule`] decides and has the time as an argument; [`Rotator`] acts. A failed renewal leaves the old SVID in
+//! place until it expires, and is tried again with back-off.
+
+mod schedule;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use identity::{PrivateKey, X509Svid};
+use runtime::clock::Clock;
+use runtime::shutdown::Shutdown;
+
+use crate::ca::{Ca, CaError, Chain};
+use crate::dice;
+use crate::entry::Entry;
+use crate::metrics::{Holder, Numbers, Outcome};
+use crate::state::{Held, Snapshot, State};
+use schedule::Schedule;
+
+/// A key with its CSR, made before it is needed.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    key: PrivateKey,
+    csr: Vec<u8>,
+}
+
+impl Prepared {
+    pub(crate) fn new() -> Option<Self> {
+        // The CA takes the identity from the entry, so the CSR says nothing but the key.
+        let key = PrivateKey::generate_p256().ok()?;
+        let csr = key.csr_der(None).ok()?;
+        Some(Self { key, csr })
+    }
+
+    pub(crate) fn csr(&self) -> Vec<u8> {
+        self.csr.clone()
+    }
+
+    /// The SVID of `chain`, which must be for our key.
+    pub(crate) fn into_svid(self, chain: Chain) -> Result<X509Svid, CaError> {
+        X509Svid::from_parts(chain, self.key)
+            .map_err(|_| CaError::BadAnswer { what: "a certificate that is no SVID for our key" })
+    }
+}
+
+/// Keeps every entry's SVID fresh.
+pub(crate) struct Rotator {
+    pub(crate) ca: Arc<dyn Ca>,
+    pub(crate) state: Arc<State>,
+    pub(crate) clock: Clock,
+    pub(crate) numbers: Numbers,
+    /// Told when the CA refuses an entry: our list of entries is out of date.
+    pub(crate) resync: Arc<tokio::sync::Notify>,
+}
+
+impl Rotator {
+    /// Renews until `shutdown`.
+    pub(crate) async fn run(self, shutdown: Shutdown) {
+        let mut schedule = Schedule::default();
+        let mut changes = self.state.subscribe();
+        let mut judged = self.state.current();
+        loop {
+            let (now, snapshot) = (self.clock.now(), changes.borrow_and_update().clone());
+            schedule.align(&snapshot.entries, now);
+            self.renew_untrusted(&mut schedule, &mut judged, &snapshot, now);
+            self.state.drop_expired(now);
+            self.measure(now);
+            let due = schedule.due(now, BATCH_MAX);
+            if !due.is_empty() {
+                if shutdown.unless(self.renew(&mut schedule, due)).await.is_none() {
+                    return;
+                }
+                continue;
+            }
+            let next = schedule.next().unwrap_or(now + IDLE_WAIT_MAX).min(now + IDLE_WAIT_MAX);
+            tokio::select! {
+                () = shutdown.requested() => return,
+                _ = changes.changed() => (),
+                () = self.clock.sleep_until(next) => (),
+            }
+        }
+    }
+
+    /// An SVID whose issuer has left the bundle convinces nobody any more: its successor cannot wait for half-life.
+    fn renew_untrusted(
+        &self,
+        schedule: &mut Schedule,
+        judged: &mut Arc<Snapshot>,
+        snapshot: &Arc<Snapshot>,
+        now: SystemTime,
+    ) {
+        if !Arc::ptr_eq(&judged.bundles, &snapshot.bundles) {
+            for (id, held) in snapshot.held.iter() {
+                if identity::verify::verify_peer(held.svid.chain(), &snapshot.bundles, identity::unix_time(now))
+                    .is_err()
+                {
+                    tracing::info!(entry = id, reason = "ISSUER_NOT_IN_BUNDLE", "SVID will be renewed early");
+                    schedule.renew_now(id, now);
+                }
+            }
+        }
+        *judged = snapshot.clone();
+    }
+
+    async fn renew(&self, schedule: &mut Schedule, due: Vec<String>) {
+        let mut asked = Vec::with_capacity(due.len());
+        let mut prepared = Vec::with_capacity(due.len());
+        for id in due {
+            let Some(ready) = schedule.take_prepared(&id) else { continue };
+            asked.push((id.clone(), ready.csr()));
+            prepared.push((id, ready));
+        }
+        let answers = match self.ca.new_x509_svids(asked).await {
+            Ok(answers) => answers.into_iter().map(Some).collect(),
+            Err(error) => {
+                tracing::warn!(%error, reason = error.reason(), svids = prepared.len(), "SVIDs not renewed, trying again");
+                vec![None; prepared.len()]
+            }
+        };
+        let (now, entries) = (self.clock.now(), self.state.current().entries.clone());
+        let mut fresh = Vec::with_capacity(prepared.len());
+        for ((id, ready), answer) in prepared.into_iter().zip(answers) {
+            let outcome = match (answer, entries.get(&id)) {
+                (Some(answer), Some(entry)) => self.accept(entry, ready, answer, now),
+                // The whole call failed and was logged, or the entry has gone in the meantime.
+                _ => None,
+            };
+            self.numbers.renewed(Holder::workload, if outcome.is_some() { Outcome::ok } else { Outcome::failed });
+            match outcome {
+                Some(held) => {
+                    schedule.succeeded(&id, held.revision, held.renew_at, held.svid.not_after());
+                    fresh.push((id, held));
+                }
+                None => schedule.failed(&id, now, dice::roll()),
+            }
+        }
+        self.state.put_held(fresh);
+        schedule.prepare();
+    }
+
+    fn accept(
+        &self,
+        entry: &Arc<Entry>,
+        ready: Prepared,
+        answer: Result<Chain, CaError>,
+        now: SystemTime,
+    ) -> Option<Held> {
+        let svid =
+            answer.and_then(|chain| ready.into_svid(chain)).and_then(|svid| check(&svid, entry, now).map(|()| svid));
+        match svid {
+            Ok(svid) => {
+                let svid = svid.with_hint(&entry.hint);
+                let valid_from = svid.not_before().max(now);
+                let renew_at = identity::renewal::renew_at(valid_from, svid.not_after(), dice::roll());
+                tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), entry = entry.id, "SVID renewed");
+                Some(Held { svid: Arc::new(svid), revision: entry.revision, renew_at })
+            }
+            Err(error) => {
+                tracing::warn!(entry = entry.id, %error, reason = error.reason(), "SVID not renewed");
+                if error.is_refusal() {
+                    self.resync.notify_one();
+                }
+                None
+            }
+        }
+    }
+
+    fn measure(&self, now: SystemTime) {
+        let snapshot = self.state.current();
+        let first = snapshot.held.values().map(|held| held.svid.not_after()).min();
+        let left = first.and_then(|first| first.duration_since(now).ok()).unwrap_or_default();
+        self.numbers.svid_expiry.set(left.as_secs_f64());
+        self.numbers.svids.set(i64::try_from(snapshot.held.len()).unwrap_or(i64::MAX));
+        self.numbers.entries.set(i64::try_from(snapshot.entries.len()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The CA must have issued what the entry says, valid now.
+fn check(svid: &X509Svid, entry: &Entry, now: SystemTime) -> Result<(), CaError> {
+    if *svid.id() != entry.spiffe_id {
+        return Err(CaError::BadAnswer { what: "an SVID of another identity" });
+    }
+    if svid.not_after() <= now {
+        return Err(CaError::BadAnswer { what: "an SVID that has expired" });
+    }
+    Ok(())
+}
+
+/// SVIDs asked for in one call.
+pub(crate) const BATCH_MAX: usize = 250;
+const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);

@@ -1,0 +1,167 @@
+//! What is to be renewed when. No clock, no dice: both are arguments.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use identity::renewal::retry_wait;
+
+use super::Prepared;
+use crate::entry::Entries;
+
+/// One job for each entry.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    jobs: BTreeMap<String, Job>,
+}
+
+#[derive(Debug)]
+struct Job {
+    revision: i64,
+    due: SystemTime,
+    failures: u32,
+    expires: Option<SystemTime>,
+    prepared: Option<Prepared>,
+}
+
+impl Schedule {
+    /// New and changed entries are due at once, removed ones forgotten.
+    pub(super) fn align(&mut self, entries: &Entries, now: SystemTime) {
+        self.jobs.retain(|id, _| entries.get(id).is_some());
+        for entry in entries.iter() {
+            let fresh = || Job { revision: entry.revision, due: now, failures: 0, expires: None, prepared: None };
+            let job = self.jobs.entry(entry.id.clone()).or_insert_with(fresh);
+            if job.revision != entry.revision {
+                (job.revision, job.due, job.failures) = (entry.revision, now, 0);
+            }
+            // Told once; without this `next` would stay in the past.
+            job.expires = job.expires.filter(|expires| *expires > now);
+        }
+    }
+
+    /// The jobs to do now, longest due first, not more than `max`.
+    pub(super) fn due(&self, now: SystemTime, max: usize) -> Vec<String> {
+        let mut due: Vec<_> =
+            self.jobs.iter().filter(|(_, job)| job.due <= now).map(|(id, job)| (job.due, id)).collect();
+        due.sort_unstable();
+        due.into_iter().take(max).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// When there is something to do: the next renewal, or an SVID expires.
+    pub(super) fn next(&self) -> Option<SystemTime> {
+        self.jobs.values().flat_map(|job| [Some(job.due), job.expires]).flatten().min()
+    }
+
+    pub(super) fn renew_now(&mut self, id: &str, now: SystemTime) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.due = job.due.min(now);
+        }
+    }
+
+    /// The key made beforehand, or a new one; `None` for an unknown job or when the machine makes no keys.
+    pub(super) fn take_prepared(&mut self, id: &str) -> Option<Prepared> {
+        self.jobs.get_mut(id)?.prepared.take().or_else(Prepared::new)
+    }
+
+    /// Makes the keys that will be needed next. Keys are never used twice: a failed attempt gets a new one too.
+    pub(super) fn prepare(&mut self) {
+        for job in self.jobs.values_mut().filter(|job| job.prepared.is_none()) {
+            job.prepared = Prepared::new();
+        }
+    }
+
+    pub(super) fn succeeded(&mut self, id: &str, revision: i64, renew_at: SystemTime, expires: SystemTime) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            (job.failures, job.expires) = (0, Some(expires));
+            // An entry that changed while the CA signed stays due.
+            if job.revision == revision {
+                job.due = renew_at;
+            }
+        }
+    }
+
+    /// Tries again with back-off, but often enough that a short life still sees several tries.
+    pub(super) fn failed(&mut self, id: &str, now: SystemTime, dice: f64) {
+        if let Some(job) = self.jobs.get_mut(id) {
+            job.failures = job.failures.saturating_add(1);
+            let left = job.expires.and_then(|expires| expires.duration_since(now).ok());
+            let wait_max = left.map_or(RETRY_WAIT_MAX, |left| (left / 4).clamp(RETRY_WAIT_BASE, RETRY_WAIT_MAX));
+            job.due = now + retry_wait(job.failures, RETRY_WAIT_BASE, wait_max, dice);
+        }
+    }
+}
+
+const RETRY_WAIT_BASE: Duration = Duration::from_millis(500);
+/// The longest wait between two tries.
+pub(crate) const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+    use crate::entry::tests::{decode, wire};
+
+    fn at(secs: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(secs)
+    }
+
+    fn entries(revisions: &[(&str, i64)]) -> Entries {
+        Entries::new(revisions.iter().map(|(id, revision)| {
+            decode(proto::spire::api::types::Entry { revision_number: *revision, ..wire(id, "/x", &["unix:uid:1"]) })
+        }))
+    }
+
+    #[test]
+    fn a_new_entry_is_due_at_once_and_a_renewed_one_at_its_moment() {
+        let mut schedule = Schedule::default();
+        schedule.align(&entries(&[("a", 0), ("b", 0)]), at(100));
+        assert_eq!(schedule.due(at(100), 10), ["a", "b"]);
+        assert_eq!(schedule.due(at(100), 1), ["a"]);
+        schedule.succeeded("a", 0, at(150), at(200));
+        assert_eq!(schedule.due(at(149), 10), ["b"]);
+        schedule.succeeded("b", 0, at(180), at(260));
+        assert_eq!(schedule.next(), Some(at(150)));
+        assert_eq!(schedule.due(at(150), 10), ["a"]);
+    }
+
+    #[test]
+    fn a_changed_entry_is_due_again_and_a_removed_one_forgotten() {
+        let mut schedule = Schedule::default();
+        schedule.align(&entries(&[("a", 0), ("b", 0)]), at(0));
+        for id in ["a", "b"] {
+            schedule.succeeded(id, 0, at(50), at(100));
+        }
+        schedule.align(&entries(&[("a", 1)]), at(10));
+        assert_eq!(schedule.due(at(10), 10), ["a"]);
+        schedule.succeeded("a", 0, at(60), at(110));
+        assert_eq!(schedule.due(at(10), 10), ["a"], "the SVID was of the old revision");
+        schedule.align(&entries(&[]), at(20));
+        assert_eq!(schedule.next(), None);
+    }
+
+    #[test]
+    fn an_expiry_is_told_once() {
+        let mut schedule = Schedule::default();
+        schedule.align(&entries(&[("a", 0)]), at(0));
+        schedule.succeeded("a", 0, at(500), at(100));
+        assert_eq!(schedule.next(), Some(at(100)));
+        schedule.align(&entries(&[("a", 0)]), at(100));
+        assert_eq!(schedule.next(), Some(at(500)));
+    }
+
+    #[test]
+    fn failures_back_off_and_a_short_life_is_tried_often() {
+        let mut schedule = Schedule::default();
+        schedule.align(&entries(&[("a", 0)]), at(0));
+        let wait = |schedule: &mut Schedule, now: SystemTime| {
+            schedule.failed("a", now, 1.0);
+            schedule.next().unwrap().duration_since(now).unwrap()
+        };
+        let waits: Vec<_> = (0..7).map(|_| wait(&mut schedule, at(0)).as_millis()).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 15_000, 15_000]);
+        schedule.succeeded("a", 0, at(10), at(20));
+        for _ in 0..5 {
+            assert!(wait(&mut schedule, at(10)) <= Duration::from_millis(2500));
+        }
+    }
+}

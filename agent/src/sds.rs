@@ -1,0 +1,177 @@
+//! Envoy's secret discovery service: the same identities as the Workload API, as TLS secrets by name.
+//!
+//! | name | is |
+//! |---|---|
+//! | `default` | certificate and key of the workload's first identity |
+//! | a SPIFFE ID | certificate and key of that identity |
+//! | `ROOTCA` | the own trust domain's roots, as plain `trusted_ca` |
+//! | `spiffe://TD` | one trust domain's roots, for Envoy's SPIFFE validator |
+//! | `ALL` | all trust domains' roots, for Envoy's SPIFFE validator |
+//!
+//! A request without names means everything the workload may have.
+
+mod delta;
+mod secrets;
+mod sotw;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
+use runtime::refusal;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use crate::caller::{Caller, Desk, Refusal, StreamGuard};
+use crate::metrics::Api;
+use secrets::{Rendered, Wish};
+
+/// The service.
+pub(crate) struct Sds {
+    desk: Arc<Desk>,
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// One side of the protocol: what a request means, and whether the secrets of now are an answer.
+trait Dialogue: Default + Send + 'static {
+    type Ask: Send + 'static;
+    type Answer: Send + 'static;
+
+    /// Takes a request; an error ends the stream.
+    fn hear(&mut self, ask: Self::Ask, desk: &Desk) -> Result<(), Status>;
+    /// What the client wants; `None` while it wants nothing.
+    fn wish(&self) -> Option<Wish>;
+    /// The answer that is due given the secrets of now.
+    fn answer(&mut self, rendered: Rendered) -> Result<Option<Self::Answer>, Status>;
+}
+
+impl Sds {
+    pub(crate) fn server(desk: Arc<Desk>) -> SecretDiscoveryServiceServer<Self> {
+        SecretDiscoveryServiceServer::new(Self { desk }).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+
+    fn open<D: Dialogue>(&self, request: Request<Streaming<D::Ask>>) -> Result<Response<Answers<D::Answer>>, Status> {
+        let caller = self.desk.caller(request.extensions())?;
+        let guard = self.desk.open_stream(&caller, Api::sds)?;
+        Ok(Response::new(talk::<D>(self.desk.clone(), caller, guard, request.into_inner())))
+    }
+}
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for Sds {
+    type StreamSecretsStream = Answers<DiscoveryResponse>;
+    type DeltaSecretsStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        self.open::<sotw::Sotw>(request)
+    }
+
+    async fn delta_secrets(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        self.open::<delta::Delta>(request)
+    }
+
+    async fn fetch_secrets(&self, request: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        let mut caller = self.desk.caller(request.extensions())?;
+        let mut dialogue = sotw::Sotw::default();
+        dialogue.hear(request.into_inner(), &self.desk)?;
+        let mut changes = self.desk.state.subscribe();
+        let known = self.desk.await_entries(&mut caller, &mut changes, true).await;
+        let (snapshot, entries) = known.map_err(|refused| self.desk.refuse(&refused, Some(&caller)))?;
+        let wish = dialogue.wish().unwrap_or(Wish::Everything);
+        let answer = dialogue.answer(secrets::render(&self.desk, &snapshot, &entries, &wish))?;
+        answer.map(Response::new).ok_or_else(|| Status::unavailable("the secrets have not been issued yet"))
+    }
+}
+
+/// What wakes a stream.
+enum Heard<T> {
+    Ask(Result<T, Status>),
+    Change,
+    End,
+    Shutdown,
+}
+
+/// Hears requests and sees changes, and answers whatever is due. Ends when the client does, when the workload loses its
+/// identity, or when it asks for what it may not have.
+fn talk<D: Dialogue>(
+    desk: Arc<Desk>,
+    mut caller: Caller,
+    guard: StreamGuard,
+    mut asks: Streaming<D::Ask>,
+) -> Answers<D::Answer> {
+    Box::pin(async_stream::try_stream! {
+        let _guard = guard;
+        let (mut dialogue, mut changes) = (D::default(), desk.state.subscribe());
+        changes.mark_changed();
+        loop {
+            let heard = tokio::select! {
+                () = desk.shutdown.requested() => Heard::Shutdown,
+                ask = asks.next() => ask.map_or(Heard::End, Heard::Ask),
+                _ = changes.changed() => Heard::Change,
+            };
+            match heard {
+                Heard::Shutdown => Err(desk.refuse(&Refusal::ShuttingDown, Some(&caller)))?,
+                Heard::End => return,
+                Heard::Ask(ask) => dialogue.hear(ask?, &desk)?,
+                Heard::Change => (),
+            }
+            let snapshot = changes.borrow_and_update().clone();
+            let Some(wish) = dialogue.wish().filter(|_| snapshot.synced) else { continue };
+            let entries = match desk.entries(&mut caller, &snapshot).await {
+                Ok(entries) if entries.is_empty() => Err(desk.refuse(&Refusal::NoIdentity, Some(&caller)))?,
+                Ok(entries) => entries,
+                Err(refused) => Err(desk.refuse(&refused, Some(&caller)))?,
+            };
+            let rendered = secrets::render(&desk, &snapshot, &entries, &wish);
+            drop(snapshot);
+            if let Some(answer) = dialogue.answer(rendered)? {
+                yield answer;
+            }
+        }
+    })
+}
+
+fn check_type_url(type_url: &str) -> Result<(), Status> {
+    if type_url.is_empty() || type_url == SECRET_TYPE_URL {
+        return Ok(());
+    }
+    Err(refusal::status(Code::InvalidArgument, "SDS_TYPE_UNKNOWN", format!("only `{SECRET_TYPE_URL}` is served here")))
+}
+
+fn unknown(names: &[String]) -> Status {
+    let message = format!("this workload has no secret named `{}`", names.join("`, `"));
+    refusal::status(Code::InvalidArgument, "SDS_SECRET_UNKNOWN", message)
+}
+
+fn check_names(count: usize, longest: usize) -> Result<(), Status> {
+    if count <= NAMES_MAX && longest <= NAME_BYTES_MAX {
+        return Ok(());
+    }
+    let message = format!("at most {NAMES_MAX} secrets with names of at most {NAME_BYTES_MAX} bytes may be subscribed");
+    Err(refusal::status(Code::InvalidArgument, "SDS_TOO_MANY_NAMES", message))
+}
+
+/// A nonce nobody guesses, so that a late answer is never taken for a fresh one.
+fn new_nonce() -> String {
+    identity::digest::hex(&identity::digest::random::<8>())
+}
+
+/// The resource type.
+pub(crate) const SECRET_TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+/// Secrets that one stream may name.
+pub(crate) const NAMES_MAX: usize = 128;
+/// A SPIFFE ID is at most this long.
+const NAME_BYTES_MAX: usize = 2048;
+const REQUEST_BYTES_MAX: usize = 1 << 20;

@@ -1,0 +1,162 @@
+//! Keeping entries and bundles as the CA has them: asked for every few seconds, and at once when the CA says that
+//! something changed.
+//!
+//! When the CA is away, what is known keeps being served.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use identity::renewal::retry_wait;
+use identity::{BundleSet, TrustBundle};
+use runtime::readiness::ReadyGuard;
+use runtime::shutdown::Shutdown;
+use tokio::sync::{Notify, mpsc, watch};
+
+use crate::ca::{Ca, CaError, Progress};
+use crate::dice;
+use crate::entry::Entries;
+use crate::metrics::{Numbers, Outcome};
+use crate::state::State;
+use crate::store;
+
+/// Syncs with the CA.
+pub(crate) struct Syncer {
+    pub(crate) ca: Arc<dyn Ca>,
+    pub(crate) state: Arc<State>,
+    pub(crate) numbers: Numbers,
+    pub(crate) interval: Duration,
+    /// Where the own bundle is kept for the next start.
+    pub(crate) bundle_file: PathBuf,
+    /// Asks for a sync out of turn.
+    pub(crate) resync: Arc<Notify>,
+    /// What this agent has applied, for the CA.
+    pub(crate) progress: watch::Sender<Progress>,
+    /// Blocks readiness until the first sync.
+    pub(crate) unsynced: Option<ReadyGuard>,
+}
+
+impl Syncer {
+    /// Syncs until `shutdown`.
+    pub(crate) async fn run(mut self, shutdown: Shutdown) {
+        let (told, mut hints) = mpsc::channel(1);
+        let mut listener = runtime::tasks::TaskSet::new();
+        listener.spawn(
+            "watch",
+            listen(self.ca.clone(), self.progress.subscribe(), told, self.resync.clone(), shutdown.clone()),
+        );
+        let (mut failures, mut hinted, mut posted) = (0_u32, Progress::default(), None);
+        while !shutdown.is_requested() {
+            let Some(outcome) = shutdown.unless(self.sync(hinted, &mut posted)).await else { break };
+            let wait = match outcome {
+                Ok(()) => {
+                    if failures > 0 {
+                        tracing::info!(failures, "the CA answers again");
+                    }
+                    failures = 0;
+                    self.interval
+                }
+                Err(error) => {
+                    failures = failures.saturating_add(1);
+                    if failures.is_power_of_two() {
+                        tracing::warn!(%error, reason = error.reason(), failures, "sync failed, serving what is known");
+                    }
+                    retry_wait(failures, RETRY_WAIT_BASE, self.interval.max(RETRY_WAIT_BASE), dice::roll())
+                }
+            };
+            self.numbers.synced(if failures == 0 { Outcome::ok } else { Outcome::failed });
+            tokio::select! {
+                () = shutdown.requested() => break,
+                Some(hint) = hints.recv() => hinted = hint,
+                () = self.resync.notified() => (),
+                () = tokio::time::sleep(wait) => (),
+            }
+        }
+        listener.abort().await;
+    }
+
+    async fn sync(&mut self, hinted: Progress, posted: &mut Option<u64>) -> Result<(), CaError> {
+        let before = self.state.current();
+        let own = self.ca.bundle().await?;
+        let entries = Entries::new(self.ca.entries(&before.entries).await?);
+        let bundles = self.bundles(own, &entries, &before.bundles).await;
+        let sequence = bundles.get(self.state.trust_domain()).map_or(0, |bundle| bundle.sequence);
+        if !before.synced || *before.entries != entries {
+            tracing::info!(entries = entries.len(), bundle_sequence = sequence, "entries synced");
+        }
+        self.state.put_synced(entries, bundles);
+        self.unsynced = None;
+        // Streams have the new bundle: the CA may count on this node.
+        self.progress.send_replace(Progress { bundle_sequence: sequence, entries_revision: hinted.entries_revision });
+        if *posted != Some(sequence) {
+            match self.ca.post_status(sequence).await {
+                Ok(()) | Err(CaError::Unsupported) => *posted = Some(sequence),
+                Err(error) => tracing::debug!(%error, "status not posted"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Own and foreign bundles. A foreign one that cannot be had just now stays as it was.
+    async fn bundles(&self, own: TrustBundle, entries: &Entries, before: &BundleSet) -> BundleSet {
+        let mut bundles = BundleSet::default();
+        if before.get(self.state.trust_domain()).is_none_or(|kept| **kept != own) {
+            self.keep(&own);
+        }
+        bundles.insert(Arc::new(own));
+        for trust_domain in entries.federated() {
+            match self.ca.federated_bundle(&trust_domain).await {
+                Ok(Some(bundle)) => bundles.insert(Arc::new(bundle)),
+                Ok(None) => tracing::debug!(%trust_domain, "the CA has no bundle of this trust domain"),
+                Err(error) => {
+                    tracing::warn!(%trust_domain, %error, reason = error.reason(), "federated bundle not synced");
+                    if let Some(kept) = before.get(&trust_domain) {
+                        bundles.insert(kept.clone());
+                    }
+                }
+            }
+        }
+        bundles
+    }
+
+    fn keep(&self, own: &TrustBundle) {
+        let roots = own.x509_authorities.len();
+        tracing::info!(bundle_sequence = own.sequence, roots, "bundle changed");
+        if let Err(error) = store::write(&self.bundle_file, own.to_spiffe_json().as_bytes()) {
+            tracing::warn!(file = %self.bundle_file.display(), %error, reason = "DATA_DIR_UNWRITABLE", "bundle not stored");
+        }
+    }
+}
+
+/// Holds the CA's watch stream open; a CA that has none is asked again now and then, it may be upgraded.
+async fn listen(
+    ca: Arc<dyn Ca>,
+    progress: watch::Receiver<Progress>,
+    told: mpsc::Sender<Progress>,
+    resync: Arc<Notify>,
+    shutdown: Shutdown,
+) {
+    let mut failures = 0;
+    while !shutdown.is_requested() {
+        let begun = tokio::time::Instant::now();
+        let Some(outcome) = shutdown.unless(ca.watch(progress.clone(), told.clone())).await else { return };
+        if begun.elapsed() > WATCH_PROVEN {
+            failures = 0;
+        }
+        failures += 1;
+        let wait = match outcome {
+            Err(CaError::Unsupported) => WATCH_UNSUPPORTED_WAIT,
+            _ => retry_wait(failures, RETRY_WAIT_BASE, WATCH_RETRY_MAX, dice::roll()),
+        };
+        if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
+            return;
+        }
+        // What happened while nobody listened is found by a sync.
+        resync.notify_one();
+    }
+}
+
+const RETRY_WAIT_BASE: Duration = Duration::from_millis(250);
+const WATCH_RETRY_MAX: Duration = Duration::from_secs(5);
+const WATCH_PROVEN: Duration = Duration::from_secs(10);
+const WATCH_UNSUPPORTED_WAIT: Duration = Duration::from_secs(300);
