@@ -51,10 +51,14 @@ impl AccessLogs {
     fn take(&self, reporter: Reporter<'_>, entries: &LogEntries) {
         match entries {
             LogEntries::HttpLogs(logs) => {
-                logs.log_entry.iter().for_each(|entry| self.sink.push(record::http_line(reporter, entry)))
+                for entry in &logs.log_entry {
+                    self.sink.push(record::http_line(reporter, entry));
+                }
             }
             LogEntries::TcpLogs(logs) => {
-                logs.log_entry.iter().for_each(|entry| self.sink.push(record::tcp_line(reporter, entry)))
+                for entry in &logs.log_entry {
+                    self.sink.push(record::tcp_line(reporter, entry));
+                }
             }
         }
     }

@@ -120,7 +120,7 @@ fn limited<'a>(limits: &Limits, request: &'a RateLimitRequest) -> Vec<Limited<'a
         let entries: Vec<(&str, &str)> =
             descriptor.entries.iter().map(|entry| (entry.key.as_str(), entry.value.as_str())).collect();
         let found = limits.find(&request.domain, &entries);
-        let rate = descriptor.limit.as_ref().and_then(override_rate).or(found.map(|limit| limit.rate))?;
+        let rate = descriptor.limit.as_ref().and_then(override_rate).or_else(|| found.map(|limit| limit.rate))?;
         let name = found.map_or_else(String::new, |limit| limit.name.clone());
         Some(Limited { position, name, entries, rate, hits: hits(request, descriptor) })
     };
