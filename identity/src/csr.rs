@@ -237,6 +237,13 @@ mod tests {
         assert_eq!(Csr::decode_der(&der).unwrap_err(), CsrError::Possession);
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_handled(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+            proptest::prop_assert!(Csr::decode_der(&bytes).is_err());
+        }
+    }
+
     #[test]
     fn oversized_requests_are_refused_unread() {
         assert_eq!(Csr::decode_der(&vec![0x30; CSR_BYTES_MAX + 1]).unwrap_err().reason(), "CSR_MALFORMED");

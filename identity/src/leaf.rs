@@ -64,7 +64,7 @@ pub(crate) fn decode<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<
         return Err(LeafError::TooLong);
     }
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         Ok(_) | Err(_) => Err(LeafError::Malformed),
     }
 }

@@ -40,14 +40,11 @@ impl SealKey {
 
     /// Seals `secret` for the purpose that `associated` names.
     pub fn seal(&self, associated: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealError> {
+        let cipher = self.cipher()?;
         let mut body = secret.to_vec();
-        let sealed = self.cipher()?.seal_in_place_append_tag(Aad::from(associated), &mut body);
-        let nonce = match sealed {
-            Ok(nonce) => nonce,
-            Err(_) => {
-                body.zeroize();
-                return Err(SealError::Cipher);
-            }
+        let Ok(nonce) = cipher.seal_in_place_append_tag(Aad::from(associated), &mut body) else {
+            body.zeroize();
+            return Err(SealError::Cipher);
         };
         let mut out = Vec::with_capacity(1 + NONCE_LEN + body.len());
         out.push(VERSION);

@@ -371,6 +371,21 @@ mod tests {
         assert!(serde_json::from_str::<TrustDomain>("\"TD\"").is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_accepted_displays_as_typed(text in "spiffe://[a-z0-9._-]{0,8}(/[a-zA-Z0-9._-]{0,4}){0,4}") {
+            if let Ok(id) = SpiffeId::parse(&text) {
+                proptest::prop_assert_eq!(id.to_string(), text);
+                proptest::prop_assert_eq!(id.trust_domain().with_path(id.path()).unwrap(), id);
+            }
+        }
+
+        #[test]
+        fn any_text_is_handled(text in ".{0,100}") {
+            proptest::prop_assert!(SpiffeId::parse(&text).is_err() || text.starts_with(SCHEME));
+        }
+    }
+
     #[test]
     fn agrees_with_the_corpus() {
         let Some(corpora) = std::env::var_os("KASBAH_CORPORA") else {

@@ -213,6 +213,26 @@ fn a_long_trust_domain_fits() {
     assert_eq!(leaf::decode_leaf(&chain[0]).unwrap().id, id);
 }
 
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    #[test]
+    fn leaves_keep_their_bounds(ttl in 1_u64..1_000_000, backdate in 0_u64..100_000, age in 0_u64..86_400, path in "/[a-z]{1,8}") {
+        let root = root();
+        let signed_at = now() + Duration::from_secs(age);
+        let id = td().with_path(&path).unwrap();
+        let profile = LeafProfile { backdate: Duration::from_secs(backdate), ..LeafProfile::new(id.clone(), Duration::from_secs(ttl)) };
+        if let Ok(chain) = root.sign_svid(&spki(), &profile, signed_at) {
+            let leaf = leaf::decode_leaf(&chain[0]).unwrap();
+            proptest::prop_assert_eq!(leaf.id, id);
+            proptest::prop_assert!(leaf.not_before >= root.not_before() && leaf.not_before <= signed_at);
+            proptest::prop_assert!(leaf.not_after <= root.not_after() && leaf.not_after <= signed_at + profile.ttl);
+            proptest::prop_assert_eq!(leaf.serial, digest::serial_hex(&profile.serial));
+        } else {
+            proptest::prop_assert!(signed_at >= root.not_after());
+        }
+    }
+}
+
 #[test]
 fn keys_are_never_printed() {
     let root = root();

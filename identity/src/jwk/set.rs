@@ -27,7 +27,7 @@ pub(crate) struct VerifyingKey {
 #[derive(Clone)]
 enum Verifier {
     Signature(ParsedPublicKey),
-    Mac(hmac::Key),
+    Mac(Box<hmac::Key>),
 }
 
 impl JwkSet {
@@ -194,6 +194,6 @@ fn mac_verifiers(secret: &[u8]) -> Vec<(Algorithm, Verifier)> {
     algorithms
         .into_iter()
         .filter(|(_, _, len_min)| secret.len() >= *len_min)
-        .map(|(name, algorithm, _)| (name, Verifier::Mac(hmac::Key::new(algorithm, secret))))
+        .map(|(name, algorithm, _)| (name, Verifier::Mac(Box::new(hmac::Key::new(algorithm, secret)))))
         .collect()
 }

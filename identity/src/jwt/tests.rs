@@ -169,8 +169,8 @@ fn shared_secrets_beside_public_keys_are_ignored() {
     let secret = json!({"kty": "oct", "kid": "s", "k": URL_SAFE_NO_PAD.encode([7; 32])});
     let public = Value::Object(Issuer::new().key.public(None).jwk.to_json());
     let set = |keys: Value| JwkSet::parse(json!({ "keys": keys }).to_string().as_bytes()).unwrap();
-    assert_eq!(set(json!([secret.clone()])).len(), 1);
-    assert_eq!((set(json!([secret.clone(), public.clone()])).len(), set(json!([public, secret])).ignored()), (1, 1));
+    assert_eq!(set(json!([secret])).len(), 1);
+    assert_eq!((set(json!([secret, public])).len(), set(json!([public, secret])).ignored()), (1, 1));
 }
 
 #[test]

@@ -301,3 +301,12 @@ fn strange_certificates_never_panic() {
         assert!(verify_peer(&chain, &set, unix(0)).is_err(), "{summary:?}");
     }
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_handled(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..300)) {
+        let certificate = CertificateDer::from(bytes);
+        proptest::prop_assert!(crate::summary::CertificateSummary::decode(&certificate).is_err());
+        proptest::prop_assert!(verify_peer(&[certificate], &BundleSet::default(), unix(0)).is_err());
+    }
+}
