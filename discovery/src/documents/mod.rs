@@ -1,0 +1,412 @@
+//! Galley: operators' documents, read and validated.
+//!
+//! A document is accepted only if its schema and its semantic rules hold; otherwise a [`Finding`] says where and why. The
+//! kinds are Istio's (`networking.istio.io`, `security.istio.io`), its `MeshConfig` in the ConfigMap `istio`, and our
+//! `RateLimit`.
+#![allow(dead_code, reason = "the kinds carry every documented field; FIELDS_WITHOUT_EFFECT lists those not compiled yet")]
+
+pub(crate) mod decode;
+pub(crate) mod duration;
+mod finding;
+pub(crate) mod mesh;
+mod meta;
+pub(crate) mod networking;
+pub(crate) mod rules;
+pub(crate) mod security;
+pub(crate) mod shapes;
+pub(crate) mod tree;
+pub(crate) mod virtual_service;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use finding::{Finding, Severity};
+pub use meta::Kind;
+
+pub(crate) use finding::Review;
+pub(crate) use meta::{Meta, NAMESPACE_DEFAULT};
+
+use meta::Head;
+use tree::{At, Node};
+
+/// One accepted document.
+#[derive(Clone, Debug)]
+pub struct Document {
+    pub(crate) kind: Kind,
+    pub(crate) meta: Meta,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) file: Arc<Path>,
+    pub(crate) at: At,
+    node: Arc<Node>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Spec {
+    Gateway(networking::Gateway),
+    VirtualService(virtual_service::VirtualService),
+    DestinationRule(networking::DestinationRule),
+    ServiceEntry(networking::ServiceEntry),
+    WorkloadEntry(networking::WorkloadEntry),
+    PeerAuthentication(security::PeerAuthentication),
+    RequestAuthentication(security::RequestAuthentication),
+    AuthorizationPolicy(security::AuthorizationPolicy),
+    MeshConfig(Box<mesh::MeshConfig>),
+    RateLimit(mesh::RateLimit),
+}
+
+impl Document {
+    /// `Kind ns/name`.
+    #[must_use]
+    pub fn resource(&self) -> String {
+        resource(self.kind, &self.meta)
+    }
+
+    /// The document's kind.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What the operator wrote, as JSON, with its place.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "file": self.file.display().to_string(),
+            "line": self.at.line,
+            "resource": self.resource(),
+            "document": self.node.to_json(),
+        })
+    }
+
+    /// Whether both say the same, wherever they stand.
+    pub(crate) fn same_content(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.meta == other.meta && self.spec == other.spec
+    }
+}
+
+fn resource(kind: Kind, meta: &Meta) -> String {
+    format!("{kind} {}/{}", meta.namespace, meta.name)
+}
+
+/// What one text held: the accepted documents, the names of the refused ones, and everything worth saying.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    /// Accepted documents, in the order of the text.
+    pub documents: Vec<Document>,
+    /// `Kind ns/name` of documents that were refused, as far as their head could be read.
+    pub refused: Vec<String>,
+    /// Findings, in the order of the text.
+    pub findings: Vec<Finding>,
+    /// The text is no YAML: nothing is known about its documents.
+    pub unreadable: bool,
+}
+
+/// Parses and validates one text, a stream of YAML documents. `file` is only named in findings.
+#[must_use]
+pub fn parse(file: &Path, text: &str) -> Parsed {
+    let file: Arc<Path> = file.into();
+    let nodes = match tree::parse_stream(text) {
+        Ok(nodes) => nodes,
+        Err(error) => {
+            let mut review = Review::new(&file, "-".to_owned(), const { &EMPTY });
+            review.note_at(Severity::Error, error.at, "YAML_INVALID", error.text);
+            return Parsed { findings: review.findings, unreadable: true, ..Parsed::default() };
+        }
+    };
+    let mut parsed = Parsed::default();
+    for node in nodes {
+        parse_document(&file, text, node, &mut parsed);
+    }
+    parsed
+}
+
+fn parse_document(file: &Arc<Path>, text: &str, node: Node, parsed: &mut Parsed) {
+    let (kind, meta) = match meta::read_head(&node) {
+        Ok(Head::Ours(kind, meta)) => (kind, meta),
+        Ok(Head::Skipped { resource, text }) => {
+            let mut review = Review::new(file, resource, &node);
+            review.warn("", "KIND_SKIPPED", text);
+            parsed.findings.append(&mut review.findings);
+            return;
+        }
+        Err(error) => {
+            let mut review = Review::new(file, guess_resource(&node), &node);
+            let at = match &error {
+                meta::HeadError::Decode(error) => error.at.unwrap_or_default(),
+                _ => node.locate(error.path()),
+            };
+            parsed.refused.push(guess_resource(&node));
+            review.note_at(Severity::Error, at, error.reason(), error.to_string());
+            parsed.findings.append(&mut review.findings);
+            return;
+        }
+    };
+    let resource = resource(kind, &meta);
+    let mut review = Review::new(file, resource.clone(), &node);
+    let spec = read_spec(kind, &meta, text, &node, &mut review);
+    let refused = review.refused();
+    parsed.findings.append(&mut review.findings);
+    match spec {
+        Some(spec) if !refused => {
+            let (spec, file, at) = (Arc::new(spec), Arc::clone(file), node.at);
+            parsed.documents.push(Document { kind, meta, spec, file, at, node: Arc::new(node) });
+        }
+        _ => parsed.refused.push(resource),
+    }
+}
+
+/// Decodes and validates the body; findings go to `review`.
+fn read_spec(kind: Kind, meta: &Meta, text: &str, node: &Node, review: &mut Review<'_>) -> Option<Spec> {
+    if kind == Kind::MeshConfig {
+        return read_mesh(text, node, review);
+    }
+    check_top_level(node, review);
+    if meta.annotations.get("istio.io/always-reject").is_some_and(|value| value == "true") {
+        review.error("metadata.annotations", "ALWAYS_REJECT", "the annotation istio.io/always-reject asks for refusal");
+    }
+    let Some(body) = node.field("spec").filter(|body| body.value != tree::Value::Null) else {
+        review.error("spec", "FIELD_MISSING", "`spec` is required");
+        return None;
+    };
+    let spec = match kind {
+        Kind::Gateway => decode::decode(body).map(Spec::Gateway),
+        Kind::VirtualService => decode::decode(body).map(Spec::VirtualService),
+        Kind::DestinationRule => decode::decode(body).map(Spec::DestinationRule),
+        Kind::ServiceEntry => decode::decode(body).map(Spec::ServiceEntry),
+        Kind::WorkloadEntry => decode::decode(body).map(Spec::WorkloadEntry),
+        Kind::PeerAuthentication => decode::decode(body).map(Spec::PeerAuthentication),
+        Kind::RequestAuthentication => decode::decode(body).map(Spec::RequestAuthentication),
+        Kind::AuthorizationPolicy => decode::decode(body).map(Spec::AuthorizationPolicy),
+        Kind::RateLimit => decode::decode(body).map(Spec::RateLimit),
+        Kind::MeshConfig => return None,
+    };
+    match spec {
+        Ok(spec) => {
+            rules::check(&spec, meta, review);
+            Some(spec)
+        }
+        Err(error) => {
+            let at = error.at.unwrap_or(body.at);
+            let path = error.path();
+            let join = if path.is_empty() { ": " } else { "." };
+            review.note_at(Severity::Error, at, error.reason(), format!("spec{join}{error}"));
+            None
+        }
+    }
+}
+
+fn check_top_level(node: &Node, review: &mut Review<'_>) {
+    let tree::Value::Map(entries) = &node.value else { return };
+    for (key, _) in entries {
+        if !TOP_LEVEL.contains(&key.text.as_str()) {
+            let near = decode::nearest(&key.text, TOP_LEVEL);
+            let hint = near.map(|near| format!("; is `{near}` meant?")).unwrap_or_default();
+            review.note_at(Severity::Error, key.at, "FIELD_UNKNOWN", format!("unknown field `{}`{hint}", key.text));
+        }
+    }
+}
+
+/// The mesh configuration is YAML inside a string; its places are translated to the outer file.
+fn read_mesh(text: &str, node: &Node, review: &mut Review<'_>) -> Option<Spec> {
+    let outer = node.field("data")?.field("mesh")?;
+    let Some(inner) = outer.text() else {
+        review.error("data.mesh", "TYPE_WRONG", "a string is expected");
+        return None;
+    };
+    let shift = |at: At| inner_place(text, outer.at, at);
+    let body = match tree::parse_stream(inner) {
+        Ok(mut nodes) => nodes.drain(..).next().unwrap_or_else(|| Node { at: At::default(), value: tree::Value::Map(vec![]) }),
+        Err(error) => {
+            review.note_at(Severity::Error, shift(error.at), "YAML_INVALID", format!("data.mesh: {}", error.text));
+            return None;
+        }
+    };
+    match decode::decode::<mesh::MeshConfig>(&body) {
+        Ok(config) => {
+            let mut inner = Review::new(Path::new(""), String::new(), &body);
+            rules::check_mesh(&config, &mut inner);
+            for finding in inner.findings {
+                let at = shift(At { line: finding.line, column: finding.column });
+                review.note_at(finding.severity, at, finding.reason, format!("data.mesh: {}", finding.text));
+            }
+            Some(Spec::MeshConfig(Box::new(config)))
+        }
+        Err(error) => {
+            let at = shift(error.at.unwrap_or_default());
+            review.note_at(Severity::Error, at, error.reason(), format!("data.mesh: {error}"));
+            None
+        }
+    }
+}
+
+/// Where a place inside a block scalar stands in the whole file.
+fn inner_place(text: &str, scalar: At, inner: At) -> At {
+    let lines: Vec<&str> = text.lines().collect();
+    let index = |line: u64| usize::try_from(line).unwrap_or(usize::MAX);
+    let head = lines.get(index(scalar.line).saturating_sub(1)).copied().unwrap_or_default();
+    let is_block = head.contains('|') || head.contains('>');
+    if !is_block || inner.line == 0 {
+        return scalar;
+    }
+    let first = lines.iter().skip(index(scalar.line)).find(|line| !line.trim().is_empty());
+    let indent = first.map_or(0, |line| line.len() - line.trim_start().len());
+    At { line: scalar.line + inner.line, column: inner.column + indent as u64 }
+}
+
+fn guess_resource(node: &Node) -> String {
+    let kind = node.field("kind").and_then(Node::text).unwrap_or("-");
+    let meta = node.field("metadata");
+    let of = |field| meta.and_then(|meta| meta.field(field)).and_then(Node::text);
+    format!("{kind} {}/{}", of("namespace").unwrap_or(NAMESPACE_DEFAULT), of("name").unwrap_or("-"))
+}
+
+/// Reads and validates every document of `paths`: files, and folders with all their `.yaml`, `.yml` and `.json` files.
+///
+/// A path that cannot be read is a finding too. Documents of one name are reported as warnings here, since alternatives
+/// may stand side by side; a running discovery serves the first and refuses the second.
+#[must_use]
+pub fn validate(paths: &[PathBuf]) -> Vec<Finding> {
+    load(paths).1
+}
+
+/// As [`validate`], with the accepted documents.
+#[must_use]
+pub fn load(paths: &[PathBuf]) -> (Vec<Document>, Vec<Finding>) {
+    let mut findings = Vec::new();
+    let mut documents: Vec<Document> = Vec::new();
+    for file in files_of(paths, &mut findings) {
+        match read_file(&file) {
+            Ok(text) => {
+                let mut parsed = parse(&file, &text);
+                findings.append(&mut parsed.findings);
+                documents.append(&mut parsed.documents);
+            }
+            Err(error) => findings.push(unreadable(&file, &error)),
+        }
+    }
+    for (index, document) in documents.iter().enumerate() {
+        if let Some(first) = documents[..index].iter().find(|earlier| same_name(earlier, document)) {
+            findings.push(duplicate(first, document, Severity::Warning));
+        }
+    }
+    (documents, findings)
+}
+
+pub(crate) fn same_name(a: &Document, b: &Document) -> bool {
+    a.kind == b.kind && a.meta.name == b.meta.name && a.meta.namespace == b.meta.namespace
+}
+
+pub(crate) fn duplicate(first: &Document, second: &Document, severity: Severity) -> Finding {
+    Finding {
+        file: second.file.to_path_buf(),
+        line: second.at.line,
+        column: second.at.column,
+        resource: second.resource(),
+        severity,
+        reason: "DOCUMENT_DUPLICATE",
+        text: format!("already defined at {}:{}", first.file.display(), first.at.line),
+    }
+}
+
+pub(crate) fn unreadable(file: &Path, error: &std::io::Error) -> Finding {
+    Finding {
+        file: file.to_owned(),
+        line: 1,
+        column: 1,
+        resource: "-".to_owned(),
+        severity: Severity::Error,
+        reason: "FILE_UNREADABLE",
+        text: error.to_string(),
+    }
+}
+
+pub(crate) fn read_file(file: &Path) -> std::io::Result<String> {
+    let len = std::fs::metadata(file)?.len();
+    if len > tree::TEXT_BYTES_MAX as u64 {
+        let text = format!("{len} bytes, at most {} are read", tree::TEXT_BYTES_MAX);
+        return Err(std::io::Error::new(std::io::ErrorKind::FileTooLarge, text));
+    }
+    std::fs::read_to_string(file)
+}
+
+/// The document files below `paths`, sorted; hidden files and editors' leftovers are left out.
+pub(crate) fn files_of(paths: &[PathBuf], findings: &mut Vec<Finding>) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for path in paths {
+        match std::fs::metadata(path) {
+            Ok(meta) if meta.is_dir() => collect(path, 0, &mut files, findings),
+            Ok(_) => files.push(path.clone()),
+            Err(error) => findings.push(unreadable(path, &error)),
+        }
+    }
+    files
+}
+
+fn collect(folder: &Path, depth: usize, files: &mut Vec<PathBuf>, findings: &mut Vec<Finding>) {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) => return findings.push(unreadable(folder, &error)),
+    };
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| entry.ok().map(|entry| entry.path())).collect();
+    paths.sort();
+    for path in paths {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let suffix = path.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+        if name.starts_with('.') || files.len() >= FILES_MAX {
+            continue;
+        }
+        if path.is_dir() {
+            if depth < FOLDER_DEPTH_MAX {
+                collect(&path, depth + 1, files, findings);
+            }
+        } else if matches!(suffix, "yaml" | "yml" | "json") {
+            files.push(path);
+        }
+    }
+}
+
+/// Fields that documents may carry and that do not change what proxies do yet.
+pub const FIELDS_WITHOUT_EFFECT: &[&str] = &[
+    "VirtualService.http[].match[].statPrefix",
+    "VirtualService.http[].delegate",
+    "VirtualService.http[].retries.retryRemoteLocalities",
+    "VirtualService.tls[].match[].destinationSubnets",
+    "VirtualService.tcp[].match[].destinationSubnets",
+    "VirtualService.tcp[].match[].sourceSubnet",
+    "DestinationRule.trafficPolicy.tunnel",
+    "DestinationRule.trafficPolicy.proxyProtocol",
+    "DestinationRule.trafficPolicy.retryBudget",
+    "DestinationRule.trafficPolicy.loadBalancer.localityLbSetting",
+    "DestinationRule.trafficPolicy.loadBalancer.zoneAwareLbSetting",
+    "DestinationRule.trafficPolicy.loadBalancer.warmup",
+    "DestinationRule.trafficPolicy.loadBalancer.warmupDurationSecs",
+    "DestinationRule.trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes",
+    "DestinationRule.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
+    "Gateway.servers[].defaultEndpoint",
+    "Gateway.servers[].port.targetPort",
+    "Gateway.servers[].tls.credentialNames",
+    "Gateway.servers[].tls.caCertCredentialName",
+    "ServiceEntry.resolution: DYNAMIC_DNS",
+    "WorkloadEntry.network",
+    "RequestAuthentication.targetRef",
+    "RequestAuthentication.targetRefs",
+    "RequestAuthentication.jwtRules[].spaceDelimitedClaims",
+    "AuthorizationPolicy.targetRef",
+    "AuthorizationPolicy.targetRefs",
+    "MeshConfig.inboundTrafficPolicy",
+    "MeshConfig.defaultConfig",
+    "MeshConfig.localityLbSetting",
+    "MeshConfig.meshMTLS",
+    "MeshConfig.tlsDefaults",
+    "MeshConfig.extensionProviders[].envoyTcpAls",
+    "MeshConfig.extensionProviders[].envoyOtelAls",
+    "MeshConfig.extensionProviders[].prometheus",
+    "MeshConfig.extensionProviders[].opentelemetry",
+];
+
+static EMPTY: Node = Node { at: At { line: 0, column: 0 }, value: tree::Value::Null };
+const TOP_LEVEL: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
+const FILES_MAX: usize = 10_000;
+const FOLDER_DEPTH_MAX: usize = 16;
+
+#[cfg(test)]
+mod tests;
