@@ -113,12 +113,12 @@ pub(crate) fn read_head(node: &Node) -> Result<Head, HeadError> {
     let version = text_of(node, "apiVersion")?;
     let kind = text_of(node, "kind")?;
     let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
-    let meta = read_meta(node)?;
-    let resource = format!("{kind} {}/{}", meta.namespace, meta.name);
     let Some(kinds) = KINDS.iter().find(|kinds| kinds.group == group) else {
         let text = format!("`{kind}` of `{}` is not read here", if group.is_empty() { "core" } else { group });
-        return Ok(Head::Skipped { resource, text });
+        return Ok(Head::Skipped { resource: guess_resource(node), text });
     };
+    let meta = read_meta(node)?;
+    let resource = format!("{kind} {}/{}", meta.namespace, meta.name);
     if let Some((_, found)) = kinds.ours.iter().find(|(name, _)| *name == kind) {
         return checked(*found, meta, kinds, version, resource, node);
     }
@@ -127,6 +127,14 @@ pub(crate) fn read_head(node: &Node) -> Result<Head, HeadError> {
     }
     let names: Vec<&'static str> = kinds.ours.iter().map(|(name, _)| *name).chain(kinds.others.iter().copied()).collect();
     Err(HeadError::UnknownKind { group: group.to_owned(), kind: kind.to_owned(), near: nearest(kind, &names) })
+}
+
+/// `Kind ns/name`, as far as the document says it.
+pub(crate) fn guess_resource(node: &Node) -> String {
+    let kind = node.field("kind").and_then(Node::text).unwrap_or("-");
+    let meta = node.field("metadata");
+    let of = |field| meta.and_then(|meta| meta.field(field)).and_then(Node::text);
+    format!("{kind} {}/{}", of("namespace").unwrap_or(NAMESPACE_DEFAULT), of("name").unwrap_or("-"))
 }
 
 fn checked(

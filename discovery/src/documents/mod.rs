@@ -26,7 +26,7 @@ pub use meta::Kind;
 pub(crate) use finding::Review;
 pub(crate) use meta::{Meta, NAMESPACE_DEFAULT};
 
-use meta::Head;
+use meta::{Head, guess_resource};
 use tree::{At, Node};
 
 /// One accepted document.
@@ -114,12 +114,12 @@ pub fn parse(file: &Path, text: &str) -> Parsed {
     };
     let mut parsed = Parsed::default();
     for node in nodes {
-        parse_document(&file, text, node, &mut parsed);
+        parse_document(&file, node, &mut parsed);
     }
     parsed
 }
 
-fn parse_document(file: &Arc<Path>, text: &str, node: Node, parsed: &mut Parsed) {
+fn parse_document(file: &Arc<Path>, node: Node, parsed: &mut Parsed) {
     let (kind, meta) = match meta::read_head(&node) {
         Ok(Head::Ours(kind, meta)) => (kind, meta),
         Ok(Head::Skipped { resource, text }) => {
@@ -142,7 +142,7 @@ fn parse_document(file: &Arc<Path>, text: &str, node: Node, parsed: &mut Parsed)
     };
     let resource = resource(kind, &meta);
     let mut review = Review::new(file, resource.clone(), &node);
-    let spec = read_spec(kind, &meta, text, &node, &mut review);
+    let spec = read_spec(kind, &meta, &node, &mut review);
     let refused = review.refused();
     parsed.findings.append(&mut review.findings);
     match spec {
@@ -155,9 +155,9 @@ fn parse_document(file: &Arc<Path>, text: &str, node: Node, parsed: &mut Parsed)
 }
 
 /// Decodes and validates the body; findings go to `review`.
-fn read_spec(kind: Kind, meta: &Meta, text: &str, node: &Node, review: &mut Review<'_>) -> Option<Spec> {
+fn read_spec(kind: Kind, meta: &Meta, node: &Node, review: &mut Review<'_>) -> Option<Spec> {
     if kind == Kind::MeshConfig {
-        return read_mesh(text, node, review);
+        return read_mesh(node, review);
     }
     check_top_level(node, review);
     if meta.annotations.get("istio.io/always-reject").is_some_and(|value| value == "true") {
@@ -206,13 +206,13 @@ fn check_top_level(node: &Node, review: &mut Review<'_>) {
 }
 
 /// The mesh configuration is YAML inside a string; its places are translated to the outer file.
-fn read_mesh(text: &str, node: &Node, review: &mut Review<'_>) -> Option<Spec> {
-    let outer = node.field("data")?.field("mesh")?;
+fn read_mesh(node: &Node, review: &mut Review<'_>) -> Option<Spec> {
+    let (key, outer) = node.field("data")?.entry("mesh")?;
     let Some(inner) = outer.text() else {
         review.error("data.mesh", "TYPE_WRONG", "a string is expected");
         return None;
     };
-    let shift = |at: At| inner_place(text, outer.at, at);
+    let shift = |at: At| inner_place(key.at, outer.at, at);
     let body = match tree::parse_stream(inner) {
         Ok(mut nodes) => nodes.drain(..).next().unwrap_or_else(|| Node { at: At::default(), value: tree::Value::Map(vec![]) }),
         Err(error) => {
@@ -238,25 +238,12 @@ fn read_mesh(text: &str, node: &Node, review: &mut Review<'_>) -> Option<Spec> {
     }
 }
 
-/// Where a place inside a block scalar stands in the whole file.
-fn inner_place(text: &str, scalar: At, inner: At) -> At {
-    let lines: Vec<&str> = text.lines().collect();
-    let index = |line: u64| usize::try_from(line).unwrap_or(usize::MAX);
-    let head = lines.get(index(scalar.line).saturating_sub(1)).copied().unwrap_or_default();
-    let is_block = head.contains('|') || head.contains('>');
-    if !is_block || inner.line == 0 {
+/// Where a place inside a scalar stands in the whole file; exact for block scalars, which begin below their key.
+fn inner_place(key: At, scalar: At, inner: At) -> At {
+    if scalar.line <= key.line || inner.line == 0 {
         return scalar;
     }
-    let first = lines.iter().skip(index(scalar.line)).find(|line| !line.trim().is_empty());
-    let indent = first.map_or(0, |line| line.len() - line.trim_start().len());
-    At { line: scalar.line + inner.line, column: inner.column + indent as u64 }
-}
-
-fn guess_resource(node: &Node) -> String {
-    let kind = node.field("kind").and_then(Node::text).unwrap_or("-");
-    let meta = node.field("metadata");
-    let of = |field| meta.and_then(|meta| meta.field(field)).and_then(Node::text);
-    format!("{kind} {}/{}", of("namespace").unwrap_or(NAMESPACE_DEFAULT), of("name").unwrap_or("-"))
+    At { line: key.line + inner.line, column: scalar.column + inner.column - 1 }
 }
 
 /// Reads and validates every document of `paths`: files, and folders with all their `.yaml`, `.yml` and `.json` files.
