@@ -1,0 +1,13 @@
+//! What the end-to-end tests and the benchmark stand on: a real mesh of real processes, other programs run under a
+//! time limit, waiting for events, and a steady load. Nothing here sleeps for a fixed time in order to be right.
+
+pub mod curl;
+pub mod load;
+pub mod mesh;
+pub mod program;
+pub mod tools;
+pub mod wait;
+
+pub use mesh::{Mesh, MeshOptions};
+pub use program::{Answer, Program};
+pub use tools::Skipped;

@@ -1,0 +1,139 @@
+//! Documents are watched: an edit takes effect within a second, a broken one is named with file, line and column while
+//! the last good set keeps serving.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use harness::curl::{self, Response, url};
+use harness::{Mesh, wait};
+use libtest_mimic::Trial;
+
+use crate::trial::own;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        own("config::an_edit_is_followed_within_a_second", &[], an_edit_is_followed_within_a_second),
+        own("config::a_broken_document_is_named_and_changes_nothing", &[], a_broken_document_is_named),
+    ]
+}
+
+fn path_of(mesh: &Mesh, name: &str) -> PathBuf {
+    mesh.dir().join("config").join(name)
+}
+
+fn ask(mesh: &Mesh, path: &str) -> Result<Response> {
+    curl::get(url("http", mesh.at("/ingress/http")?, path)).send()
+}
+
+fn an_edit_is_followed_within_a_second(mesh: &mut Mesh) -> Result<()> {
+    ask(mesh, "/helloworld/whoami")?.expect_status(200)?;
+    let file = path_of(mesh, "closed.yaml");
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        std::fs::write(&file, CLOSED)?;
+        times.push(wait::time_until("the path to be closed", FOLLOW_WAIT_MAX, || {
+            let response = ask(mesh, "/helloworld/whoami")?.expect_status(403)?;
+            ensure!(response.reason() == "RBAC_DENIED", "the reason is {}", response.reason());
+            Ok(())
+        })?);
+        std::fs::write(&file, CLOSED.replace("/helloworld/whoami", "/helloworld/elsewhere"))?;
+        times.push(wait::time_until("the path to be open", FOLLOW_WAIT_MAX, || {
+            ask(mesh, "/helloworld/whoami")?.expect_status(200)
+        })?);
+    }
+    std::fs::remove_file(&file)?;
+    wait::until("the rule to be gone", FOLLOW_WAIT_MAX, || ask(mesh, "/helloworld/elsewhere")?.expect_status(404))?;
+    let slowest = times.iter().max().copied().unwrap_or_default();
+    ensure!(slowest < FOLLOWED_WITHIN, "an edit took {slowest:?}: {times:?}");
+    Ok(())
+}
+
+fn a_broken_document_is_named(mesh: &mut Mesh) -> Result<()> {
+    mesh.expect_healthy()?;
+    for (name, text, position) in [("unknown-action.yaml", UNKNOWN_ACTION, ":7:11"), ("no-yaml.yaml", NO_YAML, ":4:")] {
+        let file = path_of(mesh, name);
+        let place = format!("{name}{position}");
+        mesh.log_line_after("discovery", &[&place], || Ok(std::fs::write(&file, text)?))?;
+        wait::until("the status to name the document", FOLLOW_WAIT_MAX, || {
+            let status = mesh.kasbah(["status"]).run()?;
+            ensure!(status.said().contains(&place), "no {place} in: {}", status.said());
+            ensure!(status.code == 1, "the exit code is {}", status.code);
+            Ok(())
+        })?;
+        let findings = mesh.status()?.get("findings").cloned().context("no findings")?;
+        ensure!(findings.as_array().is_some_and(|f| f.len() == 1), "not one finding: {findings}");
+        ask(mesh, "/helloworld")?.expect_status(200).context("the traffic changed")?;
+        let validated = mesh.kasbah(["validate"]).arg(mesh.dir().join("config")).run()?;
+        ensure!(validated.code == 65, "validate ended with {}: {}", validated.code, validated.said());
+        ensure!(validated.stdout.contains(&place), "validate does not say {place}: {}", validated.said());
+        std::fs::remove_file(&file)?;
+        wait::until("the finding to be gone", FOLLOW_WAIT_MAX, || mesh.expect_healthy())?;
+    }
+    a_good_document_gone_bad_keeps_serving(mesh)
+}
+
+/// Each of the demo's documents in turn is spoilt and mended.
+fn a_good_document_gone_bad_keeps_serving(mesh: &Mesh) -> Result<()> {
+    let token = mesh.token("testers")?;
+    let mut spoilt = 0;
+    for entry in std::fs::read_dir(mesh.dir().join("config"))? {
+        let file = entry?.path();
+        if file.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let name = file.file_name().context("no name")?.to_string_lossy().into_owned();
+        let good = std::fs::read_to_string(&file)?;
+        mesh.log_line_after("discovery", &[&format!("{name}:")], || {
+            Ok(std::fs::write(&file, format!("{good}\n---\nkind: [\n"))?)
+        })?;
+        for path in ["/helloworld", "/test", "/test/egress"] {
+            let request = curl::get(url("http", mesh.at("/ingress/http")?, path)).bearer(&token);
+            request.send()?.expect_status(200).with_context(|| format!("{path} while {name} is broken"))?;
+        }
+        std::fs::write(&file, good)?;
+        wait::until("the mended document", FOLLOW_WAIT_MAX, || mesh.expect_healthy())?;
+        spoilt += 1;
+    }
+    if spoilt == 0 {
+        bail!("the demo has no documents");
+    }
+    Ok(())
+}
+
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
+const FOLLOW_WAIT_MAX: Duration = Duration::from_secs(10);
+
+const CLOSED: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: closed
+  namespace: default
+spec:
+  selector:
+    matchLabels:
+      app: helloworld
+  action: DENY
+  rules:
+    - to:
+        - operation:
+            paths: [/helloworld/whoami]
+";
+
+const UNKNOWN_ACTION: &str = "\
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata:
+  name: broken
+  namespace: default
+spec:
+  action: PERHAPS
+";
+
+const NO_YAML: &str = "\
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata:
+  name: [broken
+";

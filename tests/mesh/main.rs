@@ -1,0 +1,44 @@
+//! End to end: real processes, one module per promise of the README.
+//!
+//! Most tests share one mesh; those that change or hurt it have their own. Every mesh is stopped at the end, and a
+//! failed test shows the end of its mesh's logs. `KASBAH_BIN` names another binary to test.
+
+mod cli;
+mod config;
+mod csr;
+mod demo;
+mod failures;
+mod interop;
+mod mtls;
+mod policy;
+mod recovery;
+mod rotation;
+mod trial;
+
+use std::process::ExitCode;
+
+use libtest_mimic::{Arguments, Trial};
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(THREADS));
+    let modules: [fn() -> Vec<Trial>; 10] = [
+        // The longest first: it mostly waits, and the others run beside it.
+        rotation::trials,
+        demo::trials,
+        mtls::trials,
+        policy::trials,
+        csr::trials,
+        cli::trials,
+        config::trials,
+        interop::trials,
+        failures::trials,
+        recovery::trials,
+    ];
+    let conclusion = libtest_mimic::run(&arguments, modules.iter().flat_map(|trials| trials()).collect());
+    trial::stop_shared_mesh();
+    conclusion.exit_code()
+}
+
+/// One for the test that waits, one for the others: more would only disturb those that measure times.
+const THREADS: usize = 2;
