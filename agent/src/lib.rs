@@ -20,6 +20,8 @@ mod caller;
 pub mod client;
 mod dice;
 mod entry;
+#[cfg(test)]
+mod fake;
 mod launch;
 mod metrics;
 mod node;

@@ -56,7 +56,7 @@ pub enum JoinError {
         expired: String,
         /// Why the new join failed.
         #[source]
-        source: Box<JoinError>,
+        source: Box<Self>,
     },
     /// The SVID cannot be kept.
     #[error("{}: cannot store the agent's SVID; see that data_dir is writable", file.display())]
@@ -112,6 +112,13 @@ impl NodeIdentity {
 
     pub(crate) fn serial(&self) -> Option<String> {
         self.own.load().as_ref().map(|own| own.svid.serial().to_owned())
+    }
+
+    /// For tests of what needs a joined agent.
+    #[cfg(test)]
+    pub(crate) fn set_for_test(&self, svid: X509Svid) {
+        let since = svid.not_before();
+        self.set(svid, since);
     }
 
     fn set(&self, svid: X509Svid, since: SystemTime) {
@@ -308,3 +315,6 @@ const JOIN_RETRY_MAX: Duration = Duration::from_secs(2);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
 const TOKEN_BYTES_MAX: u64 = 4096;
 const SVID_FILE_BYTES_MAX: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests;

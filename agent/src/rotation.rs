@@ -191,3 +191,6 @@ fn check(svid: &X509Svid, entry: &Entry, now: SystemTime) -> Result<(), CaError>
 /// SVIDs asked for in one call.
 pub(crate) const BATCH_MAX: usize = 250;
 const IDLE_WAIT_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests;

@@ -175,3 +175,6 @@ pub(crate) const NAMES_MAX: usize = 128;
 /// A SPIFFE ID is at most this long.
 const NAME_BYTES_MAX: usize = 2048;
 const REQUEST_BYTES_MAX: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests;

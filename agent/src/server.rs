@@ -169,7 +169,7 @@ impl Settings {
                 Ok(bundle) if !bundle.x509_authorities.is_empty() => return Ok(bundle),
                 Ok(_) => tracing::warn!(file = %stored.display(), "stored bundle is empty, using trust_bundle"),
                 Err(error) => {
-                    tracing::warn!(file = %stored.display(), %error, "stored bundle is damaged, using trust_bundle")
+                    tracing::warn!(file = %stored.display(), %error, "stored bundle is damaged, using trust_bundle");
                 }
             }
         }
@@ -270,11 +270,11 @@ impl std::fmt::Debug for Agent {
     }
 }
 
-fn workload_api(desk: &Arc<Desk>) -> Router {
+pub(crate) fn workload_api(desk: &Arc<Desk>) -> Router {
     Routes::new(WorkloadApi::server(desk.clone())).prepare().into_axum_router()
 }
 
-fn sds(desk: &Arc<Desk>) -> Router {
+pub(crate) fn sds(desk: &Arc<Desk>) -> Router {
     Routes::new(Sds::server(desk.clone())).prepare().into_axum_router()
 }
 
@@ -361,3 +361,6 @@ const READINESS_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) const CONNECTIONS_MAX: usize = 8192;
 /// Connections of one process at once, on each socket.
 pub(crate) const CONNECTIONS_PER_PROCESS_MAX: usize = 128;
+
+#[cfg(test)]
+mod tests;

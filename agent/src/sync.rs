@@ -87,7 +87,8 @@ impl Syncer {
         self.state.put_synced(entries, bundles);
         self.unsynced = None;
         // Streams have the new bundle: the CA may count on this node.
-        self.progress.send_replace(Progress { bundle_sequence: sequence, entries_revision: hinted.entries_revision });
+        let applied = Progress { bundle_sequence: sequence, entries_revision: hinted.entries_revision };
+        self.progress.send_if_modified(|told| std::mem::replace(told, applied) != applied);
         if *posted != Some(sequence) {
             match self.ca.post_status(sequence).await {
                 Ok(()) | Err(CaError::Unsupported) => *posted = Some(sequence),
@@ -160,3 +161,6 @@ const RETRY_WAIT_BASE: Duration = Duration::from_millis(250);
 const WATCH_RETRY_MAX: Duration = Duration::from_secs(5);
 const WATCH_PROVEN: Duration = Duration::from_secs(10);
 const WATCH_UNSUPPORTED_WAIT: Duration = Duration::from_secs(300);
+
+#[cfg(test)]
+mod tests;

@@ -281,3 +281,6 @@ const HEADER: &str = "workload.spiffe.io";
 pub(crate) const AUDIENCES_MAX: usize = 32;
 const AUDIENCE_BYTES_MAX: usize = 1024;
 const REQUEST_BYTES_MAX: usize = 128 << 10;
+
+#[cfg(test)]
+mod tests;

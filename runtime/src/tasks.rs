@@ -59,7 +59,9 @@ impl TaskSet {
     ///
     /// Answers the first task that ended before it was asked to.
     pub async fn run(&mut self, shutdown: &Shutdown) -> Option<Finished> {
-        let early = shutdown.unless(self.finished()).await.flatten();
+        let ended = shutdown.unless(self.finished()).await.flatten();
+        // A task that listens may end before we hear of the request ourselves.
+        let early = ended.filter(|ended| ended.panicked || !shutdown.is_requested());
         if let Some(ended) = early {
             tracing::error!(task = ended.name, panicked = ended.panicked, "task ended early, shutting down");
         }
@@ -119,6 +121,17 @@ mod tests {
         tasks.spawn("short", async {});
         assert_eq!(tasks.run(&shutdown).await, Some(Finished { name: "short", panicked: false }));
         assert!(tasks.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_asked_for_is_not_early() {
+        let (mut tasks, shutdown) = (TaskSet::new(), Shutdown::new());
+        let asked = shutdown.clone();
+        tasks.spawn("listening", async move { asked.requested().await });
+        tokio::task::yield_now().await;
+        shutdown.trigger();
+        tokio::task::yield_now().await;
+        assert_eq!(tasks.run(&shutdown).await, None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,6 +17,7 @@ use proto::spire::api::types;
 use runtime::clock::from_unix_secs;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
@@ -61,7 +62,7 @@ impl GrpcCa {
         let first = entry::SyncAuthorizedEntriesRequest { output_mask: Some(entry_mask()), ids: Vec::new() };
         // The receiving end is alive: it is handed to the call below.
         let _ = ask.send(first).await;
-        let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+        let asked = ReceiverStream::new(asked);
         let mut answers = client.sync_authorized_entries(asked).await?.into_inner();
         let (revisions, mut sent) = read_page(&mut answers).await?;
         let stale = stale_ids(&revisions, known);
@@ -194,7 +195,9 @@ impl Ca for GrpcCa {
 
     async fn watch(&self, progress: watch::Receiver<Progress>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
         let mut client = node::node_client::NodeClient::new(self.channel()?);
-        let reports = tokio_stream::wrappers::WatchStream::new(progress).map(|progress| node::WatchRequest {
+        // Nothing is enforced before the first sync, and so nothing reported.
+        let reports = WatchStream::new(progress).filter(|progress| progress.bundle_sequence > 0);
+        let reports = reports.map(|progress| node::WatchRequest {
             bundle_sequence_enforced: progress.bundle_sequence,
             entries_revision: progress.entries_revision,
         });

@@ -47,7 +47,7 @@ struct Holdings<'a> {
 
 /// One name, looked up.
 enum Found {
-    Secret(Type),
+    Secret(Box<Type>),
     Pending,
     Unknown,
 }
@@ -63,7 +63,7 @@ pub(super) fn render(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>], w
     for name in names {
         match holdings.find(&name) {
             Found::Secret(secret) => {
-                rendered.secrets.insert(name.clone(), encode(name, secret));
+                rendered.secrets.insert(name.clone(), encode(name, *secret));
             }
             Found::Pending => rendered.pending = true,
             Found::Unknown => rendered.unknown.push(name),
@@ -99,8 +99,8 @@ impl<'a> Holdings<'a> {
     fn find(&self, name: &str) -> Found {
         match name {
             DEFAULT => self.certificate(self.first),
-            ROOT => self.bundles.get(self.own).map_or(Found::Pending, |bundle| Found::Secret(trusted_ca(bundle))),
-            ALL => Found::Secret(spiffe_validator(self.bundles.iter().map(|(name, bundle)| (*name, *bundle)))),
+            ROOT => self.bundles.get(self.own).map_or(Found::Pending, |bundle| found(trusted_ca(bundle))),
+            ALL => found(spiffe_validator(self.bundles.iter().map(|(name, bundle)| (*name, *bundle)))),
             _ => match SpiffeId::parse(name) {
                 Ok(id) if id.path().is_empty() => self.domain(&id.trust_domain()),
                 Ok(id) => self.certificate(Some(&id)),
@@ -111,7 +111,7 @@ impl<'a> Holdings<'a> {
 
     fn certificate(&self, id: Option<&SpiffeId>) -> Found {
         match id.and_then(|id| self.identities.get(id)) {
-            Some(Some(svid)) => Found::Secret(tls_certificate(svid)),
+            Some(Some(svid)) => found(tls_certificate(svid)),
             Some(None) => Found::Pending,
             None => Found::Unknown,
         }
@@ -119,10 +119,14 @@ impl<'a> Holdings<'a> {
 
     fn domain(&self, name: &TrustDomain) -> Found {
         match self.bundles.get_key_value(name) {
-            Some((name, bundle)) => Found::Secret(spiffe_validator([(*name, *bundle)].into_iter())),
+            Some((name, bundle)) => found(spiffe_validator([(*name, *bundle)].into_iter())),
             None => Found::Unknown,
         }
     }
+}
+
+fn found(secret: Type) -> Found {
+    Found::Secret(Box::new(secret))
 }
 
 fn tls_certificate(svid: &X509Svid) -> Type {

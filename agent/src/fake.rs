@@ -1,0 +1,280 @@
+//! A CA in memory, and what tests put around it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use identity::authority::{LeafProfile, X509Authority};
+use identity::csr::Csr;
+use identity::jwt::{JwtAuthorityKey, JwtSvidProfile};
+use identity::{SpiffeId, TrustBundle, TrustDomain};
+use runtime::clock::Clock;
+use tokio::sync::{mpsc, watch};
+use tonic::Code;
+
+use crate::ca::{Ca, CaError, Chain, JwtSvid, Progress};
+use crate::entry::tests::{decode, wire};
+use crate::entry::{Entries, Entry};
+use crate::state::State;
+
+/// A CA that does what the test says.
+pub(crate) struct FakeCa {
+    pub(crate) clock: Clock,
+    pub(crate) root: Mutex<X509Authority>,
+    pub(crate) jwt_key: JwtAuthorityKey,
+    pub(crate) entries: Mutex<Vec<Arc<Entry>>>,
+    pub(crate) bundle: Mutex<TrustBundle>,
+    pub(crate) federated: Mutex<Vec<TrustBundle>>,
+    pub(crate) ttl: Mutex<Duration>,
+    /// No call gets through.
+    pub(crate) down: AtomicBool,
+    /// Signs with this ID instead of the entry's.
+    pub(crate) wrong_id: AtomicBool,
+    pub(crate) token: Mutex<Option<String>>,
+    pub(crate) joins: AtomicUsize,
+    pub(crate) batches: Mutex<Vec<usize>>,
+    pub(crate) jwts: AtomicUsize,
+    pub(crate) posted: Mutex<Vec<u64>>,
+    /// What the watch stream sends; without it the call is not offered.
+    pub(crate) hints: Mutex<Option<mpsc::Receiver<Progress>>>,
+}
+
+pub(crate) fn domain() -> TrustDomain {
+    TrustDomain::parse("example.org").unwrap()
+}
+
+/// A moment tests start at.
+pub(crate) fn start() -> SystemTime {
+    runtime::clock::from_unix_secs(1_800_000_000)
+}
+
+/// An entry, as the CA has it.
+pub(crate) fn entry(id: &str, path: &str, selectors: &[&str]) -> Arc<Entry> {
+    decode(wire(id, path, selectors))
+}
+
+/// An entry that this test process matches.
+pub(crate) fn own_entry(id: &str, path: &str) -> Arc<Entry> {
+    entry(id, path, &[&format!("unix:uid:{}", rustix::process::getuid().as_raw())])
+}
+
+pub(crate) fn changed(entry: &Arc<Entry>, change: impl FnOnce(&mut Entry)) -> Arc<Entry> {
+    let mut entry = Entry::clone(entry);
+    change(&mut entry);
+    Arc::new(entry)
+}
+
+pub(crate) fn root(clock: Clock) -> X509Authority {
+    X509Authority::generate_root(&domain(), Duration::from_secs(30 * 86_400), clock.now()).unwrap()
+}
+
+impl FakeCa {
+    pub(crate) fn new(clock: Clock, ttl: Duration) -> Arc<Self> {
+        let (root, jwt_key) = (root(clock), JwtAuthorityKey::generate().unwrap());
+        let mut bundle = TrustBundle::from_x509_authorities(domain(), [root.certificate().clone()]).unwrap();
+        bundle.jwt_authorities.push(jwt_key.public(None));
+        bundle.sequence = 1;
+        Arc::new(Self {
+            clock,
+            root: Mutex::new(root),
+            jwt_key,
+            entries: Mutex::default(),
+            bundle: Mutex::new(bundle),
+            federated: Mutex::default(),
+            ttl: Mutex::new(ttl),
+            down: AtomicBool::new(false),
+            wrong_id: AtomicBool::new(false),
+            token: Mutex::default(),
+            joins: AtomicUsize::new(0),
+            batches: Mutex::default(),
+            jwts: AtomicUsize::new(0),
+            posted: Mutex::default(),
+            hints: Mutex::default(),
+        })
+    }
+
+    /// A state that knows this CA's bundle and `entries`, as after a sync.
+    pub(crate) fn synced_state(&self, entries: impl IntoIterator<Item = Arc<Entry>>) -> Arc<State> {
+        let state = Arc::new(State::new(self.bundle.lock().unwrap().clone()));
+        *self.entries.lock().unwrap() = entries.into_iter().collect();
+        self.publish(&state);
+        state
+    }
+
+    /// What a sync does.
+    pub(crate) fn publish(&self, state: &State) {
+        let entries = Entries::new(self.entries.lock().unwrap().iter().cloned());
+        let own = self.bundle.lock().unwrap().clone();
+        let federated = self.federated.lock().unwrap().clone();
+        let bundles = federated.into_iter().chain([own]).map(Arc::new);
+        state.put_synced(entries, identity::BundleSet::new(bundles));
+    }
+
+    pub(crate) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::SeqCst);
+    }
+
+    pub(crate) fn sign(&self, id: &SpiffeId, csr: &[u8]) -> Chain {
+        let csr = Csr::decode_der(csr).unwrap();
+        let profile = LeafProfile {
+            backdate: Duration::from_secs(10),
+            ..LeafProfile::new(id.clone(), *self.ttl.lock().unwrap())
+        };
+        self.root.lock().unwrap().sign_svid(csr.public_key_spki(), &profile, self.clock.now()).unwrap()
+    }
+
+    fn reach(&self) -> Result<(), CaError> {
+        if self.down.load(Ordering::SeqCst) { Err(CaError::unavailable("down")) } else { Ok(()) }
+    }
+}
+
+pub(crate) fn refused(code: Code) -> CaError {
+    CaError::Refused { code, message: "no".into(), reason: None }
+}
+
+#[tonic::async_trait]
+impl Ca for FakeCa {
+    async fn attest(&self, token: &str, csr: Vec<u8>) -> Result<Chain, CaError> {
+        self.reach()?;
+        let expected = self.token.lock().unwrap().take();
+        if expected.as_deref() != Some(token) {
+            return Err(refused(Code::InvalidArgument));
+        }
+        self.joins.fetch_add(1, Ordering::SeqCst);
+        Ok(self.sign(&domain().with_path(&format!("/spire/agent/join_token/{token}")).unwrap(), &csr))
+    }
+
+    async fn renew_agent(&self, csr: Vec<u8>) -> Result<Chain, CaError> {
+        self.reach()?;
+        Ok(self.sign(&domain().with_path("/spire/agent/join_token/t").unwrap(), &csr))
+    }
+
+    async fn entries(&self, _: &Entries) -> Result<Vec<Arc<Entry>>, CaError> {
+        self.reach()?;
+        Ok(self.entries.lock().unwrap().clone())
+    }
+
+    async fn bundle(&self) -> Result<TrustBundle, CaError> {
+        self.reach()?;
+        Ok(self.bundle.lock().unwrap().clone())
+    }
+
+    async fn federated_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<TrustBundle>, CaError> {
+        self.reach()?;
+        Ok(self.federated.lock().unwrap().iter().find(|bundle| bundle.trust_domain == *trust_domain).cloned())
+    }
+
+    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError> {
+        self.reach()?;
+        self.batches.lock().unwrap().push(asked.len());
+        let entries = self.entries.lock().unwrap().clone();
+        let one = |(id, csr): (String, Vec<u8>)| {
+            let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| refused(Code::NotFound))?;
+            let wrong = domain().with_path("/somebody/else").unwrap();
+            let id = if self.wrong_id.load(Ordering::SeqCst) { &wrong } else { &entry.spiffe_id };
+            Ok(self.sign(id, &csr))
+        };
+        Ok(asked.into_iter().map(one).collect())
+    }
+
+    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<JwtSvid, CaError> {
+        self.reach()?;
+        self.jwts.fetch_add(1, Ordering::SeqCst);
+        let entries = self.entries.lock().unwrap().clone();
+        let entry = entries.iter().find(|entry| entry.id == entry_id).ok_or_else(|| refused(Code::NotFound))?;
+        let profile = JwtSvidProfile {
+            id: entry.spiffe_id.clone(),
+            audiences: audience,
+            ttl: *self.ttl.lock().unwrap(),
+            issuer: None,
+            token_id: None,
+        };
+        let svid = self.jwt_key.sign_svid(&profile, self.clock.now()).unwrap();
+        Ok(JwtSvid { token: svid.token, issued_at: svid.issued_at, expires_at: svid.expires_at })
+    }
+
+    async fn post_status(&self, bundle_sequence: u64) -> Result<(), CaError> {
+        self.posted.lock().unwrap().push(bundle_sequence);
+        Ok(())
+    }
+
+    async fn watch(&self, _: watch::Receiver<Progress>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
+        let hints = self.hints.lock().unwrap().take();
+        let Some(mut hints) = hints else { return Err(CaError::Unsupported) };
+        while let Some(hint) = hints.recv().await {
+            let _ = changed.send(hint).await;
+        }
+        Ok(())
+    }
+}
+
+/// An agent's sockets, served in this process, over a CA in memory. Workloads are this test process itself.
+pub(crate) struct Service {
+    pub(crate) ca: Arc<FakeCa>,
+    pub(crate) state: Arc<State>,
+    pub(crate) desk: Arc<crate::caller::Desk>,
+    pub(crate) socket: std::path::PathBuf,
+    _dir: tempfile::TempDir,
+    shutdown: runtime::shutdown::Shutdown,
+}
+
+impl Service {
+    /// Serves what `router` makes of the desk.
+    pub(crate) fn start(router: impl FnOnce(&Arc<crate::caller::Desk>) -> axum::Router) -> Self {
+        let ca = FakeCa::new(Clock::system(), Duration::from_secs(600));
+        let state = Arc::new(State::new(ca.bundle.lock().unwrap().clone()));
+        let dir = tempfile::tempdir().unwrap();
+        let launches = Arc::new(crate::attest::Launches::load(dir.path().join("launches.json")));
+        let shutdown = runtime::shutdown::Shutdown::new();
+        let desk = Arc::new(crate::caller::Desk {
+            state: state.clone(),
+            ca: ca.clone(),
+            attestor: crate::attest::Attestor::new(launches),
+            clock: Clock::system(),
+            numbers: crate::metrics::Numbers::default(),
+            streams: crate::tally::Tally::new(crate::caller::STREAMS_MAX, crate::caller::STREAMS_PER_PROCESS_MAX),
+            shutdown: shutdown.clone(),
+        });
+        let socket = dir.path().join("agent.sock");
+        let listener = runtime::listen::unix(&socket, 0o777).unwrap();
+        tokio::spawn(crate::server::serve_workloads(listener, router(&desk), desk.clone()));
+        Self { ca, state, desk, socket, _dir: dir, shutdown }
+    }
+
+    /// Makes `entries` known, as a sync does.
+    pub(crate) fn publish(&self, entries: impl IntoIterator<Item = Arc<Entry>>) -> &Self {
+        *self.ca.entries.lock().unwrap() = entries.into_iter().collect();
+        self.ca.publish(&self.state);
+        self
+    }
+
+    /// Issues a new SVID for each entry, as the rotation does.
+    pub(crate) fn rotate(&self) -> &Self {
+        let entries = self.state.current().entries.clone();
+        let one = |entry: &Arc<Entry>| {
+            let prepared = crate::rotation::Prepared::new().unwrap();
+            let chain = self.ca.sign(&entry.spiffe_id, &prepared.csr());
+            let svid = Arc::new(prepared.into_svid(chain).unwrap());
+            let held = crate::state::Held { renew_at: svid.not_after(), svid, revision: entry.revision };
+            (entry.id.clone(), held)
+        };
+        self.state.put_held(entries.iter().map(one).collect());
+        self
+    }
+
+    pub(crate) async fn channel(&self) -> tonic::transport::Channel {
+        let socket = self.socket.clone();
+        let dial = move |_| {
+            let socket = socket.clone();
+            async move { tokio::net::UnixStream::connect(socket).await.map(hyper_util::rt::TokioIo::new) }
+        };
+        let endpoint = tonic::transport::Endpoint::from_static("http://localhost");
+        endpoint.connect_with_connector(tower::service_fn(dial)).await.unwrap()
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}

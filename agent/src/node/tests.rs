@@ -1,0 +1,132 @@
+//! Joining and renewing beside a CA in memory, on paused time.
+
+use std::sync::atomic::Ordering;
+
+use runtime::tasks::TaskSet;
+
+use super::*;
+use crate::fake::{FakeCa, domain, start};
+
+struct Scene {
+    ca: Arc<FakeCa>,
+    clock: Clock,
+    dir: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let clock = Clock::following_timers(start());
+        Self { ca: FakeCa::new(clock, Duration::from_secs(3600)), clock, dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn token(&self, token: &str) -> &Self {
+        *self.ca.token.lock().unwrap() = Some(token.to_owned());
+        std::fs::write(self.dir.path().join("token"), format!("{token}\n")).unwrap();
+        self
+    }
+
+    /// An agent that starts now, in the same directory.
+    fn node(&self) -> Node {
+        let state = self.ca.synced_state([]);
+        Node {
+            ca: self.ca.clone(),
+            identity: Arc::new(NodeIdentity::new(state)),
+            trust_domain: domain(),
+            svid_file: self.dir.path().join("agent.pem"),
+            join_token_file: Some(self.dir.path().join("token")),
+            clock: self.clock,
+            numbers: Numbers::default(),
+        }
+    }
+
+    async fn start(&self) -> Result<Node, JoinError> {
+        let node = self.node();
+        node.start(&Shutdown::new()).await?;
+        Ok(node)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_joins_once_and_starts_warm_afterwards() {
+    let scene = Scene::new();
+    let first = scene.token("t").start().await.unwrap();
+    let again = scene.start().await.unwrap();
+    assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 1);
+    assert_eq!(first.identity.serial(), again.identity.serial());
+    assert_eq!(first.identity.svid().unwrap().id().path(), "/spire/agent/join_token/t");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_used_token_without_a_stored_svid_is_named_with_the_remedy() {
+    let scene = Scene::new();
+    scene.token("t").start().await.unwrap();
+    std::fs::remove_file(scene.dir.path().join("agent.pem")).unwrap();
+    let error = scene.start().await.map(drop).unwrap_err();
+    assert_eq!(error.reason(), "JOIN_TOKEN_REFUSED");
+    assert!(error.to_string().contains("kasbah token create"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_token_the_error_says_how_to_get_one() {
+    let error = Scene::new().start().await.map(drop).unwrap_err();
+    assert_eq!(error.reason(), "JOIN_NO_TOKEN");
+    assert!(error.to_string().contains("kasbah token create"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_is_away_is_waited_for() {
+    let scene = Scene::new();
+    scene.token("t").ca.set_down(true);
+    let up = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        scene.ca.set_down(false);
+    };
+    let (joined, ()) = tokio::join!(scene.start(), up);
+    assert!(joined.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_file_counts_as_no_svid() {
+    let scene = Scene::new();
+    std::fs::write(scene.dir.path().join("agent.pem"), "damaged").unwrap();
+    assert!(scene.token("t").start().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_that_expired_while_the_agent_was_off_needs_a_new_token() {
+    let scene = Scene::new();
+    scene.token("t").start().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3601)).await;
+    let error = scene.start().await.map(drop).unwrap_err();
+    assert_eq!(error.reason(), "AGENT_SVID_EXPIRED");
+    assert!(scene.token("t2").start().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_own_svid_is_renewed_at_half_life_and_stored() {
+    let scene = Scene::new();
+    let node = scene.token("t").start().await.unwrap();
+    let (identity, first) = (node.identity.clone(), node.identity.serial());
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    tokio::time::sleep(Duration::from_secs(3600 * 44 / 100)).await;
+    assert_eq!(identity.serial(), first);
+    tokio::time::sleep(Duration::from_secs(3600 * 12 / 100)).await;
+    assert_ne!(identity.serial(), first);
+    assert_eq!(scene.start().await.unwrap().identity.serial(), identity.serial());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_at_half_life_is_overcome_before_the_end() {
+    let scene = Scene::new();
+    let node = scene.token("t").start().await.unwrap();
+    let (identity, first) = (node.identity.clone(), node.identity.svid().unwrap());
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    scene.ca.set_down(true);
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    assert_eq!(identity.serial().as_deref(), Some(first.serial()));
+    scene.ca.set_down(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_ne!(identity.serial().as_deref(), Some(first.serial()));
+}

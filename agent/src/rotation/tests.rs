@@ -1,0 +1,155 @@
+//! The rotator beside a CA in memory, on paused time.
+
+use std::sync::atomic::Ordering;
+
+use identity::TrustBundle;
+use runtime::tasks::TaskSet;
+
+use super::*;
+use crate::fake::{FakeCa, changed, domain, entry, root, start};
+
+struct Scene {
+    ca: Arc<FakeCa>,
+    state: Arc<State>,
+    clock: Clock,
+    numbers: Numbers,
+    _rotator: TaskSet,
+}
+
+const TTL: Duration = Duration::from_secs(20);
+
+impl Scene {
+    fn start(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
+        let clock = Clock::following_timers(start());
+        let ca = FakeCa::new(clock, TTL);
+        let state = ca.synced_state(entries);
+        let numbers = Numbers::default();
+        let rotator =
+            Rotator { ca: ca.clone(), state: state.clone(), clock, numbers: numbers.clone(), resync: Arc::default() };
+        let mut tasks = TaskSet::new();
+        tasks.spawn("rotation", rotator.run(Shutdown::new()));
+        Self { ca, state, clock, numbers, _rotator: tasks }
+    }
+
+    /// The SVID held for `id` as soon as there is one.
+    async fn held(&self, id: &str) -> Held {
+        let mut changes = self.state.subscribe();
+        changes.wait_for(|snapshot| snapshot.held.contains_key(id)).await.unwrap().held[id].clone()
+    }
+
+    /// The SVID that replaces the one held for `id`.
+    async fn next(&self, id: &str) -> Held {
+        let before = self.held(id).await.svid.serial().to_owned();
+        let mut changes = self.state.subscribe();
+        let found = changes.wait_for(|snapshot| snapshot.held.get(id).is_some_and(|held| held.svid.serial() != before));
+        found.await.unwrap().held[id].clone()
+    }
+
+    fn publish(&self, entries: impl IntoIterator<Item = Arc<Entry>>) {
+        *self.ca.entries.lock().unwrap() = entries.into_iter().collect();
+        self.ca.publish(&self.state);
+    }
+}
+
+fn one() -> Arc<Entry> {
+    entry("a", "/a", &["unix:uid:1"])
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_is_renewed_at_half_life_with_a_new_key_each_time() {
+    let scene = Scene::start([one()]);
+    let mut held = scene.held("a").await;
+    let mut at = scene.clock.now();
+    for _ in 0..5 {
+        let next = scene.next("a").await;
+        let waited = scene.clock.now().duration_since(at).unwrap();
+        assert!((Duration::from_secs(9)..=Duration::from_millis(11_100)).contains(&waited), "{waited:?}");
+        assert_ne!(next.svid.key().public_key_spki(), held.svid.key().public_key_spki());
+        (held, at) = (next, scene.clock.now());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_ca_is_away_the_old_svid_serves_until_it_expires_and_not_longer() {
+    let scene = Scene::start([one()]);
+    let held = scene.held("a").await;
+    scene.ca.set_down(true);
+    let mut changes = scene.state.subscribe();
+    changes.wait_for(|snapshot| !snapshot.held.contains_key("a")).await.unwrap();
+    let late = scene.clock.now().duration_since(held.svid.not_after()).unwrap();
+    assert!(late < Duration::from_secs(1), "{late:?}");
+    scene.ca.set_down(false);
+    let down_at = scene.clock.now();
+    scene.held("a").await;
+    assert!(scene.clock.now().duration_since(down_at).unwrap() <= schedule::RETRY_WAIT_MAX);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_outage_is_not_noticed() {
+    let scene = Scene::start([one()]);
+    let held = scene.held("a").await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    scene.ca.set_down(true);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    assert_eq!(scene.held("a").await.svid.serial(), held.svid.serial());
+    scene.ca.set_down(false);
+    scene.next("a").await;
+    assert!(scene.clock.now() < held.svid.not_after());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_or_changed_entry_gets_its_svid_at_once() {
+    let scene = Scene::start([one()]);
+    scene.held("a").await;
+    let begun = scene.clock.now();
+    let both = [changed(&one(), |entry| entry.revision = 1), entry("b", "/b", &["unix:uid:2"])];
+    let next = async { scene.next("a").await };
+    let (next, ()) = tokio::join!(next, async { scene.publish(both) });
+    scene.held("b").await;
+    assert_eq!(next.revision, 1);
+    assert!(scene.clock.now().duration_since(begun).unwrap() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_entry_loses_its_svid_at_once() {
+    let scene = Scene::start([one()]);
+    scene.held("a").await;
+    scene.publish([]);
+    assert!(scene.state.current().held.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_whose_issuer_left_the_bundle_is_renewed_at_once() {
+    let scene = Scene::start([one()]);
+    let held = scene.held("a").await;
+    let begun = scene.clock.now();
+    let new_root = root(scene.clock);
+    *scene.ca.bundle.lock().unwrap() =
+        TrustBundle::from_x509_authorities(domain(), [new_root.certificate().clone()]).unwrap();
+    *scene.ca.root.lock().unwrap() = new_root;
+    let (next, ()) = tokio::join!(scene.next("a"), async { scene.ca.publish(&scene.state) });
+    assert_ne!(next.svid.serial(), held.svid.serial());
+    assert!(scene.clock.now().duration_since(begun).unwrap() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_of_another_identity_is_not_taken() {
+    let scene = Scene::start([]);
+    scene.ca.wrong_id.store(true, Ordering::SeqCst);
+    scene.publish([one()]);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(scene.state.current().held.is_empty());
+    scene.ca.wrong_id.store(false, Ordering::SeqCst);
+    assert_eq!(scene.held("a").await.svid.id().path(), "/a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_entries_are_asked_for_in_batches() {
+    let count = BATCH_MAX + 10;
+    let entries = (0..count).map(|n| entry(&format!("e{n:04}"), &format!("/e/{n}"), &["unix:uid:1"]));
+    let scene = Scene::start(entries);
+    scene.state.subscribe().wait_for(|snapshot| snapshot.held.len() == count).await.unwrap();
+    assert_eq!(*scene.ca.batches.lock().unwrap(), [BATCH_MAX, 10]);
+    let ok = crate::metrics::RenewalLabels { of: Holder::workload, outcome: Outcome::ok };
+    assert_eq!(scene.numbers.renewals.get_or_create(&ok).get(), count as u64);
+}

@@ -1,0 +1,110 @@
+//! The syncer beside a CA in memory, on paused time.
+
+use identity::TrustDomain;
+use runtime::clock::Clock;
+use runtime::readiness::Readiness;
+use runtime::tasks::TaskSet;
+
+use super::*;
+use crate::fake::{FakeCa, changed, domain, entry, start};
+
+struct Scene {
+    ca: Arc<FakeCa>,
+    state: Arc<State>,
+    readiness: Readiness,
+    progress: watch::Receiver<Progress>,
+    dir: tempfile::TempDir,
+    _syncer: TaskSet,
+}
+
+impl Scene {
+    fn start(prepare: impl FnOnce(&FakeCa)) -> Self {
+        let clock = Clock::following_timers(start());
+        let ca = FakeCa::new(clock, Duration::from_secs(60));
+        prepare(&ca);
+        let (dir, readiness) = (tempfile::tempdir().unwrap(), Readiness::new());
+        let state = Arc::new(State::new(TrustBundle::new(domain())));
+        let (sender, progress) = watch::channel(Progress::default());
+        let syncer = Syncer {
+            ca: ca.clone(),
+            state: state.clone(),
+            numbers: Numbers::default(),
+            interval: Duration::from_secs(5),
+            bundle_file: dir.path().join("bundle.json"),
+            resync: Arc::default(),
+            progress: sender,
+            unsynced: Some(readiness.block("first sync")),
+        };
+        let mut tasks = TaskSet::new();
+        tasks.spawn("sync", syncer.run(Shutdown::new()));
+        Self { ca, state, readiness, progress, dir, _syncer: tasks }
+    }
+
+    async fn entries(&self, count: usize) {
+        self.state.subscribe().wait_for(|snapshot| snapshot.synced && snapshot.entries.len() == count).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_seen_at_the_next_poll() {
+    let scene = Scene::start(|_| ());
+    scene.readiness.wait_ready().await;
+    let begun = tokio::time::Instant::now();
+    scene.ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"]));
+    scene.entries(1).await;
+    assert!(begun.elapsed() <= Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_of_the_ca_is_followed_at_once_and_acknowledged() {
+    let (hint, hints) = mpsc::channel(1);
+    let mut scene = Scene::start(|ca| *ca.hints.lock().unwrap() = Some(hints));
+    scene.readiness.wait_ready().await;
+    let begun = tokio::time::Instant::now();
+    scene.ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"]));
+    hint.send(Progress { bundle_sequence: 1, entries_revision: 7 }).await.unwrap();
+    scene.entries(1).await;
+    let applied = *scene.progress.wait_for(|progress| progress.entries_revision == 7).await.unwrap();
+    assert_eq!(applied.bundle_sequence, 1);
+    assert!(begun.elapsed() < Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_leaves_what_is_known_and_ends_by_itself() {
+    let scene = Scene::start(|ca| ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"])));
+    scene.entries(1).await;
+    scene.ca.set_down(true);
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(scene.state.current().entries.len(), 1);
+    scene.ca.entries.lock().unwrap().clear();
+    scene.ca.set_down(false);
+    scene.entries(0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_bundle_is_served_stored_and_reported() {
+    let scene = Scene::start(|_| ());
+    scene.readiness.wait_ready().await;
+    scene.ca.bundle.lock().unwrap().sequence = 2;
+    let own = domain();
+    let newer = |snapshot: &Arc<crate::state::Snapshot>| snapshot.bundles.get(&own).unwrap().sequence == 2;
+    scene.state.subscribe().wait_for(newer).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*scene.ca.posted.lock().unwrap(), [1, 2]);
+    let stored = std::fs::read(scene.dir.path().join("bundle.json")).unwrap();
+    assert_eq!(TrustBundle::parse_spiffe_json(domain(), &stored).unwrap().sequence, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn foreign_bundles_come_with_the_entries_that_need_them() {
+    let foreign = TrustDomain::parse("other.org").unwrap();
+    let scene = Scene::start(|ca| ca.federated.lock().unwrap().push(TrustBundle::new(foreign.clone())));
+    scene.readiness.wait_ready().await;
+    assert!(scene.state.current().bundles.get(&foreign).is_none());
+    let federated = changed(&entry("a", "/a", &["unix:uid:1"]), |entry| {
+        entry.federates_with.insert(foreign.clone());
+    });
+    scene.ca.entries.lock().unwrap().push(federated);
+    scene.entries(1).await;
+    assert!(scene.state.current().bundles.get(&foreign).is_some());
+}
