@@ -26,12 +26,30 @@ pub(crate) fn copy(layout: &Layout, addresses: &Addresses, jwks_file: &Path) -> 
         ("${JWKS}", jwks.replace('\n', " ").trim().to_owned()),
     ];
     for (name, text) in DOCUMENTS {
-        let target = layout.config().join(name);
+        let target = match name.strip_prefix("policy/") {
+            Some(_) => super::settings::rules_file(layout),
+            None => layout.config().join(name),
+        };
         if !target.exists() {
             let filled = values.iter().fold((*text).to_owned(), |text, (from, to)| text.replace(from, to));
+            if let Some(folder) = target.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
             super::layout::write_atomically(&target, filled.as_bytes(), 0o644)?;
         }
     }
     std::fs::write(marker, b"")?;
     Ok(())
 }
+
+/// File name below `DIR/config/` and text. The policy service's rules go beside that folder.
+const DOCUMENTS: &[(&str, &str)] = &[
+    ("mesh.yaml", include_str!("../../../deploy/demo/mesh.yaml")),
+    ("services.yaml", include_str!("../../../deploy/demo/services.yaml")),
+    ("ingress.yaml", include_str!("../../../deploy/demo/ingress.yaml")),
+    ("routes.yaml", include_str!("../../../deploy/demo/routes.yaml")),
+    ("security.yaml", include_str!("../../../deploy/demo/security.yaml")),
+    ("egress.yaml", include_str!("../../../deploy/demo/egress.yaml")),
+    ("limits.yaml", include_str!("../../../deploy/demo/limits.yaml")),
+    ("policy/rules.yaml", include_str!("../../../deploy/demo/policy/rules.yaml")),
+];

@@ -21,9 +21,9 @@ pub(crate) fn ensure(layout: &Layout) -> Result<(), Failure> {
     let authority = WebAuthority::generate("Kasbah demo ingress CA", CA_TTL, now).map_err(anyhow::Error::from)?;
     let names = ["localhost".to_owned()];
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    let server = authority.server_certificate(&names, &addresses, SERVER_TTL, now).map_err(anyhow::Error::from)?;
-    write_atomically(&key, server.key_pem.as_bytes(), 0o600)?;
-    write_atomically(&cert, server.chain_pem.as_bytes(), 0o644)?;
+    let server = authority.issue_server(&names, &addresses, SERVER_TTL, now).map_err(anyhow::Error::from)?;
+    write_atomically(&key, server.key_pem().as_bytes(), 0o600)?;
+    write_atomically(&cert, server.certificate_pem().as_bytes(), 0o644)?;
     write_atomically(&ca, authority.certificate_pem().as_bytes(), 0o644)?;
     Ok(())
 }

@@ -1,13 +1,12 @@
-//! Asking a running mesh: plain HTTP to admin addresses, readiness with progress for people, and the first request
-//! through the ingress gateway, which proves that all parts work together.
+//! Asking a running mesh: readiness with progress for people, and the first request through the ingress gateway, which
+//! proves that all parts work together.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
+use runtime::ask;
 use tokio::net::TcpStream;
 
 use super::layout::Layout;
@@ -15,30 +14,13 @@ use super::supervise::{ProcessState, Supervisor};
 use crate::exit::{Exit, Failure};
 use crate::output;
 
-/// A `GET` over plain HTTP/1.1 within a time limit: status and body.
-pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)> {
-    tokio::time::timeout(REQUEST_WAIT_MAX, get_unlimited(address, path)).await?
-}
-
-async fn get_unlimited(address: SocketAddr, path: &str) -> anyhow::Result<(u16, Bytes)> {
-    let stream = TcpStream::connect(address).await?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let driver = tokio::spawn(connection);
-    let request = hyper::Request::get(path).header("host", address.to_string()).body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
-    driver.abort();
-    Ok((status, body.map_err(|e| anyhow::anyhow!("{e}"))?.to_bytes()))
-}
-
 /// Whether a process is ready now; `Err` says what it still waits for, as far as known.
 pub(crate) async fn ready(process: &ProcessState) -> Result<(), String> {
     if let Some(admin) = process.admin {
-        return match get(admin, "/healthz/ready").await {
-            Ok((200, _)) => Ok(()),
+        return match ask::get(admin, "/healthz/ready").await {
+            Ok((StatusCode::OK, _)) => Ok(()),
             Ok((_, body)) => Err(String::from_utf8_lossy(&body).trim().to_owned()),
-            Err(error) => Err(format!("admin {admin} does not answer: {error}")),
+            Err(error) => Err(error.to_string()),
         };
     }
     match process.listens {
@@ -90,8 +72,8 @@ impl Progress {
     /// Waits until the ingress gateway answers the demo's first route from the workload behind it.
     pub(crate) async fn wait_for_first_request(&mut self, ingress: SocketAddr) -> Result<(), Failure> {
         loop {
-            let last = match get(ingress, "/helloworld").await {
-                Ok((200, _)) => {
+            let last = match ask::get(ingress, "/helloworld").await {
+                Ok((StatusCode::OK, _)) => {
                     self.report("first request through the mesh");
                     return Ok(());
                 }
@@ -143,7 +125,5 @@ fn last_error(layout: &Layout, name: &str) -> Option<String> {
     Some(said)
 }
 
-const REQUEST_WAIT_MAX: Duration = Duration::from_secs(2);
 const START_WAIT_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(15);
-const BODY_BYTES_MAX: usize = 8 << 20;

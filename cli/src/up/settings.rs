@@ -129,9 +129,9 @@ fn policy(layout: &Layout, addresses: &Addresses) -> Value {
     })
 }
 
-/// The policy service's rules, editable like the documents.
+/// The policy service's rules: not operator documents, so beside `config/`; edited and followed the same way.
 pub(crate) fn rules_file(layout: &Layout) -> std::path::PathBuf {
-    layout.config().join("policy").join("rules.yaml")
+    layout.dir.join("policy").join("rules.yaml")
 }
 
 /// What makes one proxy differ from another.

@@ -45,9 +45,9 @@ fn fetch_x509(socket: &SocketArg, write: Option<&Path>, output: OutputArg) -> Re
 fn write_files(folder: &Path, context: &agent::client::X509Context) -> Result<(), Failure> {
     std::fs::create_dir_all(folder)?;
     let Some(svid) = context.svids.first() else { return Err(Failure::failed("the agent gave no identity")) };
-    write_atomically(&folder.join("svid.key"), svid.key_pem().as_bytes(), 0o600)?;
+    write_atomically(&folder.join("svid.key"), svid.key().pkcs8_pem().as_bytes(), 0o600)?;
     write_atomically(&folder.join("svid.pem"), svid.chain_pem().as_bytes(), 0o644)?;
-    let bundle = context.bundles.get(svid.id.trust_domain());
+    let bundle = context.bundles.get(svid.id().trust_domain());
     let pem = bundle.map(|bundle| bundle.to_pem()).unwrap_or_default();
     write_atomically(&folder.join("bundle.pem"), pem.as_bytes(), 0o644)?;
     output::message(&format!("wrote svid.pem, svid.key and bundle.pem to {}", folder.display()));
@@ -60,19 +60,19 @@ fn document(context: &agent::client::X509Context) -> Value {
         .iter()
         .map(|svid| {
             json!({
-                "spiffe_id": svid.id.to_string(),
+                "spiffe_id": svid.id().to_string(),
                 "serial": svid.serial(),
                 "not_before": time(svid.not_before()),
                 "not_after": time(svid.not_after()),
-                "fingerprint_sha256": svid.fingerprint_sha256(),
-                "hint": svid.hint,
+                "fingerprint_sha256": hex(&svid.fingerprint_sha256()),
+                "hint": svid.hint(),
             })
         })
         .collect();
     let bundles: Vec<Value> = context
         .bundles
         .iter()
-        .map(|bundle| json!({"trust_domain": bundle.trust_domain.as_str(), "x509_authorities": bundle.x509_authorities.len()}))
+        .map(|(_, bundle)| json!({"trust_domain": bundle.trust_domain.as_str(), "x509_authorities": bundle.x509_authorities.len()}))
         .collect();
     json!({"svids": svids, "bundles": bundles})
 }
@@ -81,8 +81,12 @@ fn table(context: &agent::client::X509Context) -> String {
     let rows = context
         .svids
         .iter()
-        .map(|svid| [svid.id.to_string(), svid.serial(), time(svid.not_after()), svid.hint.clone()]);
+        .map(|svid| [svid.id().to_string(), svid.serial().to_owned(), time(svid.not_after()), svid.hint().to_owned()]);
     output::table(["SPIFFE ID", "SERIAL", "NOT AFTER", "HINT"], rows)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn time(at: std::time::SystemTime) -> String {
@@ -128,10 +132,10 @@ fn whoami(dir: &crate::args::DirArg, pid: u32, output: OutputArg) -> Result<(), 
                 .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
         })?;
     let answer = wait(async {
-        let (status, body) = crate::up::probe::get(admin, &format!("/whoami?pid={pid}"))
+        let (status, body) = runtime::ask::get(admin, &format!("/whoami?pid={pid}"))
             .await
-            .map_err(|e| Failure::new(Exit::Unavailable, format!("the agent's admin page {admin} does not answer: {e}")))?;
-        if status == 200 { Ok(body) } else { Err(Failure::failed(String::from_utf8_lossy(&body).trim().to_owned())) }
+            .map_err(|e| Failure::new(Exit::Unavailable, crate::exit::chain(&e)))?;
+        if status.is_success() { Ok(body) } else { Err(Failure::failed(String::from_utf8_lossy(&body).trim().to_owned())) }
     })?;
     let value: Value = serde_json::from_slice(&answer).map_err(anyhow::Error::from)?;
     output::print(output.output, &value, || whoami_text(&value))

@@ -11,11 +11,12 @@ pub(crate) fn validate(paths: &[PathBuf], output: OutputArg) -> Result<(), Failu
         return Err(Failure::new(Exit::Unavailable, format!("{} does not exist", missing.display())));
     }
     let findings = discovery::validate(paths);
-    output::print(output.output, &findings, || {
+    let value: Vec<_> = findings.iter().map(discovery::Finding::to_json).collect();
+    output::print(output.output, &value, || {
         findings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
     })?;
-    if findings.is_empty() {
-        return Ok(());
+    match findings.iter().filter(|finding| finding.is_error()).count() {
+        0 => Ok(()),
+        refused => Err(Failure::new(Exit::Data, format!("{refused} finding(s) refuse a document"))),
     }
-    Err(Failure::new(Exit::Data, format!("{} document(s) refused", findings.len())))
 }

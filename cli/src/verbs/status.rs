@@ -69,7 +69,7 @@ async fn report(layout: &Layout, state: &MeshState) -> Report {
         dir: layout.dir.clone(),
         version: state.version.clone(),
         supervisor_pid: state.supervisor_pid,
-        healthy: roles.iter().all(|role| role.ready) && findings.is_empty(),
+        healthy: roles.iter().all(|role| role.ready) && !findings.iter().any(is_error),
         ready_after_ms: state.ready_after_ms,
         roles,
         findings,
@@ -98,14 +98,8 @@ async fn role(process: &ProcessState) -> Role {
 async fn findings(state: &MeshState) -> Vec<Value> {
     let discovery = state.processes.iter().find(|p| p.name == "discovery").and_then(|p| p.admin);
     let Some(admin) = discovery else { return Vec::new() };
-    match probe::get(admin, "/findings").await {
-        Ok((200, body)) => match serde_json::from_slice(&body) {
-            Ok(Value::Array(findings)) => findings,
-            Ok(Value::Object(object)) => {
-                object.get("findings").and_then(Value::as_array).cloned().unwrap_or_default()
-            }
-            _ => Vec::new(),
-        },
+    match runtime::ask::get(admin, "/findings").await {
+        Ok((http::StatusCode::OK, body)) => serde_json::from_slice(&body).unwrap_or_default(),
         _ => Vec::new(),
     }
 }
@@ -135,9 +129,14 @@ fn table(report: &Report) -> String {
         text.push_str(&format!("\n\nready after {took}; logs in {}", report.dir.join("logs").display()));
     }
     for finding in &report.findings {
-        text.push_str(&format!("\nrefused: {}", finding_text(finding)));
+        let word = if is_error(finding) { "refused" } else { "note" };
+        text.push_str(&format!("\n{word}: {}", finding_text(finding)));
     }
     text
+}
+
+fn is_error(finding: &Value) -> bool {
+    finding.get("level").and_then(Value::as_str) == Some("Error")
 }
 
 fn finding_text(finding: &Value) -> String {
@@ -149,8 +148,8 @@ fn finding_text(finding: &Value) -> String {
         number("line"),
         number("column"),
         field("resource"),
-        field("reason"),
-        field("text")
+        field("code"),
+        field("message")
     )
 }
 
@@ -166,7 +165,7 @@ fn unhealthy(report: &Report) -> String {
         .filter(|role| !role.ready)
         .map(|role| format!("{} ({})", role.name, role.waits_for.as_deref().unwrap_or("not ready")))
         .collect();
-    match (waiting.is_empty(), report.findings.len()) {
+    match (waiting.is_empty(), report.findings.iter().filter(|f| is_error(f)).count()) {
         (true, count) => format!("{count} document(s) refused; the last good ones keep serving"),
         (false, 0) => format!("not ready: {}", waiting.join("; ")),
         (false, count) => format!("not ready: {}; {count} document(s) refused", waiting.join("; ")),
