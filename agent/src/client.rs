@@ -1,16 +1,17 @@
 //! The other side of the agent's sockets, for the command line: what `kasbah run` and `kasbah agent …` do. Printing is theirs.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use identity::{BundleSet, SpiffeId, X509Svid};
 use runtime::ask::{self, AskError};
-use runtime::workload_api::Identity;
+use runtime::workload_api::{self, Endpoint, EndpointError, Identity, IdentityStream, WorkloadApiError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
 
 pub use crate::admin::{NearMiss, WhoAmI, WhoAmIIdentity};
-pub use runtime::workload_api::{Endpoint, JwtSvid, WorkloadApiError, fetch_jwt, fetch_x509, watch};
 
 use crate::launch::{Answer, REQUEST_BYTES_MAX, Request, WAIT_MAX};
 
@@ -26,6 +27,21 @@ pub enum ClientError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The address of the Workload API is malformed.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    /// The Workload API gave nothing.
+    #[error(transparent)]
+    WorkloadApi(#[from] WorkloadApiError),
+    /// What was asked for is no SPIFFE ID.
+    #[error("`{id}` is no SPIFFE ID")]
+    SpiffeId {
+        /// What was given.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: identity::spiffe_id::SpiffeIdError,
     },
     /// The agent refuses.
     #[error("the agent refuses: {message}")]
@@ -45,32 +61,117 @@ pub enum ClientError {
 
 impl ClientError {
     /// The stable code: the agent's own where it sent one.
-    pub fn reason(&self) -> &str {
+    pub fn reason(&self) -> String {
         match self {
-            Self::Unreachable { .. } => "AGENT_UNREACHABLE",
-            Self::Refused { reason, .. } => reason,
-            Self::Answer(_) => "AGENT_BAD_ANSWER",
-            Self::Admin(error) => error.reason(),
+            Self::Unreachable { .. } => "AGENT_UNREACHABLE".into(),
+            Self::Endpoint(error) => error.reason().into(),
+            Self::WorkloadApi(error) => error.reason(),
+            Self::SpiffeId { source, .. } => source.reason().into(),
+            Self::Refused { reason, .. } => reason.clone(),
+            Self::Answer(_) => "AGENT_BAD_ANSWER".into(),
+            Self::Admin(error) => error.reason().into(),
         }
+    }
+
+    /// Whether the agent is not there, so that waiting or starting it may help.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::WorkloadApi(WorkloadApiError::Unreachable { .. })
+                | Self::Admin(AskError::Connect { .. })
+        )
     }
 }
 
-/// Registers the calling process as launched under `name`; the name stays with it across `exec`. Answers the Workload API's
-/// address. Blocking, because the caller is about to become another program.
+/// What a launched process is told.
+#[derive(Clone, Debug)]
+pub struct Launched {
+    /// The Workload API's address, for `SPIFFE_ENDPOINT_SOCKET`.
+    pub workload_api: String,
+}
+
+/// The identities of this process and whom it trusts.
+#[derive(Clone, Debug)]
+pub struct X509Context {
+    /// The SVIDs, the default one first.
+    pub svids: Vec<Arc<X509Svid>>,
+    /// The bundles of the own and all federated trust domains.
+    pub bundles: Arc<BundleSet>,
+}
+
+/// A JWT-SVID of this process. The token is a secret for its lifetime.
+#[derive(Clone)]
+pub struct FetchedJwt {
+    /// Whom it proves.
+    pub spiffe_id: SpiffeId,
+    /// The token.
+    pub token: String,
+    /// What the operator says it is for.
+    pub hint: String,
+}
+
+impl std::fmt::Debug for FetchedJwt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FetchedJwt")
+            .field("spiffe_id", &self.spiffe_id)
+            .field("hint", &self.hint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The identities of this process as they rotate.
+#[derive(Debug)]
+pub struct X509Updates(IdentityStream);
+
+/// Registers the calling process as launched under `name`; the name stays with it across `exec`.
 ///
 /// # Errors
 /// When the agent is not there or refuses.
-pub fn register_launch(socket: &Path, name: &str) -> Result<Option<String>, ClientError> {
-    let answer =
-        exchange(socket, name).map_err(|source| ClientError::Unreachable { socket: socket.to_owned(), source })?;
-    let answer: Answer = serde_json::from_str(&answer).map_err(ClientError::Answer)?;
-    if answer.ok {
-        return Ok(answer.workload_api);
+pub async fn register_launch(socket: &Path, name: &str) -> Result<Launched, ClientError> {
+    let unreachable = |source| ClientError::Unreachable { socket: socket.to_owned(), source };
+    let exchanged = tokio::time::timeout(WAIT_MAX, exchange(socket, name)).await;
+    let answer = exchanged.unwrap_or_else(|late| Err(late.into())).map_err(unreachable)?;
+    let answer: Answer = serde_json::from_slice(&answer).map_err(ClientError::Answer)?;
+    match (answer.ok, answer.workload_api) {
+        (true, Some(workload_api)) => Ok(Launched { workload_api }),
+        _ => Err(ClientError::Refused {
+            message: answer.error.unwrap_or_else(|| "no reason given".into()),
+            reason: answer.reason.unwrap_or_else(|| "AGENT_REFUSED".into()),
+        }),
     }
-    Err(ClientError::Refused {
-        message: answer.error.unwrap_or_else(|| "no reason given".into()),
-        reason: answer.reason.unwrap_or_else(|| "AGENT_REFUSED".into()),
-    })
+}
+
+/// The identities of this process, from the Workload API at `address` (`unix:///…` or `tcp://IP:PORT`).
+///
+/// # Errors
+/// When the agent is not there, refuses, or answers badly.
+pub async fn fetch_x509(address: &str) -> Result<X509Context, ClientError> {
+    Ok(workload_api::fetch_x509(&Endpoint::parse(address)?).await?.into())
+}
+
+/// As [`fetch_x509`], now and at each change.
+///
+/// # Errors
+/// When the agent is not there or refuses.
+pub async fn watch_x509(address: &str) -> Result<X509Updates, ClientError> {
+    Ok(X509Updates(IdentityStream::open(&Endpoint::parse(address)?).await?))
+}
+
+/// JWT-SVIDs for `audiences`: of one identity, or of all that this process has.
+///
+/// # Errors
+/// When the agent is not there, refuses, or answers badly.
+pub async fn fetch_jwt(
+    address: &str,
+    audiences: &[String],
+    spiffe_id: Option<&str>,
+) -> Result<Vec<FetchedJwt>, ClientError> {
+    let parse = |id: &str| SpiffeId::parse(id).map_err(|source| ClientError::SpiffeId { id: id.to_owned(), source });
+    let wanted = spiffe_id.map(parse).transpose()?;
+    let svids = workload_api::fetch_jwt(&Endpoint::parse(address)?, audiences.to_vec(), wanted.as_ref()).await?;
+    let fetched = svids.into_iter().map(|svid| FetchedJwt { spiffe_id: svid.id, token: svid.token, hint: svid.hint });
+    Ok(fetched.collect())
 }
 
 /// What process `pid` is to the agent whose admin address is `admin`, and why.
@@ -87,46 +188,25 @@ pub async fn whoami(admin: SocketAddr, pid: i32) -> Result<WhoAmI, ClientError> 
     Err(ClientError::Refused { message: text("error"), reason: text("reason") })
 }
 
-/// Writes each SVID as `svid.N.pem` and `svid.N.key` and its trust domain's roots as `bundle.N.pem` into `dir`; keys are
-/// readable by this user alone. Answers the files written.
-///
-/// # Errors
-/// When a file cannot be written.
-pub fn write_x509(dir: &Path, identity: &Identity) -> io::Result<Vec<PathBuf>> {
-    std::fs::create_dir_all(dir)?;
-    let mut written = Vec::new();
-    for (at, svid) in identity.svids().iter().enumerate() {
-        let bundle =
-            identity.bundles().get(&svid.id().trust_domain()).map(|bundle| bundle.to_pem()).unwrap_or_default();
-        let files = [
-            (format!("svid.{at}.pem"), svid.chain_pem(), 0o644),
-            (format!("svid.{at}.key"), svid.key().pkcs8_pem().as_str().to_owned(), 0o600),
-            (format!("bundle.{at}.pem"), bundle, 0o644),
-        ];
-        for (name, text, mode) in files {
-            written.push(write(&dir.join(name), &text, mode)?);
-        }
+impl X509Updates {
+    /// Waits for the next change; `None` when the agent has closed the stream.
+    pub async fn next(&mut self) -> Option<Result<X509Context, ClientError>> {
+        Some(self.0.next().await?.map(Into::into).map_err(Into::into))
     }
-    Ok(written)
 }
 
-fn exchange(socket: &Path, name: &str) -> io::Result<String> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(WAIT_MAX))?;
-    stream.set_write_timeout(Some(WAIT_MAX))?;
-    let request = serde_json::to_string(&Request { name: name.to_owned() }).map_err(io::Error::other)?;
-    (&stream).write_all(format!("{request}\n").as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut answer)?;
+impl From<Identity> for X509Context {
+    fn from(identity: Identity) -> Self {
+        Self { svids: identity.svids().to_vec(), bundles: identity.bundles().clone() }
+    }
+}
+
+async fn exchange(socket: &Path, name: &str) -> io::Result<Vec<u8>> {
+    let mut stream = UnixStream::connect(socket).await?;
+    let mut request = serde_json::to_vec(&Request { name: name.to_owned() }).map_err(io::Error::other)?;
+    request.push(b'\n');
+    stream.write_all(&request).await?;
+    let mut answer = Vec::new();
+    stream.take(REQUEST_BYTES_MAX).read_to_end(&mut answer).await?;
     Ok(answer)
-}
-
-/// A new file beside the old one, then renamed over it.
-fn write(file: &Path, text: &str, mode: u32) -> io::Result<PathBuf> {
-    let fresh = file.with_extension("new");
-    let _ = std::fs::remove_file(&fresh);
-    let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&fresh)?;
-    out.write_all(text.as_bytes())?;
-    std::fs::rename(&fresh, file)?;
-    Ok(file.to_owned())
 }

@@ -95,14 +95,37 @@ pub fn watch(endpoint: impl Into<Endpoint>, shutdown: Shutdown) -> IdentitySourc
     source.owning(task.abort_handle())
 }
 
+/// What the agent says about this process's identity, message by message, without coming back after an error. Most
+/// programs want [`watch`] instead.
+#[derive(Debug)]
+pub struct IdentityStream(tonic::Streaming<X509svidResponse>);
+
+impl IdentityStream {
+    /// Opens the stream.
+    ///
+    /// # Errors
+    /// When the agent is not there or refuses.
+    pub async fn open(endpoint: &Endpoint) -> Result<Self, WorkloadApiError> {
+        let request = with_header(X509svidRequest {});
+        Ok(Self(connect(endpoint).await?.fetch_x509svid(request).await?.into_inner()))
+    }
+
+    /// Waits for the next message; `None` when the agent has closed the stream.
+    pub async fn next(&mut self) -> Option<Result<Identity, WorkloadApiError>> {
+        match self.0.message().await {
+            Ok(answer) => answer.map(decode),
+            Err(status) => Some(Err(status.into())),
+        }
+    }
+}
+
 /// The identity of this moment.
 ///
 /// # Errors
 /// When the agent is not there, refuses, or answers badly.
 pub async fn fetch_x509(endpoint: &Endpoint) -> Result<Identity, WorkloadApiError> {
-    let mut answers = connect(endpoint).await?.fetch_x509svid(with_header(X509svidRequest {})).await?.into_inner();
-    let answer = answers.message().await?.ok_or(WorkloadApiError::Answer { what: "no message" })?;
-    decode(answer)
+    let first = IdentityStream::open(endpoint).await?.next().await;
+    first.ok_or(WorkloadApiError::Answer { what: "no message" })?
 }
 
 /// JWT-SVIDs for `audience`: of one identity, or of all that this process has.
@@ -146,16 +169,19 @@ async fn listen(
     publisher: &IdentityPublisher,
     failures: &mut u32,
 ) -> Result<(), WorkloadApiError> {
-    let mut answers = connect(endpoint).await?.fetch_x509svid(with_header(X509svidRequest {})).await?.into_inner();
-    while let Some(answer) = answers.message().await? {
-        match decode(answer) {
+    let mut stream = IdentityStream::open(endpoint).await?;
+    while let Some(message) = stream.next().await {
+        match message {
             Ok(identity) => {
                 *failures = 0;
                 let svid = identity.svid();
                 tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), "identity received");
                 publisher.publish(identity);
             }
-            Err(error) => tracing::warn!(%error, reason = error.reason(), "message of the agent ignored"),
+            Err(error @ WorkloadApiError::Answer { .. }) => {
+                tracing::warn!(%error, reason = error.reason(), "message of the agent ignored");
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -214,10 +214,11 @@ async fn entries_come_whole_by_difference_or_as_a_list() {
 #[tokio::test]
 async fn launched_child() {
     let Some(dir) = std::env::var_os("KASBAH_TEST_LAUNCH_DIR").map(PathBuf::from) else { return };
-    let told = client::register_launch(&dir.join("launch.sock"), "helloworld").unwrap().unwrap();
-    let identity = fetch_x509(&Endpoint::parse(&told).unwrap()).await.unwrap();
-    println!("IDENTITY {}", identity.svid().id());
-    let again = client::register_launch(&dir.join("launch.sock"), "policy").unwrap_err();
+    let socket = dir.join("launch.sock");
+    let told = client::register_launch(&socket, "helloworld").await.unwrap().workload_api;
+    let fetched = client::fetch_x509(&told).await.unwrap();
+    println!("IDENTITY {}", fetched.svids[0].id());
+    let again = client::register_launch(&socket, "policy").await.unwrap_err();
     println!("REFUSED {}", again.reason());
     let mut line = String::new();
     io::stdin().read_line(&mut line).unwrap();
@@ -266,17 +267,21 @@ async fn a_launched_child_gets_the_identity_of_its_name() {
 }
 
 #[tokio::test]
-async fn what_was_fetched_is_written_with_the_key_kept_private() {
-    use std::os::unix::fs::PermissionsExt;
+async fn the_command_line_sees_what_a_workload_sees() {
     let scene = Scene::start();
     scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));
     let running = scene.agent();
-    let identity = fetch_x509(&scene.endpoint()).await.unwrap();
-    let written = client::write_x509(&scene.dir.path().join("out"), &identity).unwrap();
-    let names: Vec<_> = written.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["svid.0.pem", "svid.0.key", "bundle.0.pem"]);
-    assert_eq!(std::fs::metadata(&written[1]).unwrap().permissions().mode() & 0o777, 0o600);
+    let address = scene.endpoint().to_string();
+    let mut updates = client::watch_x509(&address).await.unwrap();
+    assert_eq!(updates.next().await.unwrap().unwrap().svids[0].id().path(), "/a");
+    scene.ca.entries.lock().unwrap().clear();
+    assert_eq!(updates.next().await.unwrap().unwrap_err().reason(), "NO_IDENTITY_ISSUED");
+    let bad = client::fetch_jwt(&address, &["db".into()], Some("nonsense")).await.unwrap_err();
+    assert!(bad.to_string().contains("nonsense") && !bad.is_unreachable());
     running.stop().await.unwrap();
+    assert!(client::fetch_x509(&address).await.unwrap_err().is_unreachable());
+    assert!(client::register_launch(&scene.dir.path().join("none.sock"), "a").await.unwrap_err().is_unreachable());
+    assert_eq!(client::fetch_x509("nonsense").await.unwrap_err().reason(), "WORKLOAD_ENDPOINT_BAD");
 }
 
 #[tokio::test]
