@@ -1,6 +1,5 @@
 //! HTTP as users do it: by `curl`.
 
-
 use anyhow::{Context, Result, bail};
 
 use crate::program::{Answer, Program};
@@ -150,7 +149,6 @@ pub fn url(scheme: &str, address: &str, path: &str) -> String {
     format!("{scheme}://{address}{path}")
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,7 +156,10 @@ mod tests {
     #[test]
     fn both_versions_are_read() {
         let one = parse("HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody").unwrap();
-        assert_eq!((one.version.as_str(), one.status, one.header("a"), one.body.as_str()), ("1.1", 200, Some("b"), "body"));
+        assert_eq!(
+            (one.version.as_str(), one.status, one.header("a"), one.body.as_str()),
+            ("1.1", 200, Some("b"), "body")
+        );
         let two = parse("HTTP/2 403 \r\nx-kasbah-reason: RBAC_DENIED\r\n\r\n").unwrap();
         assert_eq!((two.version.as_str(), two.status, two.reason()), ("2", 403, "RBAC_DENIED"));
     }

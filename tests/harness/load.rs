@@ -343,7 +343,9 @@ mod tests {
     #[test]
     fn answers_of_both_lengths_are_read_on_one_connection() {
         served_by(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc").expect_no_failure().unwrap();
-        served_by(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").expect_no_failure().unwrap();
+        served_by(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+            .expect_no_failure()
+            .unwrap();
     }
 
     #[test]

@@ -118,7 +118,7 @@ def agrees_on_tls13(to, back):
     """Whether supported_versions of both hellos is there and the server's choice is TLS 1.3."""
     if not (to[:1] == back[:1] == bytes([HANDSHAKE]) and to[5] == 1 and back[5] == 2):
         return False
-    offered, chosen = (extension_43(hello(data)) for data in (to, back))
+    offered, chosen = extension_43(hello(to), client=True), extension_43(hello(back), client=False)
     return offered is not None and offered[1:] == TLS13 and chosen == TLS13
 
 
@@ -128,14 +128,17 @@ def hello(data):
     return record[4 : 4 + int.from_bytes(record[1:4], "big")]
 
 
-def extension_43(body):
+def extension_43(body, client):
+    """supported_versions: a list in a ClientHello, the choice in a ServerHello."""
     at = 34  # version and random
     at += 1 + body[at]  # session id
-    if body[at + 1] == 0x13 and body[at + 2] == 0:
-        at += 3  # a ServerHello: one cipher suite, no compression
+    if client:
+        at += 2 + struct.unpack("!H", body[at : at + 2])[0]  # cipher suites
+        at += 1 + body[at]  # compression methods
     else:
-        at += 2 + struct.unpack("!H", body[at : at + 2])[0]
-        at += 1 + body[at]
+        at += 3  # the chosen cipher suite and no compression
+    if at + 2 > len(body):
+        return None  # older than extensions
     end = at + 2 + struct.unpack("!H", body[at : at + 2])[0]
     at += 2
     while at + 4 <= end:

@@ -100,7 +100,8 @@ fn admin_addresses_answer(mesh: &Mesh) -> Result<()> {
 
 fn entries_are_created_listed_shown_and_deleted(mesh: &Mesh) -> Result<()> {
     let id = "spiffe://cluster.local/ns/shop/sa/cart";
-    let entry = ["--spiffe-id", id, "--parent-id", "spiffe://cluster.local/node/local", "--selector", "unix:uid:4294967294"];
+    let entry =
+        ["--spiffe-id", id, "--parent-id", "spiffe://cluster.local/node/local", "--selector", "unix:uid:4294967294"];
     let created = mesh.kasbah(["entry", "create"]).args(entry).ok()?.stdout;
     let created = created.trim();
     ensure!(!created.is_empty() && !created.contains(' '), "not an id alone: {created:?}");
@@ -168,7 +169,10 @@ fn exit_codes_are_kept() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let dir = folder.path().join("nothing").display().to_string();
     let bad = folder.path().join("bad.yaml");
-    std::fs::write(&bad, "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {servers: 7}\n")?;
+    std::fs::write(
+        &bad,
+        "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {servers: 7}\n",
+    )?;
     let bad = bad.display().to_string();
     let cases: [(&[&str], i32); 9] = [
         (&["--help"], 0),
@@ -183,7 +187,12 @@ fn exit_codes_are_kept() -> Result<()> {
     ];
     for (args, expected) in cases {
         let answer = kasbah(args.iter().copied()).run()?;
-        ensure!(answer.code == expected, "kasbah {args:?} ended with {}, not {expected}: {}", answer.code, answer.said());
+        ensure!(
+            answer.code == expected,
+            "kasbah {args:?} ended with {}, not {expected}: {}",
+            answer.code,
+            answer.said()
+        );
     }
     let settings = folder.path().join("ca.yaml");
     std::fs::write(&settings, "trust_domain: cluster.local\nno_such_setting: 1\n")?;

@@ -69,7 +69,8 @@ fn bad_tokens_are_refused(mesh: &Mesh) -> Result<()> {
 
 fn the_server_speaks_only_tls13(mesh: &Mesh) -> Result<()> {
     let connect = |more: &str| {
-        let program = tools::system("openssl")?.args(["s_client", "-alpn", "h2", "-connect", mesh.at("/ca/istio_csr")?]);
+        let program =
+            tools::system("openssl")?.args(["s_client", "-alpn", "h2", "-connect", mesh.at("/ca/istio_csr")?]);
         program.args(["-CAfile", mesh.at("/ca/bundle_file")?, more]).run()
     };
     let new = connect("-tls1_3")?;

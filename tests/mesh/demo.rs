@@ -170,8 +170,7 @@ fn websocket_echoes_text_and_binary(mesh: &Mesh) -> Result<()> {
 fn grpc_greets_reflects_and_is_healthy(mesh: &Mesh) -> Result<()> {
     let plain: Vec<String> = vec!["-plaintext".into(), mesh.at("/ingress/http")?.into()];
     let port = mesh.address("/ingress/https")?.port();
-    let tls: Vec<String> =
-        vec!["-cacert".into(), mesh.at("/ingress/ca_file")?.into(), format!("localhost:{port}")];
+    let tls: Vec<String> = vec!["-cacert".into(), mesh.at("/ingress/ca_file")?.into(), format!("localhost:{port}")];
     for way in [plain, tls] {
         let (address, options) = way.split_last().context("no address")?;
         let grpcurl = |more: &[&str], verb: &[&str]| -> Result<String> {
@@ -208,7 +207,9 @@ fn tcp_echoes(mesh: &Mesh) -> Result<()> {
 
 fn plain_http_to_the_inbound_address_is_refused(mesh: &Mesh) -> Result<()> {
     for inbound in [mesh.at("/workloads/helloworld/inbound")?, mesh.at("/workloads/test/inbound")?] {
-        for request in [curl::get(url("http", inbound, "/helloworld")), curl::get(url("http", inbound, "/helloworld")).http2()] {
+        for request in
+            [curl::get(url("http", inbound, "/helloworld")), curl::get(url("http", inbound, "/helloworld")).http2()]
+        {
             let answer = request.try_send()?;
             if answer.code == 0 || answer.stdout.contains("HTTP/") {
                 bail!("{inbound} answered plain HTTP: {}", answer.stdout);

@@ -63,7 +63,8 @@ fn a_folder_that_cannot_be_written() -> Result<()> {
     for dir in [file.as_path(), &file.join("mesh"), Path::new("/proc/mesh")] {
         for more in [&["--detach"][..], &[]] {
             let answer = up(dir).args(["--ingress-port", &free_port()?.to_string()]).args(more).run()?;
-            expect_sentence(&answer, &[&dir.display().to_string(), "--dir"]).with_context(|| dir.display().to_string())?;
+            expect_sentence(&answer, &[&dir.display().to_string(), "--dir"])
+                .with_context(|| dir.display().to_string())?;
         }
     }
     Ok(())

@@ -34,7 +34,12 @@ fn py_spiffe_fetches_and_watches(mesh: &Mesh) -> Result<()> {
 fn grpcio_resolves_and_calls_by_xds(mesh: &Mesh) -> Result<()> {
     let identity = mesh.write_identity("test")?;
     let program = tools::script("grpc_xds.py")?
-        .args(["--discovery", mesh.at("/discovery/xds")?, "--target", "xds:///helloworld.default.svc.cluster.local:9095"])
+        .args([
+            "--discovery",
+            mesh.at("/discovery/xds")?,
+            "--target",
+            "xds:///helloworld.default.svc.cluster.local:9095",
+        ])
         .arg("--identity")
         .arg(&identity)
         .args(["--address", mesh.at("/workloads/test/address")?]);

@@ -82,7 +82,11 @@ fn a_named_identity_is_answered(mesh: &Mesh) -> Result<()> {
 fn straight_to_helloworld(mesh: &Mesh) -> Result<curl::Request> {
     let inbound = mesh.address("/workloads/helloworld/inbound")?;
     let resolve = format!("{HOST}:{}:{}", inbound.port(), inbound.ip());
-    Ok(curl::get(format!("https://{HOST}:{}/helloworld", inbound.port())).options(["--resolve", &resolve, "--insecure"]))
+    Ok(curl::get(format!("https://{HOST}:{}/helloworld", inbound.port())).options([
+        "--resolve",
+        &resolve,
+        "--insecure",
+    ]))
 }
 
 fn three_kinds_of_strangers_have_three_reasons(mesh: &Mesh) -> Result<()> {
@@ -141,7 +145,9 @@ fn self_made_identity(mesh: &Mesh) -> Result<PathBuf> {
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
     openssl(&format!("req -x509 {key} -keyout root.key -out root.pem -days 2 -subj /O=Foreign"))?;
     openssl(&format!("req -new {key} -keyout svid.key -out leaf.csr -subj /O=Foreign"))?;
-    openssl("x509 -req -in leaf.csr -CA root.pem -CAkey root.key -CAcreateserial -days 1 -extfile leaf.cnf -out svid.pem")?;
+    openssl(
+        "x509 -req -in leaf.csr -CA root.pem -CAkey root.key -CAcreateserial -days 1 -extfile leaf.cnf -out svid.pem",
+    )?;
     Ok(folder)
 }
 
@@ -161,7 +167,8 @@ fn stranger(mesh: &Mesh) -> Result<PathBuf> {
 fn only_tls13_is_on_the_wire_between_sidecars() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let report = folder.path().join("wire.json");
-    let script = tools::script("wire.py")?.arg("--port").arg("15006").arg("--marker").arg(MARKER).arg("--report").arg(&report);
+    let script =
+        tools::script("wire.py")?.arg("--port").arg("15006").arg("--marker").arg(MARKER).arg("--report").arg(&report);
     let log = folder.path().join("wire.log");
     let mut wire = script.background(&log)?;
     let heard = |log: &Path| std::fs::read_to_string(log).unwrap_or_default();
@@ -179,7 +186,8 @@ fn only_tls13_is_on_the_wire_between_sidecars() -> Result<()> {
     let mesh = Mesh::start(&MeshOptions::default())?;
     let token = mesh.token("testers")?;
     for path in ["/helloworld/whoami", "/test"] {
-        let request = curl::get(url("http", mesh.at("/ingress/http")?, path)).bearer(&token).header("traceparent", MARKER);
+        let request =
+            curl::get(url("http", mesh.at("/ingress/http")?, path)).bearer(&token).header("traceparent", MARKER);
         request.send()?.expect_status(200).with_context(|| mesh.logs())?;
     }
     wire.finish(Duration::from_secs(20)).with_context(|| heard(&log))?;

@@ -21,7 +21,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         own("recovery::a_killed_control_role_is_not_missed", &[], a_killed_control_role_is_not_missed),
         own("recovery::a_killed_proxy_or_workload_is_back_within_five_seconds", &[], a_killed_proxy_is_back),
         own("recovery::a_killed_ca_loses_nothing_it_acknowledged", &[], a_killed_ca_loses_nothing),
-        own("recovery::certificates_go_on_after_the_ca_and_agent_were_killed", &["--leaf-ttl", "20s"], certificates_go_on),
+        own(
+            "recovery::certificates_go_on_after_the_ca_and_agent_were_killed",
+            &["--leaf-ttl", "20s"],
+            certificates_go_on,
+        ),
     ]
 }
 
@@ -46,7 +50,11 @@ fn a_killed_proxy_is_back(mesh: &mut Mesh) -> Result<()> {
     }
     let token = mesh.token("testers")?;
     for path in ["/helloworld", "/test", "/test/egress", "/test/egress-direct"] {
-        curl::get(url("http", mesh.at("/ingress/http")?, path)).bearer(&token).send()?.expect_status(200).context(path)?;
+        curl::get(url("http", mesh.at("/ingress/http")?, path))
+            .bearer(&token)
+            .send()?
+            .expect_status(200)
+            .context(path)?;
     }
     Ok(())
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use harness::load::{Load, Plan};
 use harness::curl::{self, url};
+use harness::load::{Load, Plan};
 use harness::{Mesh, tools, wait};
 use libtest_mimic::Trial;
 use serde_json::Value;
