@@ -109,8 +109,10 @@ impl Environment {
 pub(crate) fn table(options: &Options, environment: &Environment, rows: &[(&str, Measurement)]) -> String {
     let Environment { processor, cores, kernel, load } = environment;
     let mut text = format!(
-        "Two proxies in a row, mTLS (TLS 1.3, P-256) and HTTP/2 between them, {} connections of HTTP/1.1 before them, a body of {} bytes.\n\
-         {cores} × {processor}, Linux {kernel}, load {load} at the start; median of {} rounds of {:?}, load generator and origin on the same cores.\n\n\
+        "Two proxies in a row, mTLS (TLS 1.3, P-256) and HTTP/2 between them, {} connections of HTTP/1.1 before them, \
+         a body of {} bytes.\n\
+         {cores} × {processor}, Linux {kernel}, load {load} at the start; median of {} rounds of {:?}, load generator and \
+         origin on the same cores.\n\n\
          | pair | CPU µs/request | RSS MiB, both | requests/s | p50 µs | p99 µs |\n|---|---|---|---|---|---|\n",
         options.connections,
         crate::origin::BODY.len(),

@@ -24,6 +24,7 @@ pub(crate) fn start(mesh: &Mesh) -> Result<Pair> {
     let server = neighbour(mesh, "helloworld")?;
     let client = neighbour(mesh, "test")?;
     let scratch = mesh.scratch("bench")?;
+    silence_access_logs(mesh)?;
     std::fs::write(mesh.dir().join("config/bench-origin.yaml"), DOCUMENTS.replace("${ADDRESS}", &server.to_string()))?;
     let proxies = vec![sidecar(mesh, &scratch, "test", client)?, sidecar(mesh, &scratch, "helloworld", server)?];
     let address = SocketAddr::new(client, OUTBOUND_PORT);
@@ -33,6 +34,17 @@ pub(crate) fn start(mesh: &Mesh) -> Result<Pair> {
     })
     .with_context(|| logs(&scratch))?;
     Ok(Pair { name: "kasbah", proxies, address })
+}
+
+/// The other pairs write no access logs either.
+fn silence_access_logs(mesh: &Mesh) -> Result<()> {
+    for entry in std::fs::read_dir(mesh.dir().join("config"))? {
+        let file = entry?.path();
+        if std::fs::read_to_string(&file).is_ok_and(|text| text.contains("kind: ConfigMap")) {
+            std::fs::write(&file, MESH_SETTINGS)?;
+        }
+    }
+    Ok(())
 }
 
 fn sidecar(mesh: &Mesh, scratch: &Path, account: &str, address: IpAddr) -> Result<Running> {
@@ -84,6 +96,18 @@ fn neighbour(mesh: &Mesh, workload: &str) -> Result<IpAddr> {
 
 const ORIGIN_PORT: u16 = 9095;
 const OUTBOUND_PORT: u16 = 15001;
+
+const MESH_SETTINGS: &str = "\
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data:
+  mesh: |-
+    outboundTrafficPolicy: {mode: REGISTRY_ONLY}
+    extensionProviders:
+      - name: kasbah-policy
+        envoyExtAuthzGrpc: {service: policy.kasbah-system.svc.cluster.local, port: 9191}
+";
 
 /// The service of the origin, HTTP/2 towards it, and one rule that names the client: what Envoy's pair has, too.
 const DOCUMENTS: &str = "\

@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared("demo::egress_goes_through_the_gateway", egress_goes_through_the_gateway),
         shared("demo::egress_direct_comes_from_the_sidecar", egress_direct_comes_from_the_sidecar),
         shared("demo::egress_denied_is_502_with_the_reason", egress_denied_is_502_with_the_reason),
-        shared("demo::an_unknown_path_is_404", an_unknown_path_is_404),
+        shared("demo::an_unknown_path_is_refused", an_unknown_path_is_refused),
         shared("demo::websocket_echoes_text_and_binary", websocket_echoes_text_and_binary),
         shared("demo::grpc_greets_reflects_and_is_healthy", grpc_greets_reflects_and_is_healthy),
         shared("demo::tcp_echoes", tcp_echoes),
@@ -154,8 +154,9 @@ fn egress_denied_is_502_with_the_reason(mesh: &Mesh) -> Result<()> {
     })
 }
 
-fn an_unknown_path_is_404(mesh: &Mesh) -> Result<()> {
-    each_way(mesh, "/no-such-path", None, |response| response.expect_status(404).map(drop))
+fn an_unknown_path_is_refused(mesh: &Mesh) -> Result<()> {
+    // The demo's policy names what is open; without that policy there would still be no route.
+    each_way(mesh, "/no-such-path", None, |response| expect_refusal(response, 403, &["RBAC_DENIED"]))
 }
 
 fn websocket_echoes_text_and_binary(mesh: &Mesh) -> Result<()> {

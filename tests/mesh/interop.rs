@@ -49,7 +49,7 @@ fn grpcio_resolves_and_calls_by_xds(mesh: &Mesh) -> Result<()> {
 }
 
 /// Stock Envoy as a client's sidecar and as a server's, configured by our discovery, with certificates of our agent.
-fn stock_envoy(mesh: &mut Mesh, mode: &str) -> Result<()> {
+fn stock_envoy(mesh: &Mesh, mode: &str) -> Result<()> {
     let folder = mesh.scratch("envoy")?;
     let program = tools::script("envoy_sidecars.py")?
         .args(["--mode", mode])
