@@ -8,7 +8,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,12 +29,20 @@ pub(crate) struct Gate {
     tunnel: AtomicBool,
     /// A request was malformed.
     offended: AtomicBool,
+    /// How many heads have begun, and whether the last is unfinished.
+    heads: AtomicU32,
+    in_head: AtomicBool,
 }
 
 impl Gate {
     /// From here on the bytes belong to another protocol.
     pub(crate) fn open_tunnel(&self) {
         self.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    /// The number of the head that has begun and not ended, if there is one.
+    pub(crate) fn unfinished_head(&self) -> Option<u32> {
+        self.in_head.load(Ordering::Relaxed).then(|| self.heads.load(Ordering::Relaxed))
     }
 
     /// Whether a malformed request was seen.
@@ -68,6 +76,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Audited<S> {
             this.spoiled = true;
             this.gate.offended.store(true, Ordering::Relaxed);
         }
+        this.gate.heads.store(this.auditor.heads, Ordering::Relaxed);
+        this.gate.in_head.store(this.auditor.is_in_head(), Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 }
@@ -167,9 +177,14 @@ struct Auditor {
     chunk: u64,
     chunk_digits: u8,
     extension_bytes: u32,
+    heads: u32,
 }
 
 impl Auditor {
+    fn is_in_head(&self) -> bool {
+        !matches!(self.at, At::Start | At::Body(_) | At::Chunk(_) | At::ChunkSize | At::ChunkCr | At::ChunkLf)
+    }
+
     /// Follows `bytes`; the position of the first offence otherwise.
     fn admit(&mut self, bytes: &[u8]) -> Result<(), (usize, Offence)> {
         let mut at = 0;
@@ -219,8 +234,7 @@ impl Auditor {
                 At::Start
             }
             (At::Start, _) => {
-                let at = self.at;
-                *self = Self { at, ..Self::default() };
+                *self = Self { at: At::Start, heads: self.heads.wrapping_add(1), ..Self::default() };
                 self.request_line(byte)?
             }
             (At::RequestLine, b'\r') => {

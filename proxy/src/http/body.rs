@@ -24,6 +24,8 @@ pub(crate) enum Body {
     Http2(RecvStream),
     /// A request body that may be sent again.
     Replay(Replay),
+    /// One whose beginning was read already.
+    Begun(Bytes, Box<Self>),
 }
 
 /// Why a body broke off.
@@ -35,6 +37,8 @@ pub(crate) enum BodyError {
     Http2(#[source] h2::Error),
     #[error("the body was taken over by another attempt")]
     Superseded,
+    #[error("the exchange took too long")]
+    Late,
 }
 
 impl Body {
@@ -72,6 +76,11 @@ impl http_body::Body for Body {
             Self::Http1(incoming) => Pin::new(incoming).poll_frame(cx).map_err(BodyError::Http1),
             Self::Http2(stream) => poll_stream(stream, cx).map_err(BodyError::Http2),
             Self::Replay(replay) => replay.poll_frame(cx),
+            Self::Begun(begun, rest) => {
+                let (begun, rest) = (std::mem::take(begun), std::mem::take(&mut **rest));
+                *self = rest;
+                Poll::Ready(Some(Ok(Frame::data(begun))))
+            }
         }
     }
 
@@ -82,6 +91,7 @@ impl http_body::Body for Body {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Http2(stream) => stream.is_end_stream(),
             Self::Replay(replay) => replay.is_end_stream(),
+            Self::Begun(..) => false,
         }
     }
 
@@ -90,7 +100,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(incoming) => incoming.size_hint(),
-            Self::Http2(_) => SizeHint::default(),
+            Self::Http2(_) | Self::Begun(..) => SizeHint::default(),
             Self::Replay(replay) => replay.size_hint(),
         }
     }

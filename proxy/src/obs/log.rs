@@ -39,7 +39,7 @@ impl Sink {
 /// A worker's own buffer for one sink.
 #[derive(Debug)]
 pub(crate) struct LogBuffer {
-    lines: Mutex<Vec<u8>>,
+    lines: Mutex<String>,
     wake: Arc<Wake>,
     counters: Arc<Counters>,
 }
@@ -48,7 +48,7 @@ pub(crate) struct LogBuffer {
 #[derive(Debug)]
 pub(crate) struct LogWriter {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Debug)]
@@ -67,7 +67,7 @@ struct Wake {
 
 impl LogBuffer {
     /// Adds a line that `write` renders, with its line feed.
-    pub(crate) fn line(&self, write: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn line(&self, write: impl FnOnce(&mut String)) {
         let mut lines = lock(&self.lines);
         if lines.len() >= BUFFER_BYTES_MAX {
             self.counters.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl LogBuffer {
         }
     }
 
-    fn take(&self) -> Vec<u8> {
+    fn take(&self) -> String {
         std::mem::take(&mut *lock(&self.lines))
     }
 }
@@ -96,7 +96,7 @@ impl LogWriter {
         let shared = Arc::new(Shared { buffers: Mutex::default(), wake: Arc::default(), counters });
         let of_thread = shared.clone();
         let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || of_thread.run())?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// A buffer for `sink`, to be kept by one worker.
@@ -111,13 +111,20 @@ impl LogWriter {
     }
 }
 
-impl Drop for LogWriter {
-    fn drop(&mut self) {
+impl LogWriter {
+    /// Writes what is left and ends the thread.
+    pub(crate) fn finish(&self) {
         self.shared.wake.ended.store(true, Ordering::Release);
         self.shared.wake.ask();
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) = lock(&self.thread).take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Drop for LogWriter {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 
@@ -163,8 +170,8 @@ impl Shared {
             if lines.is_empty() {
                 continue;
             }
-            if let Err(error) = write_lines(&sink, &lines, files) {
-                let lost = lines.iter().filter(|byte| **byte == b'\n').count();
+            if let Err(error) = write_lines(&sink, lines.as_bytes(), files) {
+                let lost = lines.bytes().filter(|byte| *byte == b'\n').count();
                 self.counters.log_lines_dropped.fetch_add(lost as u64, Ordering::Relaxed);
                 tracing::warn!(?sink, %error, lost, "access log cannot be written");
             }
@@ -217,13 +224,12 @@ mod tests {
         let counters = Arc::new(Counters::default());
         let writer = LogWriter::start(counters.clone()).unwrap();
         let buffer = writer.buffer(Sink::of(path.to_str().unwrap()));
-        buffer.line(|out| out.extend_from_slice(b"one\n"));
+        buffer.line(|out| out.push_str("one\n"));
         {
             let mut lines = lock(&buffer.lines);
-            let len = BUFFER_BYTES_MAX.max(lines.len());
-            lines.resize(len, b'\n');
+            lines.push_str(&"\n".repeat(BUFFER_BYTES_MAX));
             drop(lines);
-            buffer.line(|out| out.extend_from_slice(b"two\n"));
+            buffer.line(|out| out.push_str("two\n"));
         }
         drop(writer);
         let text = std::fs::read(&path).unwrap();

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
+use identity::tls::Snapshot;
 use identity::{BundleSet, X509Svid};
 use tokio::sync::watch;
 
@@ -24,7 +25,7 @@ pub(crate) struct Held {
 #[derive(Debug)]
 pub(crate) struct OwnIdentity {
     held: ArcSwap<Held>,
-    /// Counts SVIDs: connections opened under an older one are retired.
+    /// Counts SVIDs and bundle sets: connections opened under older ones are retired.
     generation: AtomicU64,
     changed: watch::Sender<u64>,
     counters: Arc<Counters>,
@@ -36,6 +37,7 @@ impl OwnIdentity {
         Self { held: ArcSwap::from_pointee(held), generation: AtomicU64::new(0), changed: watch::channel(0).0, counters }
     }
 
+    /// Everything at one moment.
     pub(crate) fn held(&self) -> Arc<Held> {
         self.held.load_full()
     }
@@ -48,7 +50,7 @@ impl OwnIdentity {
         self.held.load().bundles.clone()
     }
 
-    /// The number of the current SVID.
+    /// The number of the current SVID and bundles.
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -86,6 +88,17 @@ impl OwnIdentity {
     pub(crate) fn set_bundles(&self, bundles: Arc<BundleSet>) {
         tracing::info!(trust_domains = bundles.len(), "trust bundles in force");
         self.held.rcu(|held| Held { svid: held.svid.clone(), bundles: bundles.clone() });
+        self.generation.fetch_add(1, Ordering::AcqRel);
         self.changed.send_modify(|n| *n += 1);
+    }
+}
+
+impl Snapshot for OwnIdentity {
+    fn svid(&self) -> Option<Arc<X509Svid>> {
+        self.svid_now()
+    }
+
+    fn bundles(&self) -> Arc<BundleSet> {
+        self.bundles_now()
     }
 }

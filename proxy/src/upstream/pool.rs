@@ -151,10 +151,8 @@ impl Pool {
 
     /// Waits until an HTTP/2 (or negotiated) connection was opened, by us or by a request before us.
     async fn dial_shared(self: &Rc<Self>, speak: Speak) -> Result<(), Rc<DialError>> {
-        let mut opened = match &*self.dialing.borrow() {
-            Some(opened) => opened.clone(),
-            None => self.begin_dialing(speak),
-        };
+        let under_way = self.dialing.borrow().clone();
+        let mut opened = under_way.unwrap_or_else(|| self.begin_dialing(speak));
         let result = opened.wait_for(Option::is_some).await.ok().and_then(|result| result.clone());
         result.unwrap_or_else(|| Err(Rc::new(DialError::Abandoned)))
     }
@@ -162,10 +160,9 @@ impl Pool {
     /// Opens in a task of its own, so that a request that gives up does not take the others with it.
     fn begin_dialing(self: &Rc<Self>, speak: Speak) -> watch::Receiver<Option<DialResult>> {
         let (done, opened) = watch::channel(None);
+        *self.dialing.borrow_mut() = Some(opened.clone());
         let pool = self.clone();
-        let begun = opened.clone();
         tokio::task::spawn_local(async move {
-            *pool.dialing.borrow_mut() = Some(begun);
             let result = pool.open_shared(speak).await.map_err(Rc::new);
             *pool.dialing.borrow_mut() = None;
             done.send_replace(Some(result));

@@ -4,9 +4,8 @@
 //! as a whole; then it is published to all workers and acknowledged, or it is refused with the reason and the last
 //! good state keeps serving. While discovery is away the proxy serves what it has and tries again with jittered waits.
 
-use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -31,8 +30,8 @@ pub(crate) trait Connect: Send {
 
 /// Where a changed store goes.
 pub(crate) trait Publish: Send {
-    /// Makes `store` what the workers serve from; returns when they do.
-    fn publish(&mut self, store: &mut Store) -> impl Future<Output = ()> + Send;
+    /// Makes the store what the workers serve from; returns when they do.
+    fn publish(&mut self) -> impl Future<Output = ()> + Send;
 }
 
 /// The client.
@@ -41,15 +40,26 @@ pub(crate) struct Ads<C, P> {
     publish: P,
     node: Node,
     mode: XdsMode,
-    store: Store,
+    store: Arc<Mutex<Store>>,
     subscriptions: [Subscription; 4],
     counters: Arc<Counters>,
 }
 
 impl<C: Connect, P: Publish> Ads<C, P> {
-    pub(crate) fn new(connect: C, publish: P, node: Node, mode: XdsMode, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        connect: C,
+        publish: P,
+        store: Arc<Mutex<Store>>,
+        node: Node,
+        mode: XdsMode,
+        counters: Arc<Counters>,
+    ) -> Self {
         let subscriptions = ORDER.map(|kind| Subscription::new(kind, mode));
-        Self { connect, publish, node, mode, store: Store::default(), subscriptions, counters }
+        Self { connect, publish, node, mode, store, subscriptions, counters }
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Subscribes for ever.
@@ -111,7 +121,7 @@ impl<C: Connect, P: Publish> Ads<C, P> {
 
     /// Asks for clusters; for the rest as well when they are known from before.
     fn begin(&mut self, sender: &mut Sender) {
-        let known = self.store.has_answered(Kind::Cluster);
+        let known = self.store().has_answered(Kind::Cluster);
         for subscription in &mut self.subscriptions {
             subscription.restart();
         }
@@ -130,8 +140,8 @@ impl<C: Connect, P: Publish> Ads<C, P> {
         self.counters.discovery_connected.store(1, Ordering::Relaxed);
         tracing::info!(mode = ?self.mode, "discovery stream open");
         loop {
-            let patience = if self.store.is_warm() { Duration::MAX } else { WARMING_MAX };
-            match tokio::time::timeout(patience.min(PATIENCE_MAX), stream.message()).await {
+            let patience = if self.store().is_warm() { PATIENCE_MAX } else { WARMING_MAX };
+            match tokio::time::timeout(patience, stream.message()).await {
                 Ok(Ok(Some(response))) => {
                     backoff.reset();
                     if let Some((kind, update)) = read(response) {
@@ -141,8 +151,9 @@ impl<C: Connect, P: Publish> Ads<C, P> {
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(status)) => return Err(status),
                 Err(_) => {
-                    if self.store.stop_waiting() {
-                        self.publish.publish(&mut self.store).await;
+                    let gave_up = self.store().stop_waiting();
+                    if gave_up {
+                        self.publish.publish().await;
                     }
                 }
             }
@@ -150,9 +161,10 @@ impl<C: Connect, P: Publish> Ads<C, P> {
     }
 
     async fn take(&mut self, kind: Kind, update: &Update, sender: &mut Sender) {
-        let (names, refusal) = match self.store.apply(kind, update) {
+        let applied = self.store().apply(kind, update);
+        let (names, refusal) = match applied {
             Ok(names) => {
-                self.publish.publish(&mut self.store).await;
+                self.publish.publish().await;
                 tracing::debug!(kind = kind.word(), version = update.version, resources = names.len(), "configuration taken");
                 (names, None)
             }
@@ -162,7 +174,8 @@ impl<C: Connect, P: Publish> Ads<C, P> {
             }
         };
         self.counters.xds_answered(kind.word(), refusal.is_none());
-        for subscription in &mut self.subscriptions {
+        let wanted = ORDER.map(|kind| self.store().wanted(kind));
+        for (subscription, wanted) in self.subscriptions.iter_mut().zip(wanted) {
             let of = subscription.kind();
             if of == kind {
                 sender.send(Some(subscription.answer(update, &names, refusal.as_deref())));
@@ -170,7 +183,6 @@ impl<C: Connect, P: Publish> Ads<C, P> {
                 sender.send(subscription.begin());
             }
             if !of.is_wildcard() {
-                let wanted: BTreeSet<String> = self.store.wanted(of);
                 if subscription.is_begun() || !wanted.is_empty() {
                     sender.send(subscription.want(wanted));
                 }
