@@ -263,7 +263,7 @@ fn spawn_services(
     let network = Api::new(core.clone(), Origin::Network).routes().prepare().into_axum_router();
     tasks.spawn("grpc", tls(listeners.grpc, source.clone(), ClientAuth::Optional, network, shutdown.clone()));
     let local = Api::new(core.clone(), Origin::Local).routes().prepare().into_axum_router();
-    let accept = |stream| async move { Some((stream, tonic::codegen::http::Extensions::new())) };
+    let accept = |stream| async move { Some((stream, http::Extensions::new())) };
     tasks.spawn("admin socket", serve::run(listeners.local, accept, local, Limits::default(), shutdown.clone()));
     if let Some(listener) = listeners.istio_csr {
         let accounts = ServiceAccounts::new(core.trust_domain.clone(), &settings.service_account_issuers);

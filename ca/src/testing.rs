@@ -1,5 +1,7 @@
 //! What tests of several modules share.
 
+pub(crate) mod running;
+
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 

@@ -1,1 +1,186 @@
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
+use identity::bundle::{BundleSet, TrustBundle};
+use identity::key::PrivateKey;
+use identity::tls::{FixedSnapshot, PeerRule};
+use identity::{unix_time, verify};
+use proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
+use tonic::Code;
+
+use super::*;
+use crate::testing::running::{Running, reason};
+use crate::testing::{TokenIssuer, id, trust_domain};
+
+struct Mesh {
+    ca: Running,
+    issuer: TokenIssuer,
+}
+
+impl Mesh {
+    async fn start() -> Self {
+        let issuer = TokenIssuer::new();
+        let ca = Running::start_with(|settings| {
+            settings.istio_csr = Some("127.0.0.1:0".parse().unwrap());
+            settings.service_account_issuers = vec![issuer.settings()];
+        });
+        Self { ca: ca.await, issuer }
+    }
+
+    async fn ask(&self, authorization: Option<&str>, request: IstioCertificateRequest) -> Result<Vec<String>, Status> {
+        let pem = std::fs::read(self.ca.path("bundle.pem")).unwrap();
+        let bundle = TrustBundle::from_pem(trust_domain(), &pem).unwrap();
+        let snapshot = FixedSnapshot { svid: None, bundles: Arc::new(BundleSet::new([Arc::new(bundle)])) };
+        let addr = self.ca.addresses.istio_csr.unwrap().to_string();
+        let channel = runtime::mtls::channel(&addr, Arc::new(snapshot), PeerRule::exactly(id("/spire/server")));
+        let mut request = Request::new(request);
+        if let Some(value) = authorization {
+            request.metadata_mut().insert("authorization", value.parse().unwrap());
+        }
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
+        Ok(answer.into_inner().cert_chain)
+    }
+
+    fn bearer(&self) -> String {
+        format!("Bearer {}", self.issuer.token("default", "cart"))
+    }
+}
+
+fn request(key: &PrivateKey) -> IstioCertificateRequest {
+    let csr = key.csr_der(Some(&id("/ns/default/sa/cart"))).unwrap();
+    IstioCertificateRequest { csr: pem::encode("CERTIFICATE REQUEST", &csr), validity_duration: 600, metadata: None }
+}
+
+fn with_metadata(name: &str, value: &str) -> IstioCertificateRequest {
+    let kind = Some(prost_types::value::Kind::StringValue(value.into()));
+    let fields = [(name.to_owned(), prost_types::Value { kind })].into();
+    let key = PrivateKey::generate_p256().unwrap();
+    IstioCertificateRequest { metadata: Some(prost_types::Struct { fields }), ..request(&key) }
+}
+
+#[tokio::test]
+async fn a_service_account_gets_its_identity_in_the_layout_that_istio_reads() {
+    let mesh = Mesh::start().await;
+    let key = PrivateKey::generate_p256().unwrap();
+    let chain = mesh.ask(Some(&mesh.bearer()), request(&key)).await.unwrap();
+    assert_eq!(chain.len(), 3, "leaf, intermediate, root");
+    assert!(chain.iter().all(|element| element.ends_with('\n')));
+    assert_eq!(chain[2], std::fs::read_to_string(mesh.ca.path("bundle.pem")).unwrap());
+    let ders: Vec<_> =
+        chain[..2].iter().flat_map(|element| pem::decode_certificates(element.as_bytes()).unwrap()).collect();
+    let bundle = TrustBundle::from_pem(trust_domain(), chain[2].as_bytes()).unwrap();
+    let now = SystemTime::now();
+    let peer = verify::verify_peer(&ders, &BundleSet::new([Arc::new(bundle)]), unix_time(now)).unwrap();
+    assert_eq!(peer.spiffe_id(), &id("/ns/default/sa/cart"));
+    let life = peer.not_after().duration_since(now).unwrap().as_secs();
+    assert!((598..=600).contains(&life), "{life}");
+    let recorded = mesh.ca.core.store.issued(10).await.unwrap();
+    let record = recorded.iter().find(|(record, _)| record.serial == peer.leaf_serial()).expect("recorded");
+    assert_eq!((record.0.caller.as_str(), record.1.as_str()), ("system:serviceaccount:default:cart", "csr"));
+}
+
+#[tokio::test]
+async fn the_identity_is_the_tokens_whatever_the_csr_says() {
+    let mesh = Mesh::start().await;
+    let key = PrivateKey::generate_p256().unwrap();
+    let csr = key.csr_der_with(Some(&id("/ns/kube-system/sa/admin")), &["evil.example.org".into()]).unwrap();
+    let wish = IstioCertificateRequest { csr: pem::encode("CERTIFICATE REQUEST", &csr), ..request(&key) };
+    let chain = mesh.ask(Some(&mesh.bearer()), wish).await.unwrap();
+    let leaf = pem::decode_certificates(chain[0].as_bytes()).unwrap().remove(0);
+    let summary = identity::summary::CertificateSummary::decode(&leaf).unwrap();
+    assert_eq!(summary.uris, ["spiffe://example.org/ns/default/sa/cart"]);
+    assert!(summary.dns_names.is_empty());
+}
+
+#[tokio::test]
+async fn who_proves_nothing_is_unauthenticated_and_told_nothing() {
+    let mesh = Mesh::start().await;
+    let key = PrivateKey::generate_p256().unwrap();
+    let stranger = TokenIssuer::new().token("default", "cart");
+    let wrong_audience = mesh.issuer.token_with("default", "cart", |claims| {
+        claims.insert("aud".into(), serde_json::json!(["other"]));
+    });
+    let short = mesh.issuer.token_with("default", "cart", |claims| {
+        claims.insert("sub".into(), serde_json::json!("system:serviceaccount:default"));
+    });
+    for (authorization, expected) in [
+        (None, "TOKEN_MISSING"),
+        (Some("Basic abc".to_owned()), "TOKEN_MISSING"),
+        (Some("Bearer".to_owned()), "TOKEN_MISSING"),
+        (Some("Bearer x.y.z".to_owned()), "TOKEN_ISSUER_UNKNOWN"),
+        (Some(format!("Bearer {stranger}")), "JWT_BAD_SIGNATURE"),
+        (Some(format!("Bearer {wrong_audience}")), "JWT_WRONG_AUDIENCE"),
+        (Some(format!("Bearer {short}")), "TOKEN_SUBJECT_REFUSED"),
+    ] {
+        let status = mesh.ask(authorization.as_deref(), request(&key)).await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Unauthenticated, "request authentication failure"));
+        let told = runtime::refusal::reason_of(&status).unwrap();
+        assert!(told == expected || (expected == "JWT_BAD_SIGNATURE" && told == "JWT_NO_KEY"), "{told} for {expected}");
+    }
+    let failures = mesh.ca.core.counts.csr().authentication_failures.load(Ordering::Relaxed);
+    assert_eq!(failures, 7);
+}
+
+#[tokio::test]
+async fn a_bad_csr_or_life_is_an_invalid_argument_and_never_internal() {
+    let mesh = Mesh::start().await;
+    let key = PrivateKey::generate_p256().unwrap();
+    let mut der = key.csr_der(None).unwrap();
+    *der.last_mut().unwrap() ^= 1;
+    let forged = pem::encode("CERTIFICATE REQUEST", &der);
+    for (csr, expected) in [
+        (forged, "CSR_BAD_SIGNATURE"),
+        (String::new(), "CSR_MALFORMED"),
+        ("junk".into(), "CSR_MALFORMED"),
+        (pem::encode("CERTIFICATE REQUEST", b"junk"), "CSR_MALFORMED"),
+        ("x".repeat(100_000), "CSR_MALFORMED"),
+    ] {
+        let status =
+            mesh.ask(Some(&mesh.bearer()), IstioCertificateRequest { csr, ..request(&key) }).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(reason::<()>(Err(status)), expected);
+    }
+    let backwards = IstioCertificateRequest { validity_duration: -1, ..request(&key) };
+    assert_eq!(reason(mesh.ask(Some(&mesh.bearer()), backwards).await), "TTL_INVALID");
+}
+
+#[tokio::test]
+async fn a_long_life_is_cut_and_none_is_the_default() {
+    let mesh = Mesh::start().await;
+    for (asked, expected) in [(0, 3600), (86_400, 86_400), (i64::MAX, 86_400)] {
+        let key = PrivateKey::generate_p256().unwrap();
+        let wish = IstioCertificateRequest { validity_duration: asked, ..request(&key) };
+        let chain = mesh.ask(Some(&mesh.bearer()), wish).await.unwrap();
+        let leaf = pem::decode_certificates(chain[0].as_bytes()).unwrap().remove(0);
+        let summary = identity::summary::CertificateSummary::decode(&leaf).unwrap();
+        let life = summary.not_after().duration_since(SystemTime::now()).unwrap().as_secs();
+        assert!((expected - 2..=expected).contains(&life), "{asked}: {life}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_acts_for_others_and_there_is_one_signer() {
+    let mesh = Mesh::start().await;
+    let bearer = mesh.bearer();
+    let other = with_metadata("ImpersonatedIdentity", "spiffe://example.org/ns/default/sa/db");
+    let status = mesh.ask(Some(&bearer), other).await.unwrap_err();
+    assert_eq!((status.code(), reason::<()>(Err(status)).as_str()), (Code::Unauthenticated, "IMPERSONATION_REFUSED"));
+    let own = with_metadata("ImpersonatedIdentity", "spiffe://example.org/ns/default/sa/cart");
+    assert!(mesh.ask(Some(&bearer), own).await.is_ok());
+    assert!(mesh.ask(Some(&bearer), with_metadata("CertSigner", "")).await.is_ok(), "agents always send it");
+    let status = mesh.ask(Some(&bearer), with_metadata("CertSigner", "k8s.example/x")).await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn nothing_else_is_served_beside_it() {
+    let mesh = Mesh::start().await;
+    let addr = mesh.ca.addresses.istio_csr.unwrap().to_string();
+    let snapshot = Arc::new(mesh.ca.snapshot(None));
+    let channel = runtime::mtls::channel(&addr, snapshot, PeerRule::exactly(id("/spire/server")));
+    let mut client = proto::spire::api::server::bundle::v1::bundle_client::BundleClient::new(channel);
+    assert_eq!(
+        client.get_bundle(proto::spire::api::server::bundle::v1::GetBundleRequest::default()).await.unwrap_err().code(),
+        Code::Unimplemented
+    );
+}

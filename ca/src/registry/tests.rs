@@ -103,3 +103,33 @@ fn pages_begin_after_the_given_id() {
         (vec!["a".into(), "b".into(), "c".into()], vec!["b".into(), "c".into()], vec![])
     );
 }
+
+proptest::proptest! {
+    /// Asking upwards for one entry and downwards for all gives the same answer, whatever hangs where.
+    #[test]
+    fn both_questions_have_one_answer(
+        shape in proptest::collection::vec((0..6_usize, 0..8_usize, proptest::bool::ANY, proptest::bool::ANY), 0..12),
+    ) {
+        const IDS: [&str; 8] =
+            ["/a", "/b", "/c", "/d", "/e", "/f", "/spire/agent/join_token/one", "/spire/server"];
+        let own = id("/spire/agent/join_token/one").to_string();
+        let entries = shape.iter().enumerate().map(|(at, (named, parent, live, mine))| Entry {
+            expires_at: if *live { 0 } else { NOW },
+            selectors: if *mine {
+                BTreeSet::from([Selector::new("spiffe_id", own.clone())])
+            } else {
+                BTreeSet::from([Selector::new("unix", format!("uid:{at}"))])
+            },
+            ..entry(&format!("e{at:02}"), IDS[*named], IDS[*parent])
+        });
+        let registry = registry(entries.collect());
+        let node = agent("/spire/agent/join_token/one");
+        let all: Vec<String> = registry.authorized(&node, NOW).iter().map(|entry| entry.id.clone()).collect();
+        let singly: Vec<String> = registry
+            .entries_after("")
+            .filter(|entry| registry.is_authorized(&node, entry, NOW))
+            .map(|entry| entry.id.clone())
+            .collect();
+        proptest::prop_assert_eq!(all, singly);
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 use identity::spiffe_id::{SpiffeId, TrustDomain};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{AnyConnection, AnyPool, ConnectOptions, Executor, Row};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions, Connection, Executor, Row};
 use tokio::sync::{mpsc, watch};
 
 use super::writer::{JOBS_WAITING_MAX, Writer};
@@ -111,8 +111,11 @@ pub(crate) async fn open(
     if let Kind::Sqlite(file) = &kind {
         check_header(file, database)?;
     }
-    let pool = connect(database, &kind).await?;
-    prepare(&pool, database, &kind, trust_domain).await?;
+    let options: AnyConnectOptions = database.parse().map_err(|source| unusable(database, source))?;
+    let options = options.disable_statement_logging();
+    // One connection by itself first: a pool would try a damaged database again and again.
+    prepare(&options, database, &kind, trust_domain).await?;
+    let pool = connect(options, database, &kind).await?;
     let registry = load(&pool, server_id).await?;
     let (entries_revision, revisions) = watch::channel(registry.entries_revision());
     let registry = Arc::new(RwLock::new(registry));
@@ -175,10 +178,7 @@ fn check_header(file: &Path, database: &str) -> Result<(), OpenError> {
     }
 }
 
-async fn connect(database: &str, kind: &Kind) -> Result<AnyPool, OpenError> {
-    let unavailable = |source| unusable(database, source);
-    let options: AnyConnectOptions = database.parse().map_err(unavailable)?;
-    let options = options.disable_statement_logging();
+async fn connect(options: AnyConnectOptions, database: &str, kind: &Kind) -> Result<AnyPool, OpenError> {
     let sqlite = matches!(kind, Kind::Sqlite(_));
     AnyPoolOptions::new()
         .max_connections(CONNECTIONS_MAX)
@@ -194,15 +194,21 @@ async fn connect(database: &str, kind: &Kind) -> Result<AnyPool, OpenError> {
         })
         .connect_with(options)
         .await
-        .map_err(unavailable)
+        .map_err(|source| unusable(database, source))
 }
 
-async fn prepare(pool: &AnyPool, database: &str, kind: &Kind, trust_domain: &TrustDomain) -> Result<(), OpenError> {
-    let mut conn = pool.acquire().await.map_err(|source| unusable(database, source))?;
+async fn prepare(
+    options: &AnyConnectOptions,
+    database: &str,
+    kind: &Kind,
+    trust_domain: &TrustDomain,
+) -> Result<(), OpenError> {
+    let connected = AnyConnection::connect_with(options).await;
+    let mut conn = connected.map_err(|source| unusable(database, source))?;
     if matches!(kind, Kind::Sqlite(_)) {
         check_sqlite(&mut conn, database).await?;
     }
-    MIGRATIONS.run(&mut *conn).await.map_err(|error| match error {
+    MIGRATIONS.run(&mut conn).await.map_err(|error| match error {
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => unusable(database, source),
         error => OpenError::Newer { database: shown(database), source: Box::new(error) },
     })?;
@@ -214,7 +220,7 @@ async fn prepare(pool: &AnyPool, database: &str, kind: &Kind, trust_domain: &Tru
             return Err(OpenError::OtherTrustDomain { database: shown(database), found, wanted });
         }
     }
-    Ok(())
+    conn.close().await.map_err(|source| unusable(database, source))
 }
 
 /// Sound, and ours: marked by the application id that a new file gets before its first table.

@@ -97,6 +97,8 @@ impl Writer {
             }
             self.write(&mut conn, batch).await;
         }
+        // Closing waits for every connection to come back.
+        drop(conn);
         self.pool.close().await;
     }
 

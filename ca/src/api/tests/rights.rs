@@ -1,0 +1,144 @@
+//! Every method of every service, asked by every kind of caller: who is let in stands in one table.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use prost::bytes::{Buf, BufMut};
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+
+use super::*;
+
+/// Methods that an agent may call; everybody else may not.
+const AGENT: &[&str] = &[
+    "BatchNewX509SVID",
+    "BatchNewWITSVID",
+    "NewJWTSVID",
+    "GetAuthorizedEntries",
+    "SyncAuthorizedEntries",
+    "RenewAgent",
+    "PostStatus",
+    "Watch",
+];
+/// Methods that agents and administrators may call.
+const AGENT_AND_ADMIN: &[&str] = &["GetFederatedBundle"];
+/// Methods that anyone may call.
+const ANYONE: &[&str] = &["GetBundle", "AttestAgent"];
+
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+    }
+}
+
+/// Path by method name.
+fn methods() -> BTreeMap<String, String> {
+    let set = prost_types::FileDescriptorSet::decode(proto::FILE_DESCRIPTOR_SET).unwrap();
+    let mut methods = BTreeMap::new();
+    for file in &set.file {
+        let package = file.package();
+        if !package.starts_with("spire.api.server.") && package != "kasbah.node.v1" {
+            continue;
+        }
+        for service in &file.service {
+            for method in &service.method {
+                let path = format!("/{package}.{}/{}", service.name(), method.name());
+                assert!(methods.insert(method.name().to_owned(), path).is_none(), "{} twice", method.name());
+            }
+        }
+    }
+    assert!(methods.len() > 50, "{}", methods.len());
+    methods
+}
+
+/// The refusal's reason when the caller has no right, `None` when the method at least looked at the request.
+async fn refused(channel: &Channel, path: &str) -> Option<String> {
+    let mut grpc = Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let request = tonic::Request::new(tokio_stream::once(Vec::new()));
+    let outcome = match grpc.streaming(request, path.parse().unwrap(), Raw).await {
+        Ok(answers) => answers.into_inner().message().await.map(drop),
+        Err(status) => Err(status),
+    };
+    let status = outcome.err().filter(|status| status.code() == Code::PermissionDenied)?;
+    Some(runtime::refusal::reason_of(&status).expect("a reason"))
+}
+
+async fn check(channel: Channel, open: &[&[&str]], reason: &str) {
+    for (name, path) in methods() {
+        let expected = if open.iter().any(|group| group.contains(&name.as_str())) { None } else { Some(reason) };
+        assert_eq!(refused(&channel, &path).await.as_deref(), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_without_a_certificate_may_next_to_nothing() {
+    let ca = Running::start().await;
+    check(ca.network(None), &[ANYONE], "CLIENT_CERTIFICATE_MISSING").await;
+}
+
+#[tokio::test]
+async fn a_workload_may_no_more_than_anyone() {
+    let ca = Running::start().await;
+    let web = ca.mint("/ns/default/sa/web").await;
+    let channel = ca.network(Some(&web));
+    for (name, path) in methods() {
+        let reason = refused(&channel, &path).await;
+        let expected = match name.as_str() {
+            name if ANYONE.contains(&name) => None,
+            name if AGENT.contains(&name) => Some("CALLER_NOT_AGENT"),
+            _ => Some("CALLER_NOT_ADMIN"),
+        };
+        assert_eq!(reason.as_deref(), expected, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_may_what_agents_may() {
+    let ca = Running::start().await;
+    let node = ca.node(None).await;
+    check(ca.network(Some(&node)), &[ANYONE, AGENT, AGENT_AND_ADMIN], "CALLER_NOT_ADMIN").await;
+}
+
+#[tokio::test]
+async fn the_local_socket_may_all_but_act_as_an_agent() {
+    let ca = Running::start().await;
+    let (channel, all) = (ca.local().await, methods());
+    let open: Vec<&str> = all.keys().map(String::as_str).filter(|name| !AGENT.contains(name)).collect();
+    check(channel, &[&open], "CALLER_NOT_AGENT").await;
+    let mode =
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&ca.addresses.admin_socket).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+}
