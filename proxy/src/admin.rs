@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use identity::X509Svid;
 use identity::summary::CertificateSummary;
+use routing::endpoint::EndpointAddress;
 use runtime::clock::rfc3339;
 use serde_json::{Value, json};
 
@@ -71,13 +72,21 @@ fn route(entry: &Entry<routing::route::RouteTable>) -> Value {
 fn endpoints(endpoints: &routing::cluster::Endpoints) -> Vec<Value> {
     let one = |endpoint: &routing::endpoint::Endpoint| {
         json!({
-            "address": endpoint.address.to_string(),
+            "address": address(&endpoint.address),
             "health": format!("{:?}", endpoint.health),
             "weight": endpoint.weight,
             "priority": endpoint.priority,
         })
     };
     endpoints.all().iter().map(one).collect()
+}
+
+fn address(address: &EndpointAddress) -> String {
+    match address {
+        EndpointAddress::Ip(address) => address.to_string(),
+        EndpointAddress::Dns { host, port } => format!("{host}:{port}"),
+        EndpointAddress::Pipe(path) => path.display().to_string(),
+    }
 }
 
 /// `/certs`: the SVID in force, the trusted roots, and certificates from files.
@@ -88,9 +97,17 @@ pub(crate) fn certs(process: &Process, files: &CertificateFiles) -> Value {
         let roots: Vec<Value> = held
             .bundles
             .get(&svid.id().trust_domain())
-            .map(|bundle| bundle.x509_authorities.iter().filter_map(|der| CertificateSummary::decode(der).ok()).map(|c| detail(&c, "")).collect())
+            .map(|bundle| {
+                bundle
+                    .x509_authorities
+                    .iter()
+                    .filter_map(|der| CertificateSummary::decode(der).ok())
+                    .map(|c| detail(&c, ""))
+                    .collect()
+            })
             .unwrap_or_default();
-        let chain: Vec<Value> = summaries(svid).iter().map(|certificate| detail(certificate, "sds://default")).collect();
+        let chain: Vec<Value> =
+            summaries(svid).iter().map(|certificate| detail(certificate, "sds://default")).collect();
         certificates.push(json!({"ca_cert": roots, "cert_chain": chain}));
     }
     for (path, key) in files.all() {

@@ -61,7 +61,11 @@ pub(crate) struct ClusterShared {
 }
 
 impl ListenerConfig {
-    fn build(listener: Arc<Listener>, identity: &Arc<OwnIdentity>, files: &CertificateFiles) -> Result<Self, SetupError> {
+    fn build(
+        listener: Arc<Listener>,
+        identity: &Arc<OwnIdentity>,
+        files: &CertificateFiles,
+    ) -> Result<Self, SetupError> {
         let mut tls = Vec::new();
         for chain in listener.all_chains() {
             if let Some(context) = &chain.tls {
@@ -86,7 +90,7 @@ impl ClusterShared {
     fn build(cluster: &Cluster, identity: &Arc<OwnIdentity>) -> Result<Self, SetupError> {
         let mut tls = Vec::new();
         for context in cluster.all_tls() {
-            tls.push((context.clone(), Arc::new(ClientSide::build(context, identity)?)));
+            tls.push((context.clone(), Arc::new(ClientSide::build(context, cluster.http.auto_sni, identity)?)));
         }
         Ok(Self {
             tls,
@@ -162,7 +166,12 @@ impl Assembler {
             Ok(built) => Some(Arc::new(built)),
             Err(error) => {
                 let error = chain(&error);
-                tracing::error!(reason = "CONFIG_REFUSED", listener = &*listener.name, error, "listener cannot be set up, keeping the one before");
+                tracing::error!(
+                    reason = "CONFIG_REFUSED",
+                    listener = &*listener.name,
+                    error,
+                    "listener cannot be set up, keeping the one before"
+                );
                 before.cloned()
             }
         }
@@ -180,7 +189,12 @@ impl Assembler {
                 Ok(shared) => Arc::new(shared),
                 Err(error) => {
                     let error = chain(&error);
-                    tracing::error!(reason = "CONFIG_REFUSED", cluster = &*cluster.name, error, "cluster cannot be set up, keeping the one before");
+                    tracing::error!(
+                        reason = "CONFIG_REFUSED",
+                        cluster = &*cluster.name,
+                        error,
+                        "cluster cannot be set up, keeping the one before"
+                    );
                     return before.cloned();
                 }
             },

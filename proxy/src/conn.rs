@@ -2,12 +2,11 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use http::HeaderValue;
 use identity::VerifiedPeer;
 use identity::digest::hex;
-use routing::listener::{Direction, FilterChain};
+use routing::listener::Direction;
 use routing::request::Connection;
 
 use crate::http::hygiene::ClientCert;
@@ -19,7 +18,6 @@ use crate::worker::state::Worker;
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) chain: Arc<FilterChain>,
     /// Addresses, server name and peer, in the form that policy reads.
     pub(crate) facts: Connection,
     /// Towards the local workload.
@@ -37,15 +35,10 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(
-        worker: Rc<Worker>,
-        place: Place,
-        chain: Arc<FilterChain>,
-        facts: Connection,
-        peer: Option<&VerifiedPeer>,
-    ) -> Self {
+    pub(crate) fn new(worker: Rc<Worker>, place: Place, facts: Connection, peer: Option<&VerifiedPeer>) -> Self {
         let inbound = place.life.listener.listener.direction == Direction::Inbound;
-        let peer_labels = peer.map(|peer| WorkloadLabels::from_spiffe_id(peer.spiffe_id().as_str())).unwrap_or_default();
+        let peer_labels =
+            peer.map(|peer| WorkloadLabels::from_spiffe_id(peer.spiffe_id().as_str())).unwrap_or_default();
         let client_cert = peer.and_then(|peer| {
             let own = worker.process.identity.svid_now();
             let hash = hex(peer.fingerprint_sha256());
@@ -62,18 +55,7 @@ impl Conn {
             (true, None) => Security::None,
         };
         let labels_key = worker.labels_key(&peer_labels, inbound, security);
-        Self {
-            worker,
-            chain,
-            facts,
-            inbound,
-            peer_labels,
-            security,
-            labels_key,
-            client_cert,
-            requests: Cell::new(0),
-            place,
-        }
+        Self { worker, facts, inbound, peer_labels, security, labels_key, client_cert, requests: Cell::new(0), place }
     }
 
     pub(crate) fn life(&self) -> &Rc<Life> {

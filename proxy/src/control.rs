@@ -91,7 +91,10 @@ impl Control {
         inner.listeners.follow(&config).await;
         inner.resolver.follow(&config, self);
         self.0.counters.config_generation.store(config.generation, Ordering::Relaxed);
-        let open = inner.listeners.addresses().map(|(name, address)| serde_json::json!({"listener": name, "address": address}));
+        let open = inner
+            .listeners
+            .addresses()
+            .map(|(name, address)| serde_json::json!({"listener": name, "address": address}));
         *self.0.open.lock().unwrap_or_else(PoisonError::into_inner) = open.collect();
         self.0.current.store(config);
         if warm {

@@ -32,10 +32,6 @@ impl Socket {
     pub(crate) fn new(tcp: TcpStream, prefix: Bytes) -> Self {
         Self { prefix, tcp }
     }
-
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        &self.tcp
-    }
 }
 
 impl Io {

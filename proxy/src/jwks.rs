@@ -88,7 +88,12 @@ impl RemoteKey {
                     }
                     Err(error) => {
                         failures += 1;
-                        tracing::warn!(reason = crate::refusal::JWKS_UNAVAILABLE, uri = &*key.uri, error, "keys cannot be fetched");
+                        tracing::warn!(
+                            reason = crate::refusal::JWKS_UNAVAILABLE,
+                            uri = &*key.uri,
+                            error,
+                            "keys cannot be fetched"
+                        );
                         (RETRY_MIN * 2_u32.saturating_pow(failures.min(8))).min(RETRY_MAX)
                     }
                 };

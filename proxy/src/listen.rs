@@ -22,8 +22,15 @@ pub(crate) struct Listeners {
     workers: Workers,
     counters: Arc<Counters>,
     connections_max: usize,
-    open: BTreeMap<(Arc<str>, SocketAddr), TaskSet>,
+    open: BTreeMap<(Arc<str>, SocketAddr), Open>,
     failed: BTreeMap<(Arc<str>, SocketAddr), String>,
+}
+
+/// One open address.
+struct Open {
+    tasks: TaskSet,
+    /// With the port that the system chose, if it was to choose.
+    address: SocketAddr,
 }
 
 impl Listeners {
@@ -36,8 +43,8 @@ impl Listeners {
         let wanted = wanted(config);
         let gone: Vec<_> = self.open.keys().filter(|key| !wanted.contains(key)).cloned().collect();
         for key in gone {
-            if let Some(mut tasks) = self.open.remove(&key) {
-                tasks.abort().await;
+            if let Some(mut open) = self.open.remove(&key) {
+                open.tasks.abort().await;
                 tracing::info!(listener = &*key.0, address = %key.1, "listener closed");
             }
         }
@@ -56,18 +63,19 @@ impl Listeners {
 
     /// The addresses that are open, by listener.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = (&str, SocketAddr)> {
-        self.open.keys().map(|(name, address)| (&**name, *address))
+        self.open.iter().map(|((name, _), open)| (&**name, open.address))
     }
 
     fn open_one(&mut self, key: (Arc<str>, SocketAddr)) {
-        match bind(key.1).and_then(AsyncFd::new) {
+        match bind(key.1).and_then(watch) {
             Ok(listener) => {
-                tracing::info!(listener = &*key.0, address = %key.1, "listener open");
+                let address = listener.get_ref().local_addr().unwrap_or(key.1);
+                tracing::info!(listener = &*key.0, %address, "listener open");
                 self.failed.remove(&key);
                 let (workers, counters, name) = (self.workers.clone(), self.counters.clone(), key.0.clone());
                 let mut tasks = TaskSet::new();
                 tasks.spawn("accept", accept(listener, workers, counters, name, self.connections_max));
-                self.open.insert(key, tasks);
+                self.open.insert(key, Open { tasks, address });
             }
             Err(error) => {
                 tracing::error!(reason = refusal::LISTENER_BIND_FAILED, listener = &*key.0, address = %key.1, %error, "listener cannot be opened, trying again");
@@ -101,6 +109,11 @@ fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+#[expect(deprecated, reason = "its successor asks for unsafe, and a TcpListener owns its descriptor")]
+fn watch(listener: std::net::TcpListener) -> io::Result<AsyncFd<std::net::TcpListener>> {
+    AsyncFd::new(listener)
 }
 
 /// Accepts for ever. The socket is registered with a runtime only once: that of its worker.

@@ -26,10 +26,23 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    pub(crate) fn new(settings: Settings, identity: Arc<OwnIdentity>, counters: Arc<Counters>) -> std::io::Result<Self> {
+    pub(crate) fn new(
+        settings: Settings,
+        identity: Arc<OwnIdentity>,
+        counters: Arc<Counters>,
+    ) -> std::io::Result<Self> {
         let logs = LogWriter::start(counters.clone())?;
         let own_labels = own_labels(&settings);
-        Ok(Self { settings, identity, counters, logs, keys: RemoteKeys::default(), quotas: Quotas::default(), own_labels, shards: Mutex::default() })
+        Ok(Self {
+            settings,
+            identity,
+            counters,
+            logs,
+            keys: RemoteKeys::default(),
+            quotas: Quotas::default(),
+            own_labels,
+            shards: Mutex::default(),
+        })
     }
 
     /// A metric shard for one worker.

@@ -111,7 +111,9 @@ mod tests {
         let told = parse_v1("PROXY TCP4 192.0.2.1 192.0.2.2 1000 443").unwrap().unwrap();
         assert_eq!((told.0.to_string(), told.1.to_string()), ("192.0.2.1:1000".into(), "192.0.2.2:443".into()));
         assert!(parse_v1("PROXY UNKNOWN").unwrap().is_none());
-        for line in ["PROXY TCP4 a b 1 2", "PROXY TCP4 1.1.1.1 2.2.2.2 1", "PROXY TCP4 1.1.1.1 2.2.2.2 99999 1", "HELLO"] {
+        for line in
+            ["PROXY TCP4 a b 1 2", "PROXY TCP4 1.1.1.1 2.2.2.2 1", "PROXY TCP4 1.1.1.1 2.2.2.2 99999 1", "HELLO"]
+        {
             assert!(parse_v1(line).is_err(), "{line}");
         }
     }

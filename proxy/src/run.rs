@@ -18,6 +18,7 @@ use runtime::tasks::TaskSet;
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::admin;
 use crate::config::Assembler;
 use crate::control::Control;
 use crate::listen::Listeners;
@@ -29,7 +30,6 @@ use crate::tls::own::OwnIdentity;
 use crate::worker::{Threads, Workers};
 use crate::xds::ads::{Ads, Connect};
 use crate::xds::sds::{Sds, chain};
-use crate::admin;
 
 /// Why a proxy does not run.
 #[derive(Debug, thiserror::Error)]
@@ -126,9 +126,19 @@ impl Proxy {
             let sds = Sds { socket, node: node.clone(), trust_domain, identity: self.identity.clone(), counters };
             tasks.spawn("sds", sds.run(shutdown.clone()));
             let guard = self.readiness.block("own identity");
-            tasks.spawn("identity", watch_identity(self.identity.clone(), self.workers.clone(), self.readiness.clone(), guard, shutdown.clone()));
+            tasks.spawn(
+                "identity",
+                watch_identity(
+                    self.identity.clone(),
+                    self.workers.clone(),
+                    self.readiness.clone(),
+                    guard,
+                    shutdown.clone(),
+                ),
+            );
         }
-        let connect = ToDiscovery { address: self.settings.discovery.address.clone(), peer, identity: self.identity.clone() };
+        let connect =
+            ToDiscovery { address: self.settings.discovery.address.clone(), peer, identity: self.identity.clone() };
         let ads = Ads::new(
             connect,
             self.control.clone(),

@@ -95,7 +95,7 @@ async fn serve(
         }
     };
     check_connection(&chain, &facts)?;
-    let conn = Rc::new(Conn::new(worker.clone(), place, chain.clone(), facts, proven.as_ref()));
+    let conn = Rc::new(Conn::new(worker.clone(), place, facts, proven.as_ref()));
     match &chain.terminal {
         Terminal::Http(hcm) => {
             let hcm = worker.config().hcm(worker, hcm);
@@ -112,7 +112,8 @@ async fn serve(
 /// Where the client wanted to go: before a redirection by the kernel, if there was one.
 fn destination_of(listener: &ListenerConfig, tcp: &TcpStream) -> SocketAddr {
     let local = tcp.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-    let captured = listener.listener.use_original_dst || listener.listener.filters.contains(&ListenerFilter::OriginalDst);
+    let captured =
+        listener.listener.use_original_dst || listener.listener.filters.contains(&ListenerFilter::OriginalDst);
     if !captured {
         return local;
     }

@@ -139,9 +139,7 @@ impl Settings {
 
     pub(crate) fn discovery_peer(&self) -> Result<Option<SpiffeId>, SettingsError> {
         let Some(peer) = &self.discovery.peer else { return Ok(None) };
-        SpiffeId::parse(peer)
-            .map(Some)
-            .map_err(|source| SettingsError::Spiffe { setting: "discovery.peer", source })
+        SpiffeId::parse(peer).map(Some).map_err(|source| SettingsError::Spiffe { setting: "discovery.peer", source })
     }
 
     pub(crate) fn sds_path(&self) -> Option<PathBuf> {

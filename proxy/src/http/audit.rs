@@ -195,7 +195,9 @@ impl Auditor {
                     self.skip(left - skipped as u64);
                     at += skipped;
                 }
-                At::Value if self.framing == Framing::None => at += self.run_of_value(&bytes[at..]).map_err(|(n, o)| (at + n, o))?,
+                At::Value if self.framing == Framing::None => {
+                    at += self.run_of_value(&bytes[at..]).map_err(|(n, o)| (at + n, o))?
+                }
                 _ => {
                     self.step(bytes[at]).map_err(|offence| (at, offence))?;
                     at += 1;
@@ -499,9 +501,17 @@ mod tests {
 
     #[test]
     fn request_lines_are_exact() {
-        for line in ["GET /\r\n", "GET / HTTP/1.2\r\n", "GET / HTTP/2.0\r\n", "GET  / HTTP/1.1\r\n", "GET /#f HTTP/1.1\r\n",
-            "GET /a\\b HTTP/1.1\r\n", "GET /\u{e4} HTTP/1.1\r\n", "GET / HTTP/1.1\n", "\r\n\r\nGET / HTTP/1.1\r\n"]
-        {
+        for line in [
+            "GET /\r\n",
+            "GET / HTTP/1.2\r\n",
+            "GET / HTTP/2.0\r\n",
+            "GET  / HTTP/1.1\r\n",
+            "GET /#f HTTP/1.1\r\n",
+            "GET /a\\b HTTP/1.1\r\n",
+            "GET /\u{e4} HTTP/1.1\r\n",
+            "GET / HTTP/1.1\n",
+            "\r\n\r\nGET / HTTP/1.1\r\n",
+        ] {
             assert!(judge(line.as_bytes()).is_some(), "{line:?}");
         }
         assert_eq!(judge(b"GET / HTTP/1.1\r\n\r\n"), Some(Offence::Host));
@@ -510,9 +520,20 @@ mod tests {
     #[test]
     fn chunks_are_exact() {
         let long = format!("1;{}\r\na\r\n", "x".repeat(5000));
-        for body in ["0x1\r\n", "fffffffffffffffff1\r\n", "-1\r\n", " 1\r\n", "1 \r\n", "1\na", "1;a\nb\r\n", "1\r\naa\r\n", "1\r\na\n", "\r\n",
-            "0\r\ncontent-length: 3\r\n\r\n", long.as_str()]
-        {
+        for body in [
+            "0x1\r\n",
+            "fffffffffffffffff1\r\n",
+            "-1\r\n",
+            " 1\r\n",
+            "1 \r\n",
+            "1\na",
+            "1;a\nb\r\n",
+            "1\r\naa\r\n",
+            "1\r\na\n",
+            "\r\n",
+            "0\r\ncontent-length: 3\r\n\r\n",
+            long.as_str(),
+        ] {
             let mut text = head("Transfer-Encoding: chunked\r\n");
             text.extend(body.as_bytes());
             assert!(judge(&text).is_some(), "{body:?}");

@@ -53,7 +53,8 @@ impl Frames {
                 return true;
             }
             self.have = 0;
-            self.skip = usize::from(self.header[0]) << 16 | usize::from(self.header[1]) << 8 | usize::from(self.header[2]);
+            self.skip =
+                usize::from(self.header[0]) << 16 | usize::from(self.header[1]) << 8 | usize::from(self.header[2]);
             if matches!(self.header[3], PRIORITY | SETTINGS | PING) && !self.spend() {
                 return false;
             }
@@ -67,7 +68,8 @@ impl Frames {
             if since == 0 {
                 return false;
             }
-            self.tokens = FRAMES_PER_SEC_MAX.saturating_mul(u32::try_from(since).unwrap_or(u32::MAX)).min(FRAMES_BURST_MAX);
+            self.tokens =
+                FRAMES_PER_SEC_MAX.saturating_mul(u32::try_from(since).unwrap_or(u32::MAX)).min(FRAMES_BURST_MAX);
             self.filled = Some(now);
         } else if self.tokens == FRAMES_BURST_MAX && self.filled.is_none() {
             self.filled = Some(Instant::now());

@@ -31,7 +31,11 @@ pub(crate) struct Canonical {
 }
 
 /// Makes the headers of `head` canonical and parses host and path.
-pub(crate) fn canonicalize(conn: &Rc<Conn>, hcm: &HttpConnectionManager, head: &mut Parts) -> Result<Canonical, Refusal> {
+pub(crate) fn canonicalize(
+    conn: &Rc<Conn>,
+    hcm: &HttpConnectionManager,
+    head: &mut Parts,
+) -> Result<Canonical, Refusal> {
     check_method(head)?;
     let host = Host::of(head).map_err(|error| Refusal::malformed(error.reason()))?;
     let path = parse_path(head, hcm)?;

@@ -46,7 +46,11 @@ impl From<Reply> for Answer {
 }
 
 /// Answers a request that came by HTTP/1.
-pub(crate) async fn run_http1(conn: &Rc<Conn>, hcm: Rc<HcmState>, mut request: Request<Incoming>) -> Response<Recorded> {
+pub(crate) async fn run_http1(
+    conn: &Rc<Conn>,
+    hcm: Rc<HcmState>,
+    mut request: Request<Incoming>,
+) -> Response<Recorded> {
     let protocol = match request.headers().get(header::UPGRADE) {
         _ if request.method() == Method::CONNECT => Some("connect".to_owned()),
         Some(value) => Some(String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase()),
@@ -90,7 +94,9 @@ fn finish(mut record: Box<Record>, answer: Answer, version: Version) -> Response
     if sets_server && let Ok(server) = HeaderValue::from_str(server) {
         head.headers.insert(header::SERVER, server);
     }
-    if config.request_id.in_response && let Some(id) = record.head.headers.get(&X_REQUEST_ID) {
+    if config.request_id.in_response
+        && let Some(id) = record.head.headers.get(&X_REQUEST_ID)
+    {
         head.headers.insert(X_REQUEST_ID, id.clone());
     }
     for (name, value) in std::mem::take(&mut record.add_to_response) {
@@ -132,7 +138,12 @@ fn check_upgrade(hcm: &HcmState, upgrade: Option<&Upgrade>, head: &Parts) -> Res
     Err(Refusal::new(status, reason, ResponseFlags::DPE))
 }
 
-async fn route(record: &mut Record, table: &RouteTable, body: Body, upgrade: Option<Upgrade>) -> Result<Answer, Refusal> {
+async fn route(
+    record: &mut Record,
+    table: &RouteTable,
+    body: Body,
+    upgrade: Option<Upgrade>,
+) -> Result<Answer, Refusal> {
     let canonical = record.canonical.take().ok_or_else(Refusal::no_route)?;
     let picked = table.pick(&record.request(&canonical), record.dice);
     record.canonical = Some(canonical);

@@ -6,9 +6,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderName, Method, StatusCode, Version};
@@ -24,7 +22,7 @@ use tokio::time::Instant;
 use super::body::Body;
 use super::exchange::{Answer, Upgrade, clean_response, edit_response};
 use super::hygiene::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_UPSTREAM_SERVICE_TIME};
-use super::record::{Hold, Record};
+use super::record::Record;
 use super::replay::ReplaySource;
 use super::reply::Reply;
 use super::{mirror, tunnel};
@@ -55,7 +53,8 @@ pub(crate) async fn run(
     upgrade: Option<Upgrade>,
 ) -> Result<Answer, Refusal> {
     let mut plan = plan(record, selection, forward)?;
-    if let Some(upgrade) = upgrade.filter(|upgrade| upgrade.protocol != "h2c" && !upgrade.protocol.starts_with("h2c,")) {
+    if let Some(upgrade) = upgrade.filter(|upgrade| upgrade.protocol != "h2c" && !upgrade.protocol.starts_with("h2c,"))
+    {
         if !forward.allows_upgrade(&upgrade.protocol, true) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, refusal::UPGRADE_NOT_ALLOWED, ResponseFlags::default()));
         }
@@ -92,7 +91,6 @@ fn plan<'t>(record: &mut Record, selection: &Selection<'t>, forward: &'t Forward
     };
     let path: PathAndQuery = rewritten.as_ref().unwrap_or(&canonical.path).path_and_query().clone();
     let changed_host = host != HostRewrite::Keep;
-    drop(request);
     record.cluster_name = Some(picked.name.as_ref().into());
     if changed_host && forward.append_forwarded_host {
         append(record, X_FORWARDED_HOST, canonical.host.authority());
@@ -282,8 +280,7 @@ fn after_response(plan: &Plan<'_>, answered: &Answered, retries: u32, replayable
         return Next::Take;
     };
     let grpc_status = answered.head.headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-    let outcome =
-        Outcome::Response { status: answered.head.status, headers: &answered.head.headers, grpc_status };
+    let outcome = Outcome::Response { status: answered.head.status, headers: &answered.head.headers, grpc_status };
     if policy.retries(&outcome) { Next::Retry } else { Next::Take }
 }
 
@@ -329,7 +326,12 @@ async fn back_off(record: &Record, plan: &Plan<'_>, retries: u32) -> Result<(), 
     Ok(())
 }
 
-fn finish(record: &mut Record, outcome: Result<Answered, Failure>, retries: u32, plan: &Plan<'_>) -> Result<Answered, Refusal> {
+fn finish(
+    record: &mut Record,
+    outcome: Result<Answered, Failure>,
+    retries: u32,
+    plan: &Plan<'_>,
+) -> Result<Answered, Refusal> {
     let exhausted = plan.retry.as_ref().is_some_and(|policy| retries > 0 && retries >= policy.attempts);
     outcome.map_err(|failure| {
         if exhausted {

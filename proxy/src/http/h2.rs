@@ -76,12 +76,7 @@ pub(crate) async fn serve(conn: Rc<Conn>, hcm: Rc<HcmState>, io: Io) -> Result<(
 }
 
 /// One request.
-async fn stream(
-    conn: Rc<Conn>,
-    hcm: Rc<HcmState>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) {
+async fn stream(conn: Rc<Conn>, hcm: Rc<HcmState>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let (head, body) = request.into_parts();
     let mut answer = pin!(exchange::run(&conn, hcm, head, Body::http2(body), None));
     let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {

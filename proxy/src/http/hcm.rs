@@ -73,12 +73,7 @@ impl LogOutput {
 impl HcmState {
     pub(crate) fn new(worker: &Rc<Worker>, config: Arc<HttpConnectionManager>, now: &Config) -> Self {
         let logs = LogOutput::all(worker, &config.access_logs);
-        let state = Self {
-            config,
-            table: RefCell::default(),
-            logs,
-            bases: RefCell::default(),
-        };
+        let state = Self { config, table: RefCell::default(), logs, bases: RefCell::default() };
         state.follow(now);
         state
     }

@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn the_edge_removes_what_only_the_mesh_may_say() {
-        let mut map = headers(&[("x-envoy-original-path", "/z"), ("x-envoy-internal", "true"), ("x-kasbah-reason", "OK")]);
+        let mut map =
+            headers(&[("x-envoy-original-path", "/z"), ("x-envoy-internal", "true"), ("x-kasbah-reason", "OK")]);
         strip_internal(&mut map, false);
         assert_eq!(map, headers(&[("x-envoy-internal", "true")]));
         strip_internal(&mut map, true);

@@ -64,13 +64,15 @@ impl TokenCache {
         };
         let verified = verify(expect.token, &keys, &expectations).map_err(|error| {
             let reason = error.reason();
-            if reason == "JWT_NO_KEY" && let Some(remote) = worker.process.keys.of(&provider.keys) {
+            if reason == "JWT_NO_KEY"
+                && let Some(remote) = worker.process.keys.of(&provider.keys)
+            {
                 remote.refresh();
             }
             JwtFailure { reason }
         })?;
         let expires = verified.expires_at();
-        let claims = TokenClaims::from(&verified);
+        let claims = TokenClaims::from(verified);
         self.remember(expect, claims.clone(), expires, keys);
         Ok(claims)
     }
@@ -152,9 +154,10 @@ impl TokenCache {
             let modified = std::fs::metadata(path).and_then(|found| found.modified()).ok();
             if known.keys.is_none() || modified != known.modified {
                 known.modified = modified;
-                match std::fs::read(path).map_err(|error| error.to_string()).and_then(|bytes| {
-                    JwkSet::parse(&bytes).map_err(|error| error.to_string())
-                }) {
+                match std::fs::read(path)
+                    .map_err(|error| error.to_string())
+                    .and_then(|bytes| JwkSet::parse(&bytes).map_err(|error| error.to_string()))
+                {
                     Ok(keys) => known.keys = Some(Arc::new(keys)),
                     Err(error) => {
                         tracing::warn!(reason = refusal::JWKS_UNAVAILABLE, path = %path.display(), error, "keys cannot be read");

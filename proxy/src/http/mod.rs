@@ -33,7 +33,12 @@ use crate::sniff::http::HttpKind;
 use crate::sniff::sniff_http;
 
 /// Serves HTTP on `io`; `kind` is what sniffing found on a plain connection.
-pub(crate) async fn serve(conn: Rc<Conn>, hcm: Rc<HcmState>, mut io: Io, kind: Option<HttpKind>) -> Result<(), Rejected> {
+pub(crate) async fn serve(
+    conn: Rc<Conn>,
+    hcm: Rc<HcmState>,
+    mut io: Io,
+    kind: Option<HttpKind>,
+) -> Result<(), Rejected> {
     let timeouts = &hcm.config.timeouts;
     conn.life().limit(timeouts.idle, timeouts.connection);
     let negotiated = conn.facts.alpn.as_deref().map(str::as_bytes);

@@ -14,9 +14,9 @@ pub(crate) enum PumpError<E> {
     /// The body itself broke off.
     Body(E),
     /// The stream or its connection is gone.
-    Stream(h2::Error),
+    Stream(#[expect(dead_code, reason = "told by Debug")] h2::Error),
     /// The peer does not want it any more.
-    Reset(Reason),
+    Reset(#[expect(dead_code, reason = "told by Debug")] Reason),
 }
 
 /// Sends `body` and ends the stream. A body that breaks off resets the stream.

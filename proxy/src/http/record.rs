@@ -76,11 +76,13 @@ pub(crate) struct Hold {
     /// An HTTP/1 connection, to be given back when the response is complete.
     pub(crate) lease: Option<Lease>,
     /// A share of an HTTP/2 connection.
+    #[expect(dead_code, reason = "held until the response ends")]
     pub(crate) share: Option<Share>,
     pub(crate) in_flight: Option<InFlight>,
     /// A place within the cluster's limits.
     pub(crate) admitted: Option<Admitted>,
     /// The request body that is still on its way up.
+    #[expect(dead_code, reason = "held until the response ends")]
     pub(crate) upload: Option<Upload>,
     /// When the whole exchange must be over.
     pub(crate) deadline: Option<Pin<Box<Sleep>>>,
@@ -416,7 +418,7 @@ impl Drop for Recorded {
 
 /// Whether a message is gRPC, by its content type.
 pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    let kind = headers.get(http::header::CONTENT_TYPE).map(HeaderValue::as_bytes);
     let rest = kind.and_then(|kind| kind.strip_prefix(b"application/grpc"));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"+") || rest.starts_with(b";"))
 }

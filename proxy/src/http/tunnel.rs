@@ -71,9 +71,10 @@ async fn websocket(
     record.upstream = Some(facts);
     record.first_byte = Some(record.started.elapsed());
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    let accepted = head.headers.get(header::UPGRADE).is_some_and(|protocol| {
-        protocol.as_bytes().eq_ignore_ascii_case(upgrade.protocol.as_bytes())
-    });
+    let accepted = head
+        .headers
+        .get(header::UPGRADE)
+        .is_some_and(|protocol| protocol.as_bytes().eq_ignore_ascii_case(upgrade.protocol.as_bytes()));
     if !switched {
         // The answer is an ordinary one; the connection under it is not used again.
         clean_response(&mut head);

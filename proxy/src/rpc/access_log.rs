@@ -81,8 +81,10 @@ impl Entries {
         self.bytes.set(0);
         let log_entry = self.waiting.take();
         let count = log_entry.len() as u64;
-        let identifier =
-            Identifier { node: Some(worker.process.settings.node.to_proto()), log_name: self.target.log_name.to_string() };
+        let identifier = Identifier {
+            node: Some(worker.process.settings.node.to_proto()),
+            log_name: self.target.log_name.to_string(),
+        };
         let message = StreamAccessLogsMessage {
             identifier: Some(identifier),
             log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),

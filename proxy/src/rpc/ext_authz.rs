@@ -172,7 +172,10 @@ fn read(filter: &ExtAuthz, answer: CheckResponse) -> Verdict {
         (true, None) => Verdict::Allowed(Changes::default()),
         // An answer that says yes and no at once is a no.
         (_, Some(HttpResponse::DeniedResponse(denied))) => Verdict::Denied(denied_reply(denied)),
-        (false, _) => Verdict::Denied(reply::text(StatusCode::FORBIDDEN, Bytes::from_static(refusal::EXT_AUTHZ_DENIED.as_bytes()))),
+        (false, _) => Verdict::Denied(reply::text(
+            StatusCode::FORBIDDEN,
+            Bytes::from_static(refusal::EXT_AUTHZ_DENIED.as_bytes()),
+        )),
         (true, Some(HttpResponse::ErrorResponse(_))) => unavailable(filter),
     }
 }
@@ -220,7 +223,10 @@ fn denied_reply(denied: DeniedHttpResponse) -> Reply {
         let name = HeaderName::from_bytes(header.key.as_bytes()).ok();
         if let (Some(name), Some(value)) = (name, value_of(header)) {
             // The length and framing of the answer are ours.
-            if name != http::header::CONTENT_LENGTH && name != http::header::TRANSFER_ENCODING && name != http::header::CONNECTION {
+            if name != http::header::CONTENT_LENGTH
+                && name != http::header::TRANSFER_ENCODING
+                && name != http::header::CONNECTION
+            {
                 headers.insert(name, value);
             }
         }
@@ -237,7 +243,9 @@ fn value_to_json(value: &envoy_types::pb::google::protobuf::Value, depth: u32) -
     use envoy_types::pb::google::protobuf::value::Kind;
     match &value.kind {
         Some(Kind::BoolValue(value)) => (*value).into(),
-        Some(Kind::NumberValue(value)) => serde_json::Number::from_f64(*value).map_or(serde_json::Value::Null, Into::into),
+        Some(Kind::NumberValue(value)) => {
+            serde_json::Number::from_f64(*value).map_or(serde_json::Value::Null, Into::into)
+        }
         Some(Kind::StringValue(text)) => text.clone().into(),
         Some(Kind::ListValue(list)) if depth < DEPTH_MAX => {
             list.values.iter().map(|value| value_to_json(value, depth + 1)).collect()

@@ -65,7 +65,12 @@ where
     tokio::time::timeout(timeout, exchange).await.unwrap_or(Err(RpcError::Timeout))
 }
 
-async fn begin(worker: &Rc<Worker>, target: &GrpcTarget, path: &'static str, message: Bytes) -> Result<Answered, RpcError> {
+async fn begin(
+    worker: &Rc<Worker>,
+    target: &GrpcTarget,
+    path: &'static str,
+    message: Bytes,
+) -> Result<Answered, RpcError> {
     let cluster = worker.config().cluster(&target.cluster);
     let cluster = cluster.ok_or_else(|| RpcError::NoCluster(Rc::from(&*target.cluster)))?;
     let authority = target.authority.as_deref().unwrap_or(&target.cluster);
@@ -98,7 +103,8 @@ fn may_repeat(failure: &Failure) -> bool {
 async fn finish(answered: Answered) -> Result<Bytes, RpcError> {
     let Answered { head, body, hold, .. } = answered;
     check_status(&head.headers)?;
-    let collected = Limited::new(body, MESSAGE_BYTES_MAX).collect().await.map_err(|e| RpcError::Failed(e.to_string()))?;
+    let collected =
+        Limited::new(body, MESSAGE_BYTES_MAX).collect().await.map_err(|e| RpcError::Failed(e.to_string()))?;
     drop(hold);
     if let Some(trailers) = collected.trailers() {
         check_status(trailers)?;

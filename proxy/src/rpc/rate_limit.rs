@@ -25,7 +25,12 @@ pub(crate) enum Verdict {
 }
 
 /// Asks the service about a request with these descriptors.
-pub(crate) async fn check(worker: &Rc<Worker>, filter: &RateLimit, domain: &str, descriptors: Vec<Descriptor>) -> Verdict {
+pub(crate) async fn check(
+    worker: &Rc<Worker>,
+    filter: &RateLimit,
+    domain: &str,
+    descriptors: Vec<Descriptor>,
+) -> Verdict {
     let question = RateLimitRequest {
         domain: domain.to_owned(),
         descriptors: descriptors.into_iter().take(DESCRIPTORS_MAX).map(descriptor).collect(),

@@ -41,7 +41,11 @@ pub(crate) fn client_hello(bytes: &[u8]) -> Verdict<Option<ClientHello>> {
 /// The body of the greeting, when all of it is there.
 fn complete(message: &[u8]) -> Verdict<Option<&[u8]>> {
     let Some((header, body)) = message.split_at_checked(4) else {
-        return if message.first().is_none_or(|kind| *kind == CLIENT_HELLO) { Verdict::More } else { Verdict::Known(None) };
+        return if message.first().is_none_or(|kind| *kind == CLIENT_HELLO) {
+            Verdict::More
+        } else {
+            Verdict::Known(None)
+        };
     };
     let len = usize::from(header[1]) << 16 | usize::from(header[2]) << 8 | usize::from(header[3]);
     if header[0] != CLIENT_HELLO || len > HELLO_BYTES_MAX {

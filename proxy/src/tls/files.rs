@@ -33,7 +33,8 @@ impl CertificateFiles {
     pub(crate) fn watch(&self, chain: &Path, key: &Path) -> Arc<FileCertificate> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.retain(|file| file.strong_count() > 0);
-        if let Some(found) = known.iter().filter_map(Weak::upgrade).find(|file| file.chain == chain && file.key == key) {
+        if let Some(found) = known.iter().filter_map(Weak::upgrade).find(|file| file.chain == chain && file.key == key)
+        {
             return found;
         }
         let file = Arc::new(FileCertificate {

@@ -34,7 +34,12 @@ pub(crate) struct OwnIdentity {
 impl OwnIdentity {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
         let held = Held { svid: None, bundles: Arc::new(BundleSet::default()) };
-        Self { held: ArcSwap::from_pointee(held), generation: AtomicU64::new(0), changed: watch::channel(0).0, counters }
+        Self {
+            held: ArcSwap::from_pointee(held),
+            generation: AtomicU64::new(0),
+            changed: watch::channel(0).0,
+            counters,
+        }
     }
 
     /// Everything at one moment.

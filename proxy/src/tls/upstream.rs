@@ -28,7 +28,7 @@ pub(crate) struct ClientSide {
 
 impl ClientSide {
     /// Sets it up. Secrets are read at each handshake, so rotation needs no new setup.
-    pub(crate) fn build(tls: &UpstreamTls, identity: &Arc<OwnIdentity>) -> Result<Self, SetupError> {
+    pub(crate) fn build(tls: &UpstreamTls, auto_sni: bool, identity: &Arc<OwnIdentity>) -> Result<Self, SetupError> {
         let mesh = matches!(tls.common.validation.roots, RootsRef::Sds { .. });
         let validation = (!mesh && !tls.common.validation.sans.is_empty()).then(|| tls.common.validation.clone());
         let make = |alpn: &[&[u8]]| make_config(tls, identity, mesh, alpn);
@@ -40,7 +40,7 @@ impl ClientSide {
             http2: make(&with_h2)?,
             negotiated: make(&[ALPN_H2, ALPN_HTTP11])?,
             mesh,
-            auto_sni: tls.auto_sni,
+            auto_sni: auto_sni || tls.auto_sni,
             sni: tls.sni.clone(),
             validation,
         })
@@ -84,7 +84,9 @@ fn make_config(
     }
     let own = match tls.common.certificates.first() {
         None => None,
-        Some(CertificateRef::Files { chain, key }) => Some(certified_key_from_pem(&files::read(chain)?, &files::read(key)?)?),
+        Some(CertificateRef::Files { chain, key }) => {
+            Some(certified_key_from_pem(&files::read(chain)?, &files::read(key)?)?)
+        }
         Some(CertificateRef::Inline { chain, key }) => Some(certified_key_from_pem(chain, key.expose())?),
         Some(CertificateRef::Sds { .. }) => return Err(SetupError::NotSupported("an SVID towards web servers")),
     };

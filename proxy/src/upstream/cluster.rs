@@ -101,7 +101,13 @@ impl ClusterState {
     }
 
     /// The endpoint for a request.
-    pub(crate) fn pick(&self, dice: u64, hash: Option<u64>, avoid: &[usize], original: Option<SocketAddr>) -> Option<Chosen> {
+    pub(crate) fn pick(
+        &self,
+        dice: u64,
+        hash: Option<u64>,
+        avoid: &[usize],
+        original: Option<SocketAddr>,
+    ) -> Option<Chosen> {
         if let Discovery::OriginalDst { port_override, .. } = &self.cluster().discovery {
             let mut address = original?;
             address.set_port(port_override.unwrap_or(address.port()));

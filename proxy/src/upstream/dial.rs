@@ -148,8 +148,7 @@ impl Dialer {
             return Err(DialError::NoIdentity);
         }
         let name: ServerName<'static> = tls.server_name(self.requested_name.as_deref(), address.ip());
-        let stream =
-            TlsConnector::from(tls.config(speak)).connect(name, socket).await.map_err(DialError::Handshake)?;
+        let stream = TlsConnector::from(tls.config(speak)).connect(name, socket).await.map_err(DialError::Handshake)?;
         let (_, session) = stream.get_ref();
         if !tls.admits(session.peer_certificates()) {
             return Err(DialError::Name);

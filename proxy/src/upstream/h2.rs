@@ -46,11 +46,8 @@ impl Http2 {
             .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
             .handshake(io)
             .await?;
-        let shared = Rc::new(Shared {
-            alive: Cell::new(true),
-            in_flight: Cell::new(0),
-            idle_since: Cell::new(Instant::now()),
-        });
+        let shared =
+            Rc::new(Shared { alive: Cell::new(true), in_flight: Cell::new(0), idle_since: Cell::new(Instant::now()) });
         let of_driver = shared.clone();
         tokio::task::spawn_local(async move {
             if let Err(error) = conn.await {
@@ -69,11 +66,6 @@ impl Http2 {
     /// Whether nothing has used it for `idle`.
     pub(crate) fn is_idle(&self, idle: Duration, now: Instant) -> bool {
         self.shared.in_flight.get() == 0 && now.duration_since(self.shared.idle_since.get()) >= idle
-    }
-
-    /// Takes it out of use: peers of running requests may finish, new requests go elsewhere.
-    pub(crate) fn mark_dead(&self) {
-        self.shared.alive.set(false);
     }
 
     /// A share for one more request, when the peer's limit leaves room.

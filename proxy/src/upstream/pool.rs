@@ -63,10 +63,6 @@ impl Pool {
         })
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// A connection that is there already.
     pub(crate) fn reuse(self: &Rc<Self>, speak: Speak) -> Option<Checked> {
         match self.settled(speak) {

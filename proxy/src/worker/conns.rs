@@ -101,7 +101,12 @@ impl Life {
     }
 
     /// Limits the connection by the certificates it was opened with.
-    pub(crate) fn expire(&self, drain_at: Option<Instant>, cut_at: Option<Instant>, chain: Vec<CertificateDer<'static>>) {
+    pub(crate) fn expire(
+        &self,
+        drain_at: Option<Instant>,
+        cut_at: Option<Instant>,
+        chain: Vec<CertificateDer<'static>>,
+    ) {
         self.drain_at.set(drain_at);
         self.cut_at.set(cut_at);
         *self.chain.borrow_mut() = chain;
@@ -239,7 +244,11 @@ impl Conns {
                 continue;
             }
             if let Err(error) = identity::verify::verify_peer(&chain, &bundles, now) {
-                tracing::info!(reason = error.reason(), peer = error.claimed_id().map(tracing::field::display), "peer is not trusted any more, connection cut");
+                tracing::info!(
+                    reason = error.reason(),
+                    peer = error.claimed_id().map(tracing::field::display),
+                    "peer is not trusted any more, connection cut"
+                );
                 self.counters.refused(error.reason());
                 life.cut();
             }

@@ -44,8 +44,6 @@ pub(crate) enum Job {
     Config(Arc<Config>, mpsc::Sender<()>),
     /// Trust changed: judge the peers of open connections again.
     Judge,
-    /// Run something beside the connections, for what needs the worker's pools.
-    Run(Box<dyn FnOnce(Rc<Worker>) + Send>),
     /// Finish what runs and take nothing new.
     Drain(Duration),
 }
@@ -96,7 +94,7 @@ impl Workers {
             let process = process.clone();
             let run = move || {
                 let local = LocalSet::new();
-                local.block_on(&runtime, run(Worker::new(id, process), of_worker));
+                local.block_on(&runtime, run(Worker::new(process), of_worker));
             };
             threads.push(std::thread::Builder::new().name(format!("worker-{id}")).spawn(run)?);
             handles.push(Handle { jobs, load: Arc::default() });
@@ -134,13 +132,6 @@ impl Workers {
     /// Makes all workers drain.
     pub(crate) fn drain(&self, within: Duration) {
         self.all(|| Job::Drain(within));
-    }
-
-    /// Runs something on the first worker.
-    pub(crate) fn run(&self, work: impl FnOnce(Rc<Worker>) + Send + 'static) {
-        if let Some(handle) = self.handles.first() {
-            let _ = handle.jobs.send(Job::Run(Box::new(work)));
-        }
     }
 
     fn all(&self, job: impl Fn() -> Job) {
@@ -182,7 +173,6 @@ async fn run(worker: Rc<Worker>, mut jobs: UnboundedReceiver<Job>) {
                     drop(done);
                 }
                 Some(Job::Judge) => worker.conns.judge(&worker.process.identity),
-                Some(Job::Run(work)) => work(worker.clone()),
                 Some(Job::Drain(within)) => return worker.conns.drain_all(within).await,
                 None => return,
             },

@@ -24,7 +24,6 @@ use crate::upstream::cluster::ClusterState;
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
-    pub(crate) id: usize,
     pub(crate) process: Arc<Process>,
     pub(crate) conns: Rc<Conns>,
     pub(crate) series: ShardWriter,
@@ -50,11 +49,14 @@ pub(crate) struct WorkerConfig {
 type TcpLogs = Rc<[LogOutput]>;
 
 impl Worker {
-    pub(crate) fn new(id: usize, process: Arc<Process>) -> Rc<Self> {
-        let config =
-            WorkerConfig { config: Arc::default(), clusters: RefCell::default(), managers: RefCell::default(), tcp: RefCell::default() };
+    pub(crate) fn new(process: Arc<Process>) -> Rc<Self> {
+        let config = WorkerConfig {
+            config: Arc::default(),
+            clusters: RefCell::default(),
+            managers: RefCell::default(),
+            tcp: RefCell::default(),
+        };
         Rc::new(Self {
-            id,
             conns: Rc::new(Conns::new(process.counters.clone())),
             series: ShardWriter::new(process.new_shard()),
             random: Random::new(),
@@ -77,9 +79,8 @@ impl Worker {
     pub(crate) fn configure(&self, config: Arc<Config>) {
         let next = Rc::new(self.config().follow(config));
         *self.config.borrow_mut() = next.clone();
-        self.conns.drain_where(|of| {
-            next.config.listeners.get(&of.listener.name).is_none_or(|now| !Arc::ptr_eq(now, of))
-        });
+        self.conns
+            .drain_where(|of| next.config.listeners.get(&of.listener.name).is_none_or(|now| !Arc::ptr_eq(now, of)));
     }
 
     /// Looks after connections, downstream and upstream.

@@ -5,8 +5,8 @@
 //! good state keeps serving. While discovery is away the proxy serves what it has and tries again with jittered waits.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
@@ -165,7 +165,12 @@ impl<C: Connect, P: Publish> Ads<C, P> {
         let (names, refusal) = match applied {
             Ok(names) => {
                 self.publish.publish().await;
-                tracing::debug!(kind = kind.word(), version = update.version, resources = names.len(), "configuration taken");
+                tracing::debug!(
+                    kind = kind.word(),
+                    version = update.version,
+                    resources = names.len(),
+                    "configuration taken"
+                );
                 (names, None)
             }
             Err(error) => {

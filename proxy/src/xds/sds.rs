@@ -70,7 +70,8 @@ impl Sds {
         let mut backoff = Backoff::new(u64::from(std::process::id()) << 16);
         while !shutdown.is_requested() {
             if let Some(result) = shutdown.unless(self.stream(&mut backoff)).await {
-                let error = result.err().map_or_else(|| "the agent ended the stream".to_owned(), |error| error.to_string());
+                let error =
+                    result.err().map_or_else(|| "the agent ended the stream".to_owned(), |error| error.to_string());
                 tracing::warn!(reason = "IDENTITY_UNAVAILABLE", %error, socket = %self.socket.display(), "no identity stream, using what is held");
                 shutdown.unless(tokio::time::sleep(backoff.wait())).await;
             }

@@ -16,7 +16,7 @@ use prost::Message;
 use routing::cluster::{Cluster, Discovery, Endpoints};
 use routing::config::ConfigError;
 use routing::hcm::RouteSource;
-use routing::listener::{Listener, TcpCluster, Terminal};
+use routing::listener::{Listener, Terminal};
 use routing::route::RouteTable;
 
 use super::subscription::{Kind, Update};
@@ -57,7 +57,8 @@ impl Store {
     pub(crate) fn apply(&mut self, kind: Kind, update: &Update) -> Result<Vec<String>, String> {
         let names = match kind {
             Kind::Cluster => {
-                let taken = compile(update, &self.clusters, |proto: &ClusterProto| proto.name.clone(), Cluster::compile)?;
+                let taken =
+                    compile(update, &self.clusters, |proto: &ClusterProto| proto.name.clone(), Cluster::compile)?;
                 let before = self.clusters.clone();
                 let names = merge(&mut self.clusters, taken, update);
                 self.linger(before);
@@ -69,7 +70,8 @@ impl Store {
                 merge(&mut self.endpoints, taken, update)
             }
             Kind::Listener => {
-                let taken = compile(update, &self.listeners, |proto: &ListenerProto| proto.name.clone(), Listener::compile)?;
+                let taken =
+                    compile(update, &self.listeners, |proto: &ListenerProto| proto.name.clone(), Listener::compile)?;
                 merge(&mut self.listeners, taken, update)
             }
             Kind::Route => {
@@ -111,7 +113,12 @@ impl Store {
     pub(crate) fn stop_waiting(&mut self) -> bool {
         let missing = self.missing();
         for (kind, name) in &missing {
-            tracing::warn!(reason = "CONFIG_INCOMPLETE", kind = kind.word(), name, "named but not delivered, going on without");
+            tracing::warn!(
+                reason = "CONFIG_INCOMPLETE",
+                kind = kind.word(),
+                name,
+                "named but not delivered, going on without"
+            );
         }
         let any = !missing.is_empty();
         self.absent.extend(missing);
@@ -165,7 +172,7 @@ impl Store {
     fn used_clusters(&self) -> BTreeSet<String> {
         let mut used = BTreeSet::new();
         for entry in self.routes.values() {
-            used.extend(entry.compiled.clusters().into_iter().map(str::to_owned));
+            used.extend(entry.compiled.clusters().into_iter().map(|name| name.to_string()));
         }
         for entry in self.listeners.values() {
             collect_listener_clusters(&entry.compiled, &mut used);
@@ -201,15 +208,10 @@ fn collect_listener_clusters(listener: &Listener, used: &mut BTreeSet<String>) {
         match &chain.terminal {
             Terminal::Http(hcm) => {
                 if let RouteSource::Inline(table) = &hcm.routes {
-                    used.extend(table.clusters().into_iter().map(str::to_owned));
+                    used.extend(table.clusters().into_iter().map(|name| name.to_string()));
                 }
             }
-            Terminal::Tcp(tcp) => match &tcp.cluster {
-                TcpCluster::One(name) => {
-                    used.insert(name.to_string());
-                }
-                TcpCluster::Weighted(_) => used.extend(tcp.clusters().map(|name| name.to_string())),
-            },
+            Terminal::Tcp(tcp) => used.extend(tcp.clusters().map(|name| name.to_string())),
         }
     }
 }

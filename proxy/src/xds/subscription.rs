@@ -43,7 +43,7 @@ pub(crate) struct Update {
     /// What is not named is gone.
     pub(crate) replaces_all: bool,
     pub(crate) version: String,
-    nonce: String,
+    pub(crate) nonce: String,
 }
 
 /// A resource as it came.
@@ -210,11 +210,8 @@ impl Subscription {
         Some(match self.mode {
             XdsMode::Sotw => self.sotw(None),
             XdsMode::Delta => {
-                let names = if self.kind.is_wildcard() {
-                    vec!["*".to_owned()]
-                } else {
-                    self.wanted.iter().cloned().collect()
-                };
+                let names =
+                    if self.kind.is_wildcard() { vec!["*".to_owned()] } else { self.wanted.iter().cloned().collect() };
                 let mut request = self.delta_request(names, Vec::new());
                 request.initial_resource_versions = self.held.clone().into_iter().collect();
                 Request::Delta(Box::new(request))
@@ -319,7 +316,8 @@ mod tests {
     }
 
     fn update(nonce: &str, version: &str, items: &[&str]) -> Update {
-        let item = |name: &&str| Item { name: Some((*name).to_owned()), version: version.to_owned(), body: Any::default() };
+        let item =
+            |name: &&str| Item { name: Some((*name).to_owned()), version: version.to_owned(), body: Any::default() };
         Update {
             set: items.iter().map(item).collect(),
             version: version.to_owned(),

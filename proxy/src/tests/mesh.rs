@@ -1,0 +1,178 @@
+//! mTLS on both sides: chains by server name, peers proven, identities told, plain text refused.
+
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::Full;
+use identity::tls::FixedSnapshot;
+
+use super::harness::{Authority, HOUR, TestProxy, dial, dial_tls, echo, get, get2, http1, http2};
+use super::protos::{
+    all_to, assignment, cluster, eds_cluster, hcm, http_chain, inbound, listener, mtls_chain, speaking_http2, with_mtls,
+};
+
+const SNI: &str = "outbound_.9095_._.helloworld.default.svc.cluster.local";
+
+/// An inbound sidecar before an echo server.
+async fn server_side(authority: &Authority) -> (TestProxy, std::net::SocketAddr) {
+    let mut proxy = TestProxy::start().identify(authority, "helloworld");
+    proxy.clusters(&[cluster("inbound|9095||", &[echo().await])]).await;
+    let chain = mtls_chain(http_chain(&hcm(all_to("inbound", "inbound|9095||"))), &[SNI]);
+    let address = proxy.listeners(&[inbound(listener("inbound", vec![chain]))]).await;
+    (proxy, address)
+}
+
+#[tokio::test]
+async fn two_sidecars_carry_a_request_and_tell_who_asked() {
+    let authority = Authority::new();
+    let (server, address) = server_side(&authority).await;
+    let mut client = TestProxy::start().identify(&authority, "test");
+    let expected = authority.id("helloworld").to_string();
+    let to_server = with_mtls(eds_cluster("out"), SNI, &expected);
+    client.clusters(&[to_server.clone(), speaking_http2(with_mtls(eds_cluster("out2"), SNI, &expected))]).await;
+    client.endpoints(&[assignment("out", &[address]), assignment("out2", &[address])]).await;
+    for cluster in ["out", "out2"] {
+        let entry = client.listeners(&[listener(cluster, vec![http_chain(&hcm(all_to(cluster, cluster)))])]).await;
+        let spoofed = Request::get("/who")
+            .header("host", "helloworld")
+            .header("x-forwarded-client-cert", "URI=spiffe://evil/x")
+            .body(Full::default())
+            .unwrap();
+        let got = http1(dial(entry).await, spoofed).await;
+        assert_eq!(got.status, 200, "{got:?}");
+        let cert = got.body.lines().find(|line| line.starts_with("x-forwarded-client-cert: ")).unwrap().to_owned();
+        assert!(cert.contains("By=spiffe://cluster.local/ns/default/sa/helloworld;Hash="), "{cert}");
+        assert!(cert.ends_with(";URI=spiffe://cluster.local/ns/default/sa/test"), "{cert}");
+        assert!(!cert.contains("evil"));
+        let got = http2(dial(entry).await, get2("/again")).await;
+        assert_eq!(got.status, 200);
+    }
+    let metrics = server.metrics();
+    assert!(
+        metrics.contains("reporter=\"destination\",source_workload=\"test\"")
+            && metrics.contains("source_principal=\"spiffe://cluster.local/ns/default/sa/test\"")
+            && metrics.contains("connection_security_policy=\"mutual_tls\""),
+        "{metrics}"
+    );
+}
+
+#[tokio::test]
+async fn plain_text_on_a_strict_listener_is_closed_without_an_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authority = Authority::new();
+    let (proxy, address) = server_side(&authority).await;
+    let mut socket = dial(address).await;
+    socket.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = socket.read_to_end(&mut answer).await;
+    assert!(answer.is_empty());
+    assert!(proxy.metrics().contains("kasbah_refusals_total{reason=\"PLAINTEXT_REFUSED\"} 1\n"));
+}
+
+#[tokio::test]
+async fn strangers_do_not_pass_the_handshake() {
+    let authority = Authority::new();
+    let (proxy, address) = server_side(&authority).await;
+    let without = FixedSnapshot { svid: None, bundles: authority.bundles() };
+    // Somebody with the right name from a trust domain whose bundle we do not hold.
+    let stranger = Authority::of("elsewhere.test");
+    let foreign = FixedSnapshot { svid: Some(stranger.svid("test", HOUR)), bundles: authority.bundles() };
+    // Somebody who claims our trust domain with another root.
+    let forged = FixedSnapshot { svid: Some(Authority::new().svid("test", HOUR)), bundles: authority.bundles() };
+    for holder in [without, foreign, forged] {
+        if let Ok(stream) = dial_tls(address, holder.into(), SNI, &[b"http/1.1"]).await {
+            // In TLS 1.3 the client learns of the refusal when it first reads.
+            let (mut send, conn) =
+                hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+            let _conn = tokio::spawn(conn);
+            assert!(send.send_request(get("/")).await.is_err());
+        }
+    }
+    let metrics = proxy.metrics();
+    for reason in ["TLS_PEER_CERT_MISSING", "TLS_PEER_UNTRUSTED"] {
+        assert!(metrics.contains(&format!("kasbah_refusals_total{{reason=\"{reason}\"}}")), "{reason} in {metrics}");
+    }
+    let friend = dial_tls(address, authority.holder("test"), SNI, &[b"http/1.1"]).await.unwrap();
+    assert_eq!(http1(friend, get("/")).await.status, 200);
+}
+
+#[tokio::test]
+async fn permissive_serves_both_and_names_only_the_proven() {
+    let authority = Authority::new();
+    let mut proxy = TestProxy::start().identify(&authority, "helloworld");
+    proxy.clusters(&[cluster("in", &[echo().await])]).await;
+    let manager = hcm(all_to("inbound", "in"));
+    let chains = vec![mtls_chain(http_chain(&manager), &[]), http_chain(&manager)];
+    let address = proxy.listeners(&[inbound(listener("inbound", chains))]).await;
+    let plain = http1(dial(address).await, get("/")).await;
+    assert_eq!(plain.status, 200);
+    assert!(!plain.body.contains("x-forwarded-client-cert"), "{}", plain.body);
+    let proven = dial_tls(address, authority.holder("test"), SNI, &[b"h2"]).await.unwrap();
+    let proven = http2(proven, get2("/")).await;
+    assert!(proven.body.contains("sa/test"), "{}", proven.body);
+}
+
+#[tokio::test]
+async fn an_unexpected_server_identity_is_not_talked_to() {
+    let authority = Authority::new();
+    let (_server, address) = server_side(&authority).await;
+    let mut client = TestProxy::start().identify(&authority, "test");
+    let wrong = authority.id("somebody-else").to_string();
+    client.clusters(&[with_mtls(cluster("out", &[address]), SNI, &wrong)]).await;
+    let entry = client.listeners(&[listener("out", vec![http_chain(&hcm(all_to("out", "out")))])]).await;
+    let got = http1(dial(entry).await, get("/")).await;
+    assert_eq!((got.status.as_u16(), got.header("x-kasbah-reason")), (503, "UPSTREAM_TLS_FAILED"));
+    let line = &client.log_lines(1).await[0];
+    assert!(line.contains("UF"), "{line}");
+}
+
+#[tokio::test]
+async fn a_new_svid_is_used_at_once_and_no_request_fails() {
+    let authority = Authority::new();
+    let (server, address) = server_side(&authority).await;
+    let mut client = TestProxy::start().identify(&authority, "test");
+    let expected = authority.id("helloworld").to_string();
+    client.clusters(&[speaking_http2(with_mtls(cluster("out", &[address]), SNI, &expected))]).await;
+    let entry = client.listeners(&[listener("out", vec![http_chain(&hcm(all_to("out", "out")))])]).await;
+    let hash_of = |body: &str| {
+        let cert = body.lines().find(|line| line.starts_with("x-forwarded-client-cert")).unwrap();
+        cert.split("Hash=").nth(1).unwrap()[..64].to_owned()
+    };
+    let mut hashes = std::collections::BTreeSet::new();
+    for _ in 0..5 {
+        for _ in 0..10 {
+            let got = http1(dial(entry).await, get("/")).await;
+            assert_eq!(got.status, 200);
+            hashes.insert(hash_of(&got.body));
+        }
+        client.identity.set_svid(authority.svid("test", HOUR));
+        server.identity.set_svid(authority.svid("helloworld", HOUR));
+    }
+    assert_eq!(hashes.len(), 5);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_trusted_any_more_loses_its_connection() {
+    let authority = Authority::new();
+    let (server, address) = server_side(&authority).await;
+    let stream = dial_tls(address, authority.holder("test"), SNI, &[b"http/1.1"]).await.unwrap();
+    let (mut send, conn) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(conn);
+    let got = send.send_request(get("/")).await.unwrap();
+    assert_eq!(super::harness::collect(got).await.status, 200);
+    server.identity.set_bundles(Authority::new().bundles());
+    server.workers.judge();
+    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the connection is closed").unwrap().ok();
+    assert!(server.metrics().contains("TLS_PEER_UNTRUSTED"));
+}
+
+#[tokio::test]
+async fn a_proxy_without_an_identity_says_so() {
+    let authority = Authority::new();
+    let mut client = TestProxy::start();
+    client.clusters(&[with_mtls(cluster("out", &["127.0.0.1:9".parse().unwrap()]), SNI, "spiffe://a/b")]).await;
+    let entry = client.listeners(&[listener("out", vec![http_chain(&hcm(all_to("out", "out")))])]).await;
+    let got = http1(dial(entry).await, get("/")).await;
+    assert_eq!(got.status, 503);
+    drop(authority);
+}

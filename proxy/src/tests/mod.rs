@@ -1,0 +1,11 @@
+//! The proxy in one process: configuration from protos, real sockets, identities from an authority made for the test.
+
+mod adversary;
+mod discovery;
+mod drain;
+mod harness;
+mod http;
+mod mesh;
+mod policy;
+mod protos;
+mod tcp;
