@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::accesslog::v3 as pb;
 use envoy_types::pb::envoy::config::core::v3::{SubstitutionFormatString, substitution_format_string};
-use envoy_types::pb::envoy::extensions::access_loggers::{
-    file::v3 as file, grpc::v3 as grpc, stream::v3 as stream,
-};
+use envoy_types::pb::envoy::extensions::access_loggers::{file::v3 as file, grpc::v3 as grpc, stream::v3 as stream};
 use envoy_types::pb::google::protobuf::{Any, Struct};
 use pb::access_log_filter::FilterSpecifier;
 use pb::comparison_filter::Op;
@@ -87,8 +85,7 @@ impl AccessLog {
     }
 
     fn compile(value: &pb::AccessLog) -> Result<Self, ConfigError> {
-        let pb::access_log::ConfigType::TypedConfig(any) =
-            required(value.config_type.as_ref()).at("typed_config")?;
+        let pb::access_log::ConfigType::TypedConfig(any) = required(value.config_type.as_ref()).at("typed_config")?;
         let (sink, format) = sink(any).at("typed_config")?;
         let filter = value.filter.as_ref().map(Filter::compile).transpose().at("filter")?;
         Ok(Self { sink, format, filter })
@@ -124,12 +121,14 @@ fn sink(any: &Any) -> Result<(LogSink, LogFormat), ConfigError> {
     }
     if is_type::<stream::StdoutAccessLog>(any) {
         let value: stream::StdoutAccessLog = decode(any)?;
-        let format = value.access_log_format.map(|stream::stdout_access_log::AccessLogFormat::LogFormat(format)| format);
+        let format =
+            value.access_log_format.map(|stream::stdout_access_log::AccessLogFormat::LogFormat(format)| format);
         return Ok((LogSink::Stdout, log_format(format.as_ref())?));
     }
     if is_type::<stream::StderrAccessLog>(any) {
         let value: stream::StderrAccessLog = decode(any)?;
-        let format = value.access_log_format.map(|stream::stderr_access_log::AccessLogFormat::LogFormat(format)| format);
+        let format =
+            value.access_log_format.map(|stream::stderr_access_log::AccessLogFormat::LogFormat(format)| format);
         return Ok((LogSink::Stderr, log_format(format.as_ref())?));
     }
     if is_type::<grpc::HttpGrpcAccessLogConfig>(any) {
@@ -258,7 +257,8 @@ impl Filter {
 }
 
 fn header(filter: &pb::HeaderFilter) -> Result<HeaderMatcher, ConfigError> {
-    let matcher = required(filter.header.as_ref()).and_then(|header| HeaderMatcher::compile(header, Reading::Joined))?;
+    let matcher =
+        required(filter.header.as_ref()).and_then(|header| HeaderMatcher::compile(header, Reading::Joined))?;
     match matcher.is_pseudo() {
         true => not_supported("a pseudo-header").at("name"),
         false => Ok(matcher),

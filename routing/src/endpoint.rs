@@ -308,7 +308,8 @@ mod tests {
 
     #[test]
     fn names_become_the_addresses_they_resolve_to() {
-        let endpoints = assignment(vec![lb_endpoint("a.test", 80), lb_endpoint("gone.test", 80), lb_endpoint("::1", 81)]);
+        let endpoints =
+            assignment(vec![lb_endpoint("a.test", 80), lb_endpoint("gone.test", 80), lb_endpoint("::1", 81)]);
         let endpoints = Endpoints::compile(&endpoints).unwrap();
         assert_eq!(endpoints.names().collect::<Vec<_>>(), [("a.test", 80), ("gone.test", 80)]);
 
@@ -318,7 +319,8 @@ mod tests {
         };
         let resolved = endpoints.resolved(ips);
         let addresses: Vec<_> = resolved.all().iter().map(|endpoint| endpoint.address.clone()).collect();
-        let expected = ["10.0.0.1:80", "10.0.0.2:80", "[::1]:81"].map(|text| EndpointAddress::Ip(text.parse().unwrap()));
+        let expected =
+            ["10.0.0.1:80", "10.0.0.2:80", "[::1]:81"].map(|text| EndpointAddress::Ip(text.parse().unwrap()));
         assert_eq!(addresses, expected);
         assert_eq!(&*resolved.all()[0].hostname, "a.test");
     }

@@ -366,8 +366,7 @@ impl Underscores {
 
 /// The filters in order. The router must be the last one, since nothing behind it would ever run.
 fn filters(list: &[pb::HttpFilter]) -> Result<Vec<HttpFilter>, ConfigError> {
-    let filters: Vec<HttpFilter> =
-        each("http_filters", list, HttpFilter::compile)?.into_iter().flatten().collect();
+    let filters: Vec<HttpFilter> = each("http_filters", list, HttpFilter::compile)?.into_iter().flatten().collect();
     let is_router = |filter: &HttpFilter| matches!(filter.kind, FilterKind::Router(_));
     match filters.split_last() {
         Some((last, others)) if is_router(last) && !others.iter().any(is_router) => Ok(filters),

@@ -51,7 +51,9 @@ impl OutlierPolicy {
             split_local: value.split_external_local_origin_errors,
             interval: time("interval", value.interval.as_ref())?.unwrap_or(INTERVAL),
             base_ejection: base,
-            ejection_max: time("max_ejection_time", value.max_ejection_time.as_ref())?.unwrap_or(EJECTION_MAX).max(base),
+            ejection_max: time("max_ejection_time", value.max_ejection_time.as_ref())?
+                .unwrap_or(EJECTION_MAX)
+                .max(base),
             ejection_jitter: time("max_ejection_time_jitter", value.max_ejection_time_jitter.as_ref())?
                 .unwrap_or_default(),
             ejected_percent_max: number(value.max_ejection_percent.as_ref()).unwrap_or(10).min(100),

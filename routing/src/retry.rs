@@ -66,7 +66,10 @@ impl RetryPolicy {
             attempts: number(value.num_retries.as_ref()).unwrap_or(1),
             per_try_timeout: limit("per_try_timeout", value.per_try_timeout.as_ref())?,
             per_try_idle_timeout: limit("per_try_idle_timeout", value.per_try_idle_timeout.as_ref())?,
-            avoid_previous_hosts: value.retry_host_predicate.iter().any(|predicate| predicate.name.contains("previous_hosts")),
+            avoid_previous_hosts: value
+                .retry_host_predicate
+                .iter()
+                .any(|predicate| predicate.name.contains("previous_hosts")),
             conditions: Conditions::parse(&value.retry_on).at("retry_on")?,
             statuses: each("retriable_status_codes", &value.retriable_status_codes, |status| {
                 u16::try_from(*status).map_err(|_| ConfigError::new("is not an HTTP status"))
@@ -273,11 +276,8 @@ mod tests {
     use super::*;
 
     fn policy(retry_on: &str) -> RetryPolicy {
-        let value = pb::RetryPolicy {
-            retry_on: retry_on.into(),
-            retriable_status_codes: vec![418],
-            ..Default::default()
-        };
+        let value =
+            pb::RetryPolicy { retry_on: retry_on.into(), retriable_status_codes: vec![418], ..Default::default() };
         RetryPolicy::compile(&value).unwrap()
     }
 

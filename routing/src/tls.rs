@@ -163,7 +163,8 @@ impl Validation {
         let any = |names: &[&str], test: &StringMatcher| names.iter().any(|name| test.matches(name.as_bytes()));
         self.sans.is_empty()
             || self.sans.iter().any(|san| {
-                (san.kind != SanKind::Dns && any(uris, &san.test)) || (san.kind != SanKind::Uri && any(dns_names, &san.test))
+                (san.kind != SanKind::Dns && any(uris, &san.test))
+                    || (san.kind != SanKind::Uri && any(dns_names, &san.test))
             })
     }
 
@@ -184,7 +185,8 @@ impl Validation {
         if value.custom_validator_config.is_some() {
             return not_supported("a custom validator").at("custom_validator_config");
         }
-        let mut sans = each("match_typed_subject_alt_names", &value.match_typed_subject_alt_names, SanMatcher::compile)?;
+        let mut sans =
+            each("match_typed_subject_alt_names", &value.match_typed_subject_alt_names, SanMatcher::compile)?;
         sans.extend(each("match_subject_alt_names", &value.match_subject_alt_names, |test| {
             Ok(SanMatcher { kind: SanKind::Any, test: StringMatcher::compile(test)? })
         })?);
@@ -301,9 +303,7 @@ fn validation(value: Option<&ValidationContextType>) -> Result<Validation, Confi
     }
 }
 
-fn combined(
-    value: &pb::common_tls_context::CombinedCertificateValidationContext,
-) -> Result<Validation, ConfigError> {
+fn combined(value: &pb::common_tls_context::CombinedCertificateValidationContext) -> Result<Validation, ConfigError> {
     let mut validation = match &value.default_validation_context {
         Some(context) => Validation::compile(context).at("default_validation_context")?,
         None => Validation::default(),
@@ -320,7 +320,10 @@ fn certificate(value: &pb::TlsCertificate) -> Result<CertificateRef, ConfigError
         return not_supported("an encrypted or provided key");
     }
     if matches!(chain.specifier, Some(data_source::Specifier::Filename(_))) {
-        return Ok(CertificateRef::Files { chain: file(chain).at("certificate_chain")?, key: file(key).at("private_key")? });
+        return Ok(CertificateRef::Files {
+            chain: file(chain).at("certificate_chain")?,
+            key: file(key).at("private_key")?,
+        });
     }
     Ok(CertificateRef::Inline {
         chain: inline(chain).at("certificate_chain")?,

@@ -125,7 +125,9 @@ impl Members {
     fn next_in_turn(&self) -> Option<usize> {
         let place = self.place.fetch_add(1, Relaxed);
         match &self.sums {
-            None => usize::try_from(place % (self.indices.len() as u64).max(1)).ok().filter(|at| *at < self.indices.len()),
+            None => {
+                usize::try_from(place % (self.indices.len() as u64).max(1)).ok().filter(|at| *at < self.indices.len())
+            }
             // Multiples of the golden ratio spread evenly over the sums, whatever the weights are.
             Some(_) => self.draw(place.wrapping_mul(GOLDEN)),
         }

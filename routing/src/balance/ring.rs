@@ -41,7 +41,8 @@ impl Ring {
         if indices.is_empty() {
             return Self::Table(Vec::new());
         }
-        let mut seats: Vec<Seat> = indices.iter().map(|index| Seat::new(*index, &endpoints.all()[*index], size)).collect();
+        let mut seats: Vec<Seat> =
+            indices.iter().map(|index| Seat::new(*index, &endpoints.all()[*index], size)).collect();
         let heaviest = seats.iter().map(|seat| seat.weight).max().unwrap_or(1);
         let mut table = vec![usize::MAX; size];
         let mut free = size;

@@ -41,7 +41,10 @@ fn requests_spread_by_weight() {
     }
     for policy in [LbPolicy::RoundRobin, LbPolicy::Random, LbPolicy::Maglev { table: 65_537 }] {
         let weighted = counts(&balancer(policy, samples::weighted(&[1, 2, 7])), 10_000, |_| true);
-        assert!(is_near(weighted[0], 1000) && is_near(weighted[1], 2000) && is_near(weighted[2], 7000), "{policy:?} {weighted:?}");
+        assert!(
+            is_near(weighted[0], 1000) && is_near(weighted[1], 2000) && is_near(weighted[2], 7000),
+            "{policy:?} {weighted:?}"
+        );
     }
 }
 
@@ -56,7 +59,8 @@ fn round_robin_takes_strict_turns() {
 fn the_less_busy_one_is_preferred() {
     let balancer = balancer(LbPolicy::LeastRequest { choices: 2 }, samples::weighted(&[1; 2]));
     let in_flight = |index: usize| if index == 0 { 10 } else { 1 };
-    let picks = (0..1000).filter_map(|dice| balancer.pick(&Pick { dice: mix(dice), hash: None, avoid: &[] }, in_flight, |_| true));
+    let picks = (0..1000)
+        .filter_map(|dice| balancer.pick(&Pick { dice: mix(dice), hash: None, avoid: &[] }, in_flight, |_| true));
     let busy = picks.filter(|index| *index == 0).count();
     assert!(busy < 200, "{busy}");
 }

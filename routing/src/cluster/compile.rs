@@ -63,7 +63,8 @@ fn compile(value: &pb::Cluster) -> Result<Cluster, ConfigError> {
 }
 
 fn refuse_filters(filters: &[pb::Filter]) -> Result<(), ConfigError> {
-    let harmless = |name: &str| matches!(name, "istio.metadata_exchange" | "envoy.filters.network.upstream.metadata_exchange");
+    let harmless =
+        |name: &str| matches!(name, "istio.metadata_exchange" | "envoy.filters.network.upstream.metadata_exchange");
     match filters.iter().position(|filter| !harmless(&filter.name)) {
         None => Ok(()),
         Some(index) => not_supported(&format!("the filter {}", filters[index].name)).at_index("filters", index),
@@ -164,9 +165,7 @@ impl LbPolicy {
                 Some(pb::cluster::LbConfig::MaglevLbConfig(config)) => config.table_size.as_ref(),
                 _ => None,
             }),
-            Ok(Pb::LoadBalancingPolicyConfig) => {
-                Err(ConfigError::new("is required").under("load_balancing_policy"))
-            }
+            Ok(Pb::LoadBalancingPolicyConfig) => Err(ConfigError::new("is required").under("load_balancing_policy")),
             Err(_) => Err(ConfigError::new("unknown policy").under("lb_policy")),
         }
     }
@@ -214,38 +213,44 @@ impl LbPolicy {
         let size = size.map_or(u64::from(MAGLEV_TABLE), |size| size.value);
         match u32::try_from(size).ok().filter(|size| *size <= MAGLEV_TABLE_MAX && is_prime(*size)) {
             Some(table) => Ok(Self::Maglev { table }),
-            None => Err(ConfigError::new(format!("is a prime number of at most {MAGLEV_TABLE_MAX}")).under("table_size")),
+            None => {
+                Err(ConfigError::new(format!("is a prime number of at most {MAGLEV_TABLE_MAX}")).under("table_size"))
+            }
         }
     }
 }
 
 fn is_prime(number: u32) -> bool {
     let number = u64::from(number);
-    number >= 2 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
+    number >= 2
+        && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 impl UpstreamHttp {
     fn compile(value: &pb::Cluster) -> Result<Self, ConfigError> {
         let field = "typed_extension_protocol_options";
         match value.typed_extension_protocol_options.get(HTTP_OPTIONS) {
-            Some(any) => decode::<http_pb::HttpProtocolOptions>(any).and_then(|options| Self::options(&options)).at(field),
+            Some(any) => {
+                decode::<http_pb::HttpProtocolOptions>(any).and_then(|options| Self::options(&options)).at(field)
+            }
             None => Self::older(value),
         }
     }
 
     fn options(value: &http_pb::HttpProtocolOptions) -> Result<Self, ConfigError> {
         use http_pb::http_protocol_options::{UpstreamProtocolOptions as Kind, explicit_http_config::ProtocolConfig};
-        let (protocol, http2) = match required(value.upstream_protocol_options.as_ref()).at("upstream_protocol_options")? {
-            Kind::ExplicitHttpConfig(explicit) => match required(explicit.protocol_config.as_ref())? {
-                ProtocolConfig::HttpProtocolOptions(_) => (UpstreamProtocol::Http1, None),
-                ProtocolConfig::Http2ProtocolOptions(http2) => (UpstreamProtocol::Http2, Some(http2)),
-                ProtocolConfig::Http3ProtocolOptions(_) => return not_supported("HTTP/3"),
-            },
-            Kind::UseDownstreamProtocolConfig(config) => {
-                (UpstreamProtocol::UseDownstream, config.http2_protocol_options.as_ref())
-            }
-            Kind::AutoConfig(config) => (UpstreamProtocol::Auto, config.http2_protocol_options.as_ref()),
-        };
+        let (protocol, http2) =
+            match required(value.upstream_protocol_options.as_ref()).at("upstream_protocol_options")? {
+                Kind::ExplicitHttpConfig(explicit) => match required(explicit.protocol_config.as_ref())? {
+                    ProtocolConfig::HttpProtocolOptions(_) => (UpstreamProtocol::Http1, None),
+                    ProtocolConfig::Http2ProtocolOptions(http2) => (UpstreamProtocol::Http2, Some(http2)),
+                    ProtocolConfig::Http3ProtocolOptions(_) => return not_supported("HTTP/3"),
+                },
+                Kind::UseDownstreamProtocolConfig(config) => {
+                    (UpstreamProtocol::UseDownstream, config.http2_protocol_options.as_ref())
+                }
+                Kind::AutoConfig(config) => (UpstreamProtocol::Auto, config.http2_protocol_options.as_ref()),
+            };
         let common = value.common_http_protocol_options.clone().unwrap_or_default();
         Self::build(protocol, http2, &common, value.upstream_http_protocol_options.as_ref())
     }

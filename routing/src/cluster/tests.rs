@@ -68,8 +68,11 @@ fn tls_depends_on_the_labels_of_the_endpoint() {
 
 #[test]
 fn the_http_version_is_chosen_by_the_options() {
-    use http_pb::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
-    let explicit = |config| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) });
+    use http_pb::http_protocol_options::{
+        ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
+    };
+    let explicit =
+        |config| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) });
     for (options, expected) in [
         (explicit(ProtocolConfig::HttpProtocolOptions(Default::default())), UpstreamProtocol::Http1),
         (explicit(ProtocolConfig::Http2ProtocolOptions(Default::default())), UpstreamProtocol::Http2),

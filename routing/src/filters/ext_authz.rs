@@ -136,11 +136,7 @@ impl ExtAuthz {
 
 impl BodyLimit {
     fn compile(value: &pb::BufferSettings) -> Self {
-        Self {
-            bytes_max: value.max_request_bytes,
-            partial: value.allow_partial_message,
-            as_bytes: value.pack_as_bytes,
-        }
+        Self { bytes_max: value.max_request_bytes, partial: value.allow_partial_message, as_bytes: value.pack_as_bytes }
     }
 }
 

@@ -76,9 +76,7 @@ impl Node {
             Some(Kind::BoolValue(value)) => Self::Literal(value.to_string().into()),
             Some(Kind::StringValue(text)) => Self::Format(Format::parse(text)?),
             Some(Kind::StructValue(object)) => Self::Object(fields(object)?),
-            Some(Kind::ListValue(list)) => {
-                Self::List(list.values.iter().map(Self::compile).collect::<Result<_, _>>()?)
-            }
+            Some(Kind::ListValue(list)) => Self::List(list.values.iter().map(Self::compile).collect::<Result<_, _>>()?),
         })
     }
 

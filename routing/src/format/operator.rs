@@ -69,7 +69,11 @@ impl Operator {
             "DOWNSTREAM_PEER_CERT_V_END" => TimeFormat::parse(argument).map(Self::PeerEnd).ok_or_else(malformed),
             "DYNAMIC_METADATA" => metadata(argument.ok_or_else(malformed)?).ok_or_else(malformed),
             "GRPC_STATUS" | "GRPC_STATUS_NUMBER" => {
-                Ok(Self::Plain(if name == "GRPC_STATUS" && argument != Some("NUMBER") { grpc_name } else { grpc_number }))
+                Ok(Self::Plain(if name == "GRPC_STATUS" && argument != Some("NUMBER") {
+                    grpc_name
+                } else {
+                    grpc_number
+                }))
             }
             _ if argument.is_some() => Err(malformed()),
             _ => plain(name)
@@ -92,7 +96,9 @@ impl Operator {
                 let found = context.metadata.and_then(|metadata| metadata.find(filter, path));
                 found.map_or(Value::None, |value| match value {
                     MetadataValue::Text(text) => Value::Text(text),
-                    MetadataValue::Json { .. } => value.as_str().map_or_else(|| Value::Owned(value.to_text()), Value::Text),
+                    MetadataValue::Json { .. } => {
+                        value.as_str().map_or_else(|| Value::Owned(value.to_text()), Value::Text)
+                    }
                 })
             }
             Self::Plain(read) => Value::Plain(read(context)),
@@ -182,9 +188,23 @@ fn grpc_number(context: &LogContext<'_>) -> Plain {
 
 fn grpc_name(context: &LogContext<'_>) -> Plain {
     const NAMES: [&str; 17] = [
-        "OK", "Canceled", "Unknown", "InvalidArgument", "DeadlineExceeded", "NotFound", "AlreadyExists",
-        "PermissionDenied", "ResourceExhausted", "FailedPrecondition", "Aborted", "OutOfRange", "Unimplemented",
-        "Internal", "Unavailable", "DataLoss", "Unauthenticated",
+        "OK",
+        "Canceled",
+        "Unknown",
+        "InvalidArgument",
+        "DeadlineExceeded",
+        "NotFound",
+        "AlreadyExists",
+        "PermissionDenied",
+        "ResourceExhausted",
+        "FailedPrecondition",
+        "Aborted",
+        "OutOfRange",
+        "Unimplemented",
+        "Internal",
+        "Unavailable",
+        "DataLoss",
+        "Unauthenticated",
     ];
     let name = |status: u16| NAMES.get(usize::from(status)).copied();
     grpc_status(context).map_or(Plain::None, |status| name(status).map_or(Plain::Number(status.into()), Plain::Static))

@@ -16,7 +16,8 @@ fn rendered(format: &str, context: &LogContext<'_>) -> String {
 fn the_default_line_of_istio_is_written() {
     let mut request = HeaderMap::new();
     request.insert("user-agent", HeaderValue::from_static("curl/8"));
-    let response = HeaderMap::from_iter([("x-envoy-upstream-service-time".parse().unwrap(), HeaderValue::from_static("7"))]);
+    let response =
+        HeaderMap::from_iter([("x-envoy-upstream-service-time".parse().unwrap(), HeaderValue::from_static("7"))]);
     let context = LogContext {
         start: Some(SystemTime::UNIX_EPOCH + Duration::from_millis(1_500)),
         duration: Some(Duration::from_millis(9)),
@@ -69,7 +70,10 @@ fn lengths_alternatives_and_percent_signs() {
     let peer = PeerIdentity::danger_assume("spiffe://td/ns/a/sa/b");
     let context = LogContext { downstream_peer: Some(&peer), path: Some("/long/path"), ..LogContext::default() };
 
-    assert_eq!(rendered("%REQ(:PATH):5%|100%%|%DOWNSTREAM_PEER_URI_SAN%", &context), "/long|100%|spiffe://td/ns/a/sa/b");
+    assert_eq!(
+        rendered("%REQ(:PATH):5%|100%%|%DOWNSTREAM_PEER_URI_SAN%", &context),
+        "/long|100%|spiffe://td/ns/a/sa/b"
+    );
     assert_eq!(rendered("%UPSTREAM_PEER_URI_SAN%", &context), "-");
     assert_eq!(rendered("%START_TIME(%Y-%m (x) %s)%", &context), "-");
 }
@@ -105,12 +109,8 @@ fn json_keeps_types_and_escapes() {
         ]
         .into(),
     };
-    let context = LogContext {
-        status: Some(200),
-        server_name: Some("a\"\n\u{1}"),
-        method: Some("GET"),
-        ..LogContext::default()
-    };
+    let context =
+        LogContext { status: Some(200), server_name: Some("a\"\n\u{1}"), method: Some("GET"), ..LogContext::default() };
     let render = |omit| {
         let mut out = String::new();
         JsonFormat::compile(&format, omit).unwrap().render(&context, &mut out);

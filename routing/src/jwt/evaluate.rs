@@ -209,4 +209,4 @@ impl JwtRefusal {
 const MISSING: JwtRefusal = JwtRefusal { reason: "JWT_MISSING", provider: None };
 
 /// The longest token.
-pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const TOKEN_BYTES_MAX: usize = 16 * 1024;

@@ -56,4 +56,4 @@ fn padded(payload: &str) -> String {
 }
 
 /// The longest header made of a claim.
-pub const CLAIM_HEADER_BYTES_MAX: usize = 4096;
+pub(crate) const CLAIM_HEADER_BYTES_MAX: usize = 4096;

@@ -205,7 +205,12 @@ fn outputs_replace_what_the_client_sent_in_their_place() {
     let telling = pb::JwtProvider {
         forward: false,
         forward_payload_header: "x-payload".into(),
-        claim_to_headers: vec![claim("x-sub", "sub"), claim("x-deep", "a.b"), claim("x-bad", "bad"), claim("x-list", "l")],
+        claim_to_headers: vec![
+            claim("x-sub", "sub"),
+            claim("x-deep", "a.b"),
+            claim("x-bad", "bad"),
+            claim("x-list", "l"),
+        ],
         ..provider()
     };
     let authn = authn(&[("a", telling)], any(vec![named("a"), missing()]));

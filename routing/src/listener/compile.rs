@@ -155,8 +155,7 @@ fn chain(value: &pb::FilterChain) -> Result<Arc<FilterChain>, ConfigError> {
     let mut terminal = None;
     for (index, filter) in value.filters.iter().enumerate() {
         if terminal.is_some() {
-            return Err(ConfigError::new("follows the filter that takes the connection"))
-                .at_index("filters", index);
+            return Err(ConfigError::new("follows the filter that takes the connection")).at_index("filters", index);
         }
         match network_filter(filter).at_index("filters", index)? {
             Some(Compiled::Filter(filter)) => network.push(filter),
@@ -169,10 +168,7 @@ fn chain(value: &pb::FilterChain) -> Result<Arc<FilterChain>, ConfigError> {
     Ok(Arc::new(FilterChain {
         name: value.name.as_str().into(),
         tls: DownstreamTls::compile(value.transport_socket.as_ref()).at("transport_socket")?,
-        handshake_timeout: limit(
-            "transport_socket_connect_timeout",
-            value.transport_socket_connect_timeout.as_ref(),
-        )?,
+        handshake_timeout: limit("transport_socket_connect_timeout", value.transport_socket_connect_timeout.as_ref())?,
         network,
         terminal,
     }))

@@ -86,7 +86,9 @@ impl SourceType {
 fn server_name(name: &str) -> Result<Box<str>, ConfigError> {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     if rest.contains('*') || rest.is_empty() {
-        return Err(ConfigError::new(format!("`{name}` is not a server name; a wildcard stands only for whole labels")));
+        return Err(ConfigError::new(format!(
+            "`{name}` is not a server name; a wildcard stands only for whole labels"
+        )));
     }
     Ok(name.to_ascii_lowercase().into())
 }

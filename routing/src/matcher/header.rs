@@ -108,7 +108,13 @@ impl HeaderMatcher {
         };
         // An inverted test is a negation: what reads "any" outside must read "all" inside.
         let reading = if value.invert_match { reading.negated() } else { reading };
-        Ok(Self { key, test, invert: value.invert_match, missing_is_empty: value.treat_missing_header_as_empty, reading })
+        Ok(Self {
+            key,
+            test,
+            invert: value.invert_match,
+            missing_is_empty: value.treat_missing_header_as_empty,
+            reading,
+        })
     }
 
     /// Whether the request passes.
@@ -168,9 +174,7 @@ impl HeaderMatcher {
         match self.reading {
             Reading::Joined => joined(),
             Reading::AllPass => values().all(|value| self.passes(value)),
-            Reading::AnyPasses => {
-                values().any(|value| self.passes(value) || self.passes_list_item(value)) || joined()
-            }
+            Reading::AnyPasses => values().any(|value| self.passes(value) || self.passes_list_item(value)) || joined(),
         }
     }
 

@@ -10,9 +10,9 @@ mod text;
 mod value;
 
 pub use cidr::Cidr;
+pub(crate) use header::{HeaderKey, cookie_value, cookies, header_name};
 pub use header::{HeaderMatcher, QueryMatcher, Reading};
 pub use regex::{Regex, Substitution};
 pub use template::UriTemplate;
 pub use text::StringMatcher;
 pub use value::{MetadataMatcher, ValueMatcher};
-pub(crate) use header::{HeaderKey, cookie_value, cookies, header_name};

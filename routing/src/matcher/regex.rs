@@ -142,9 +142,9 @@ fn build(pattern: &str) -> Result<meta::Regex, ConfigError> {
 }
 
 /// The longest pattern.
-pub const REGEX_BYTES_MAX: usize = 4096;
+pub(crate) const REGEX_BYTES_MAX: usize = 4096;
 /// The largest compiled program.
-pub const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
+pub(crate) const REGEX_PROGRAM_BYTES_MAX: usize = 1 << 20;
 const REGEX_CACHE_BYTES_MAX: usize = 256 << 10;
 
 #[cfg(test)]

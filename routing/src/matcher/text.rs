@@ -74,10 +74,9 @@ impl StringMatcher {
         match &self.test {
             Test::Exact(text) => same(value, text.as_bytes(), fold),
             Test::Prefix(text) => value.get(..text.len()).is_some_and(|head| same(head, text.as_bytes(), fold)),
-            Test::Suffix(text) => value
-                .len()
-                .checked_sub(text.len())
-                .is_some_and(|start| same(&value[start..], text.as_bytes(), fold)),
+            Test::Suffix(text) => {
+                value.len().checked_sub(text.len()).is_some_and(|start| same(&value[start..], text.as_bytes(), fold))
+            }
             Test::Contains(text) => contains(value, text.as_bytes(), fold),
             Test::Regex(regex) => regex.matches(value),
         }

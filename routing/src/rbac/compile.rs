@@ -87,7 +87,9 @@ fn permission(value: &pb::Permission, reading: Reading) -> Result<Rule, ConfigEr
         Pb::AndRules(rules) => Rule::All(set(rules).at("and_rules")?),
         Pb::OrRules(rules) => Rule::Any(set(rules).at("or_rules")?),
         Pb::NotRule(rule) => Rule::Not(Box::new(permission(rule, reading.negated()).at("not_rule")?)),
-        Pb::Header(header) => Rule::Http(HttpTest::Header(HeaderMatcher::compile(header, reading).at("header")?), reading),
+        Pb::Header(header) => {
+            Rule::Http(HttpTest::Header(HeaderMatcher::compile(header, reading).at("header")?), reading)
+        }
         Pb::UrlPath(path) => Rule::Http(HttpTest::Path(path_test(path).at("url_path")?), reading),
         Pb::DestinationIp(range) => Rule::DestinationIp(Cidr::compile(range).at("destination_ip")?),
         Pb::DestinationPort(value) => {
@@ -98,9 +100,7 @@ fn permission(value: &pb::Permission, reading: Reading) -> Result<Rule, ConfigEr
         Pb::Metadata(test) => metadata(test, reading).at("metadata")?,
         Pb::SourcedMetadata(test) => sourced(test, reading).at("sourced_metadata")?,
         Pb::RequestedServerName(test) => Rule::ServerName(StringMatcher::compile(test).at("requested_server_name")?),
-        Pb::UriTemplate(extension) => {
-            Rule::Http(HttpTest::Template(template(extension).at("uri_template")?), reading)
-        }
+        Pb::UriTemplate(extension) => Rule::Http(HttpTest::Template(template(extension).at("uri_template")?), reading),
         Pb::Matcher(extension) => return not_supported(&format!("the matcher {}", extension.name)),
     })
 }
@@ -121,7 +121,9 @@ fn principal(value: &pb::Principal, reading: Reading) -> Result<Rule, ConfigErro
         Pb::SourceIp(range) => Rule::Source(Cidr::compile(range).at("source_ip")?),
         Pb::DirectRemoteIp(range) => Rule::DirectSource(Cidr::compile(range).at("direct_remote_ip")?),
         Pb::RemoteIp(range) => Rule::Remote(Cidr::compile(range).at("remote_ip")?),
-        Pb::Header(header) => Rule::Http(HttpTest::Header(HeaderMatcher::compile(header, reading).at("header")?), reading),
+        Pb::Header(header) => {
+            Rule::Http(HttpTest::Header(HeaderMatcher::compile(header, reading).at("header")?), reading)
+        }
         Pb::UrlPath(path) => Rule::Http(HttpTest::Path(path_test(path).at("url_path")?), reading),
         Pb::Metadata(test) => metadata(test, reading).at("metadata")?,
         Pb::SourcedMetadata(test) => sourced(test, reading).at("sourced_metadata")?,

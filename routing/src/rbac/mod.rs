@@ -83,7 +83,9 @@ impl Decision {
 impl RbacFilter {
     /// Whether a request may go on.
     pub fn decide(&self, request: &Request<'_>) -> Decision {
-        self.rules.as_ref().map_or_else(Decision::allowed_without_rules, |engine| engine.decide(&Facts::request(request)))
+        self.rules
+            .as_ref()
+            .map_or_else(Decision::allowed_without_rules, |engine| engine.decide(&Facts::request(request)))
     }
 
     /// Whether a connection may go on.

@@ -67,9 +67,8 @@ fn is(value: &str) -> matcher::ValueMatcher {
 }
 
 fn holds(value: &str) -> matcher::ValueMatcher {
-    let list = matcher::ListMatcher {
-        match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(is(value)))),
-    };
+    let list =
+        matcher::ListMatcher { match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(is(value)))) };
     matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(list))) }
 }
 
@@ -186,7 +185,8 @@ fn a_refusal_for_want_of_a_token_is_told_apart() {
     assert!(!allowing.decide(&Sample::get("/test").claims(json!({})).request()).wanted_claims);
 
     // "Deny whoever has no principal" is the usual way of asking for a token.
-    let present = matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::PresentMatch(true)) };
+    let present =
+        matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::PresentMatch(true)) };
     let denying = deny(&[("p", path("/test"), not(claim(&["iss"], present)))]);
     let denied = denying.decide(&Sample::get("/test").request());
     assert_eq!((denied.allowed, denied.wanted_claims), (false, true));

@@ -156,7 +156,7 @@ fn is_label(label: &str) -> bool {
 }
 
 /// The longest authority.
-pub const HOST_BYTES_MAX: usize = 262;
+pub(crate) const HOST_BYTES_MAX: usize = 262;
 const NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 
@@ -188,9 +188,30 @@ mod tests {
     #[test]
     fn what_is_no_host_is_refused() {
         for text in [
-            "u@a.test", "a.test/x", "a b", "a,b", "a.test:x", "a.test:65536", "a.test:0", "a.test:-1", "a.test:80:80",
-            "a..b", ".", ".a", "a.test..", "%2e", "a%00b", "[fe80::1%eth0]", "[::1", "::1", "[::1]x", "bücher.test", "*",
-            "a.test:443 ", "a.test:000443", "\u{0}",
+            "u@a.test",
+            "a.test/x",
+            "a b",
+            "a,b",
+            "a.test:x",
+            "a.test:65536",
+            "a.test:0",
+            "a.test:-1",
+            "a.test:80:80",
+            "a..b",
+            ".",
+            ".a",
+            "a.test..",
+            "%2e",
+            "a%00b",
+            "[fe80::1%eth0]",
+            "[::1",
+            "::1",
+            "[::1]x",
+            "bücher.test",
+            "*",
+            "a.test:443 ",
+            "a.test:000443",
+            "\u{0}",
         ] {
             assert_eq!(Host::parse(text), Err(HostError::Invalid), "{text}");
         }

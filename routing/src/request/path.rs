@@ -311,7 +311,7 @@ fn hex_byte(digits: &[u8]) -> Option<u8> {
 }
 
 /// The longest path with its query.
-pub const PATH_BYTES_MAX: usize = 16 * 1024;
+pub(crate) const PATH_BYTES_MAX: usize = 16 * 1024;
 
 #[cfg(test)]
 #[path = "path_tests.rs"]

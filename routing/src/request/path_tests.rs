@@ -43,8 +43,28 @@ fn every_spelling_becomes_the_one_canonical_path() {
 #[test]
 fn whatever_can_be_read_in_two_ways_is_refused() {
     for text in [
-        "/a%2fb", "/a%2Fb", "/a%5cb", "/a\\b", "/a%00", "/a#b", "/a b", "/a\tb", "/a\u{7f}", "/ä", "/a%", "/a%2", "/a%zz",
-        "/..", "/../admin", "/a/../../b", "/..;/admin", "/a/.;x/b", "/%2e%2e;x/admin", "admin", "", "http://a/",
+        "/a%2fb",
+        "/a%2Fb",
+        "/a%5cb",
+        "/a\\b",
+        "/a%00",
+        "/a#b",
+        "/a b",
+        "/a\tb",
+        "/a\u{7f}",
+        "/ä",
+        "/a%",
+        "/a%2",
+        "/a%zz",
+        "/..",
+        "/../admin",
+        "/a/../../b",
+        "/..;/admin",
+        "/a/.;x/b",
+        "/%2e%2e;x/admin",
+        "admin",
+        "",
+        "http://a/",
     ] {
         let refused = canonical(text).unwrap_err();
         assert_eq!(refused.reason(), "PATH_NOT_CANONICAL", "{text}");

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{CanonicalPath, Connection, Host, Metadata, PeerIdentity, Request, Scheme, TokenClaims};
 
 /// Owns what a [`Request`] borrows.
+#[derive(Debug)]
 pub(crate) struct Sample {
     pub(crate) method: Method,
     pub(crate) host: Host,

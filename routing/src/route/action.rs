@@ -60,7 +60,9 @@ impl Action {
             pb::route::Action::Redirect(redirect) => {
                 Ok(Self::Redirect(Box::new(Redirect::compile(redirect).at("redirect")?)))
             }
-            pb::route::Action::DirectResponse(direct) => Ok(Self::Direct(Direct::compile(direct).at("direct_response")?)),
+            pb::route::Action::DirectResponse(direct) => {
+                Ok(Self::Direct(Direct::compile(direct).at("direct_response")?))
+            }
             pb::route::Action::NonForwardingAction(_) => Ok(Self::NonForwarding),
             pb::route::Action::FilterAction(_) => not_supported("a filter's own action").at("filter_action"),
         }
@@ -196,4 +198,4 @@ fn is_scheme(scheme: &str) -> bool {
 }
 
 /// The longest body of an answer that is written here.
-pub const DIRECT_BODY_BYTES_MAX: usize = 1 << 20;
+pub(crate) const DIRECT_BODY_BYTES_MAX: usize = 1 << 20;

@@ -1,7 +1,7 @@
 //! Changes of headers: removing, setting, appending, with values that may hold operators.
 
-use envoy_types::pb::envoy::config::core::v3 as core;
 use core::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use http::header::Entry;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
@@ -129,8 +129,8 @@ impl Template {
         if !header.raw_value.is_empty() {
             return literal(&header.raw_value).map(Self::Literal);
         }
-        let format = Format::parse(&header.value)
-            .map_err(|error| ConfigError::new(error.to_string()).under("header.value"))?;
+        let format =
+            Format::parse(&header.value).map_err(|error| ConfigError::new(error.to_string()).under("header.value"))?;
         match format.as_literal() {
             Some(text) => literal(text.as_bytes()).map(Self::Literal),
             None => Ok(Self::Format(format)),

@@ -105,8 +105,9 @@ impl PathTest {
             Pb::Path(path) => Self::Exact(path.as_str().into()),
             Pb::SafeRegex(regex) => Self::Regex(Regex::compile(regex).at("safe_regex")?),
             Pb::PathSeparatedPrefix(prefix) if !prefix.starts_with('/') || prefix.ends_with('/') => {
-                return Err(ConfigError::new("begins with a slash and does not end with one")
-                    .under("path_separated_prefix"));
+                return Err(
+                    ConfigError::new("begins with a slash and does not end with one").under("path_separated_prefix")
+                );
             }
             Pb::PathSeparatedPrefix(prefix) => Self::SeparatedPrefix(prefix.as_str().into()),
             Pb::ConnectMatcher(_) => Self::Connect,

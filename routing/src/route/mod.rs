@@ -25,7 +25,7 @@ use domains::Domains;
 
 pub use action::{Action, Direct, Redirect};
 pub use edits::{HeaderEdits, PreparedEdits};
-pub use forward::{Forward, HostRewrite, Mirror};
+pub use forward::{Forward, HostRewrite, Mirror, grpc_timeout};
 pub use hash::{HashKey, hash_bytes, mix};
 pub use matches::RouteMatch;
 pub use rate_limit::{Descriptor, DescriptorLimit, RateLimitRule};

@@ -218,10 +218,7 @@ fn masked(request: &Request<'_>, v4: u8, v6: u8) -> Part {
     net.map_or(Part::NoDescriptor, |net| Part::Entry("masked_remote_address".to_owned(), net.trunc().to_string()))
 }
 
-fn mask_len(
-    value: Option<&envoy_types::pb::google::protobuf::UInt32Value>,
-    max: u8,
-) -> Result<u8, ConfigError> {
+fn mask_len(value: Option<&envoy_types::pb::google::protobuf::UInt32Value>, max: u8) -> Result<u8, ConfigError> {
     let len = number(value).map_or(Ok(max), u8::try_from);
     len.ok().filter(|len| *len <= max).ok_or_else(|| ConfigError::new("the mask is too long"))
 }

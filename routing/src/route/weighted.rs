@@ -121,9 +121,10 @@ impl WeightedCluster {
         Ok(Self {
             cluster: value.name.as_str().into(),
             weight: number(value.weight.as_ref()).unwrap_or(0),
-            host: value.host_rewrite_specifier.as_ref().map(|HostRewriteSpecifier::HostRewriteLiteral(host)| {
-                host.as_str().into()
-            }),
+            host: value
+                .host_rewrite_specifier
+                .as_ref()
+                .map(|HostRewriteSpecifier::HostRewriteLiteral(host)| host.as_str().into()),
             request_edits: HeaderEdits::request(&value.request_headers_to_add, &value.request_headers_to_remove)?,
             response_edits: HeaderEdits::response(&value.response_headers_to_add, &value.response_headers_to_remove)?,
             overrides: overrides(&value.typed_per_filter_config)?,
