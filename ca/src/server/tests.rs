@@ -1,3 +1,5 @@
+mod kill;
+
 use std::time::{Duration, Instant};
 
 use identity::tls::{PeerRule, Snapshot};
