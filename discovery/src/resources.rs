@@ -7,6 +7,8 @@ use std::sync::Arc;
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 
+use crate::compile::canonical_bytes;
+
 /// The resource types served, in the order in which a change is pushed: a cluster before the routes that name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Type {
@@ -66,7 +68,7 @@ pub(crate) struct Resources {
 impl Resources {
     /// Packs `message` and takes it in; the last of two equal names stays.
     pub(crate) fn insert(&mut self, kind: Type, name: &str, message: &impl Message) {
-        let value = message.encode_to_vec();
+        let value = canonical_bytes(kind.url(), message.encode_to_vec());
         let mut hasher = DefaultHasher::new();
         value.hash(&mut hasher);
         let version = format!("{:016x}", hasher.finish());
