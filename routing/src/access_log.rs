@@ -75,8 +75,8 @@ enum Filter {
     Grpc { statuses: Vec<u16>, exclude: bool },
     Header(HeaderMatcher),
     Share(Fraction),
-    All(Vec<Filter>),
-    Any(Vec<Filter>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
 }
 
 impl AccessLog {

@@ -199,7 +199,7 @@ pub enum Underscores {
 
 impl HttpConnectionManager {
     pub(crate) fn compile(value: &pb::HttpConnectionManager) -> Result<Self, ConfigError> {
-        let common = value.common_http_protocol_options.clone().unwrap_or_default();
+        let common = value.common_http_protocol_options.unwrap_or_default();
         Ok(Self {
             stat_prefix: value.stat_prefix.as_str().into(),
             codec: Codec::compile(value.codec_type)?,

@@ -3,7 +3,7 @@ use envoy_types::util::pack_any;
 
 use super::*;
 
-fn socket(context: impl Name + prost::Message) -> TransportSocket {
+fn socket(context: impl Name) -> TransportSocket {
     TransportSocket {
         name: "tls".into(),
         config_type: Some(transport_socket::ConfigType::TypedConfig(pack_any(context))),

@@ -14,8 +14,8 @@ use super::{
     UpstreamHttp, UpstreamProtocol,
 };
 use crate::config::{
-    At, ConfigError, decode, each, flag, is_type, limit, not_supported, number, optional_duration, percent, port,
-    required, socket_addr,
+    At, ConfigError, decode, each, is_type, limit, not_supported, number, optional_duration, percent, port, required,
+    socket_addr,
 };
 use crate::endpoint::{Endpoints, text, texts};
 use crate::hcm::Http2Options;
@@ -210,7 +210,7 @@ impl LbPolicy {
     }
 
     fn maglev(size: Option<&UInt64Value>) -> Result<Self, ConfigError> {
-        let size = size.map_or(u64::from(MAGLEV_TABLE), |size| size.value);
+        let size = size.map_or_else(|| MAGLEV_TABLE.into(), |size| size.value);
         match u32::try_from(size).ok().filter(|size| *size <= MAGLEV_TABLE_MAX && is_prime(*size)) {
             Some(table) => Ok(Self::Maglev { table }),
             None => {
@@ -251,7 +251,7 @@ impl UpstreamHttp {
                 }
                 Kind::AutoConfig(config) => (UpstreamProtocol::Auto, config.http2_protocol_options.as_ref()),
             };
-        let common = value.common_http_protocol_options.clone().unwrap_or_default();
+        let common = value.common_http_protocol_options.unwrap_or_default();
         Self::build(protocol, http2, &common, value.upstream_http_protocol_options.as_ref())
     }
 
@@ -264,7 +264,7 @@ impl UpstreamHttp {
             Some(_) => UpstreamProtocol::Http2,
             None => UpstreamProtocol::Http1,
         };
-        let common = value.common_http_protocol_options.clone().unwrap_or_default();
+        let common = value.common_http_protocol_options.unwrap_or_default();
         let mut http = Self::build(protocol, http2, &common, value.upstream_http_protocol_options.as_ref())?;
         let most = number(value.max_requests_per_connection.as_ref()).filter(|most| *most > 0);
         http.requests_per_connection_max = http.requests_per_connection_max.or(most);

@@ -16,8 +16,8 @@ pub struct JsonFormat {
 
 #[derive(Clone, Debug)]
 enum Node {
-    Object(Vec<(Box<str>, Node)>),
-    List(Vec<Node>),
+    Object(Vec<(Box<str>, Self)>),
+    List(Vec<Self>),
     Literal(Box<str>),
     Format(Format),
 }

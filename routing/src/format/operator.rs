@@ -207,7 +207,8 @@ fn grpc_name(context: &LogContext<'_>) -> Plain {
         "Unauthenticated",
     ];
     let name = |status: u16| NAMES.get(usize::from(status)).copied();
-    grpc_status(context).map_or(Plain::None, |status| name(status).map_or(Plain::Number(status.into()), Plain::Static))
+    let value = |status: u16| name(status).map_or_else(|| Plain::Number(status.into()), Plain::Static);
+    grpc_status(context).map_or(Plain::None, value)
 }
 
 fn plain(name: &str) -> Option<fn(&LogContext<'_>) -> Plain> {

@@ -94,8 +94,8 @@ enum Location {
 #[derive(Clone, Debug)]
 enum Requirement {
     Provider(Arc<JwtProvider>, Option<Vec<Arc<str>>>),
-    Any(Vec<Requirement>),
-    All(Vec<Requirement>),
+    Any(Vec<Self>),
+    All(Vec<Self>),
     AllowMissing,
     AllowMissingOrFailed,
 }

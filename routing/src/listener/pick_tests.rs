@@ -92,7 +92,7 @@ fn sources_are_told_apart_last() {
     let known = ChainMatch { source: cidrs(&["9.9.0.0/16"]), ..Default::default() };
     let from_port = ChainMatch { source: cidrs(&["9.9.0.0/16"]), source_ports: vec![7], ..Default::default() };
 
-    let chains = [local.clone(), external.clone()];
+    let chains = [local, external];
     assert_eq!(pick(&chains, &facts("1.1.1.1:80", "127.0.0.1:5", None, &[])), Some(0));
     assert_eq!(pick(&chains, &facts("1.1.1.1:80", "1.1.1.1:5", None, &[])), Some(0));
     assert_eq!(pick(&chains, &facts("1.1.1.1:80", "9.9.1.1:5", None, &[])), Some(1));

@@ -24,9 +24,9 @@ pub enum ValueMatcher {
     /// The value is there, or is not.
     Present(bool),
     /// The value is a list with an item that passes.
-    OneOf(Box<ValueMatcher>),
+    OneOf(Box<Self>),
     /// The value passes one of these tests.
-    Any(Vec<ValueMatcher>),
+    Any(Vec<Self>),
 }
 
 impl ValueMatcher {

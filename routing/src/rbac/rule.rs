@@ -9,9 +9,9 @@ use crate::request::{CanonicalPath, Connection, PeerIdentity, Request};
 #[derive(Clone, Debug)]
 pub(super) enum Rule {
     Always,
-    All(Vec<Rule>),
-    Any(Vec<Rule>),
-    Not(Box<Rule>),
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
     /// Needs a request.
     Http(HttpTest, Reading),
     DestinationIp(Cidr),
@@ -68,7 +68,7 @@ impl<'a> Facts<'a> {
     }
 
     fn remote(&self) -> IpAddr {
-        self.request.map_or(self.connection.source.ip(), |request| request.remote)
+        self.request.map_or_else(|| self.connection.source.ip(), |request| request.remote)
     }
 }
 

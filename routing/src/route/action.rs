@@ -147,7 +147,7 @@ impl Redirect {
     /// The URL that the client is sent to.
     pub fn location(&self, request: &Request<'_>, matched: &RouteMatch) -> String {
         let scheme = self.scheme.as_deref().unwrap_or(request.scheme.as_str());
-        let mut url = format!("{scheme}://{}", self.host.as_deref().unwrap_or(request.host.name()));
+        let mut url = format!("{scheme}://{}", self.host.as_deref().unwrap_or_else(|| request.host.name()));
         if let Some(port) = self.port_for(request) {
             url.push_str(&format!(":{port}"));
         }
@@ -166,7 +166,10 @@ impl Redirect {
         let kept = request.host.port().filter(|port| {
             self.host.is_none() && *port != default && !(changes_scheme && *port == request.scheme.default_port())
         });
-        self.port.filter(|port| *port != default).or(if self.port.is_none() { kept } else { None })
+        match self.port {
+            Some(port) => Some(port).filter(|port| *port != default),
+            None => kept,
+        }
     }
 
     fn push_path(&self, request: &Request<'_>, matched: &RouteMatch, url: &mut String) {

@@ -79,7 +79,7 @@ impl Wildcards {
     }
 
     fn sort(&mut self) {
-        self.0.sort_by(|a, b| b.0.cmp(&a.0));
+        self.0.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
     }
 
     /// A wildcard never stands for nothing.

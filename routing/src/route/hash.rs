@@ -20,7 +20,7 @@ pub(super) struct HashPolicy {
 enum Source {
     Header(HeaderKey, Option<Box<Substitution>>),
     Cookie { name: Box<str>, path: Box<str>, ttl: Option<Duration> },
-    SourceIp,
+    Address,
     Param(Box<str>),
 }
 
@@ -46,7 +46,7 @@ impl HashPolicy {
                 path: cookie.path.as_str().into(),
                 ttl: optional_duration("cookie.ttl", cookie.ttl.as_ref())?,
             },
-            PolicySpecifier::ConnectionProperties(properties) if properties.source_ip => Source::SourceIp,
+            PolicySpecifier::ConnectionProperties(properties) if properties.source_ip => Source::Address,
             PolicySpecifier::ConnectionProperties(_) => return Err(ConfigError::new("names nothing")),
             PolicySpecifier::QueryParameter(param) => Source::Param(param.name.as_str().into()),
             PolicySpecifier::FilterState(_) => return not_supported("filter state").at("filter_state"),
@@ -79,7 +79,7 @@ impl Source {
                 let value = key.read(request)?;
                 Some(hash_bytes(rewrite.apply(std::str::from_utf8(&value).ok()?).as_bytes()))
             }
-            Self::SourceIp => Some(hash_bytes(request.remote.to_canonical().to_string().as_bytes())),
+            Self::Address => Some(hash_bytes(request.remote.to_canonical().to_string().as_bytes())),
             Self::Param(name) => {
                 let param = request.path.params().find(|(key, _)| **key == **name);
                 param.map(|(_, value)| hash_bytes(value.as_bytes()))
