@@ -37,7 +37,7 @@ use proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 
 use crate::agent::Agent;
-use crate::core::{Core, secs};
+use crate::certifier::{Certifier, secs};
 use crate::refusal::Refusal;
 
 /// Where a request comes from.
@@ -52,7 +52,7 @@ pub(crate) enum Origin {
 /// All services, for one origin.
 #[derive(Clone, Debug)]
 pub(crate) struct Api {
-    core: Arc<Core>,
+    certifier: Arc<Certifier>,
     origin: Origin,
 }
 
@@ -82,8 +82,8 @@ impl Caller {
 }
 
 impl Api {
-    pub(crate) fn new(core: Arc<Core>, origin: Origin) -> Self {
-        Self { core, origin }
+    pub(crate) fn new(certifier: Arc<Certifier>, origin: Origin) -> Self {
+        Self { certifier, origin }
     }
 
     /// The services as routes of a server.
@@ -113,8 +113,9 @@ impl Api {
         match caller {
             Caller::Local => Ok(caller),
             Caller::Peer(peer) => {
-                let now = self.core.now();
-                let admin = peer.not_after() > now && self.core.store.registry().is_admin(peer.spiffe_id(), secs(now));
+                let now = self.certifier.now();
+                let admin =
+                    peer.not_after() > now && self.certifier.store.registry().is_admin(peer.spiffe_id(), secs(now));
                 if admin { Ok(caller) } else { Err(Refusal::CallerNotAdmin) }
             }
             Caller::Unknown => Err(Refusal::CallerUnknown),
@@ -133,10 +134,10 @@ impl Api {
         if !id.path().starts_with(AGENT_PATH) {
             return Err(Refusal::CallerNotAgent);
         }
-        if peer.not_after() <= self.core.now() {
+        if peer.not_after() <= self.certifier.now() {
             return Err(Refusal::AgentExpired);
         }
-        let agent = self.core.store.registry().agent(id).ok_or(Refusal::AgentNotAttested)?;
+        let agent = self.certifier.store.registry().agent(id).ok_or(Refusal::AgentNotAttested)?;
         if agent.banned {
             return Err(Refusal::AgentBanned);
         }
@@ -147,7 +148,7 @@ impl Api {
         if agent.new_serial.is_empty() || serial != agent.new_serial {
             return Err(Refusal::AgentNotActive);
         }
-        let activated = self.core.store.change_agent(id, move |agent| {
+        let activated = self.certifier.store.change_agent(id, move |agent| {
             if agent.new_serial == serial {
                 agent.serial = std::mem::take(&mut agent.new_serial);
                 agent.expires_at = std::mem::take(&mut agent.new_expires_at);
@@ -170,7 +171,7 @@ impl Api {
     }
 
     fn note(&self, rpc: &'static str, caller: &Caller, refusal: Option<&Refusal>) {
-        self.core.counts.request(rpc, refusal.map_or("", Refusal::reason));
+        self.certifier.counts.request(rpc, refusal.map_or("", Refusal::reason));
         match refusal {
             None => tracing::debug!(rpc, caller = caller.name(), "request answered"),
             Some(Refusal::Store(error)) => {

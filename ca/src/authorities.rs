@@ -22,7 +22,7 @@ use identity::spiffe_id::TrustDomain;
 use runtime::clock::from_unix_secs;
 use tokio::sync::watch;
 
-use crate::core::secs;
+use crate::certifier::secs;
 use crate::key_file::{self, KeyFileError};
 use crate::settings::Settings;
 use crate::store::{AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError};

@@ -4,60 +4,60 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::key_file;
 use crate::store::StoreError;
 
 /// Replaces authorities in time, for ever.
-pub(crate) async fn keep_authorities_fresh(core: Arc<Core>, ca_ttl: Duration) {
+pub(crate) async fn keep_authorities_fresh(certifier: Arc<Certifier>, ca_ttl: Duration) {
     let pause = (ca_ttl / 100).clamp(PAUSE_MIN, PAUSE_MAX);
     loop {
         tokio::time::sleep(pause).await;
-        if let Err(error) = core.authorities.keep_fresh(&core.store, core.now()).await {
+        if let Err(error) = certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await {
             tracing::error!(reason = error.reason(), error = ?error, "authorities not renewed");
         }
     }
 }
 
 /// Writes the bundle file whenever the bundle changes, for ever.
-pub(crate) async fn keep_bundle_file(core: Arc<Core>, file: PathBuf) {
-    let mut sequence = core.authorities.bundle_sequence();
+pub(crate) async fn keep_bundle_file(certifier: Arc<Certifier>, file: PathBuf) {
+    let mut sequence = certifier.authorities.bundle_sequence();
     while sequence.changed().await.is_ok() {
-        if let Err(error) = write_bundle_file(&core, &file) {
+        if let Err(error) = write_bundle_file(&certifier, &file) {
             tracing::error!(reason = "BUNDLE_FILE_UNWRITABLE", path = %file.display(), %error, "bundle file not written");
         }
     }
 }
 
 /// Writes the roots as PEM; readers see the old file or the new one, never a part.
-pub(crate) fn write_bundle_file(core: &Core, file: &Path) -> std::io::Result<()> {
-    key_file::write_new(file, core.authorities.current().bundle.to_pem().as_bytes(), 0o644)
+pub(crate) fn write_bundle_file(certifier: &Certifier, file: &Path) -> std::io::Result<()> {
+    key_file::write_new(file, certifier.authorities.current().bundle.to_pem().as_bytes(), 0o644)
 }
 
 /// Forgets what ended, for ever.
-pub(crate) async fn forget_for_ever(core: Arc<Core>, record_kept: Duration) {
+pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, record_kept: Duration) {
     loop {
         tokio::time::sleep(FORGET_PAUSE).await;
-        if let Err(error) = forget(&core, record_kept).await {
+        if let Err(error) = forget(&certifier, record_kept).await {
             tracing::warn!(reason = error.reason(), error = ?error, "ended rows not removed");
         }
     }
 }
 
-async fn forget(core: &Core, record_kept: Duration) -> Result<(), StoreError> {
-    let now = core.now_secs();
+async fn forget(certifier: &Certifier, record_kept: Duration) -> Result<(), StoreError> {
+    let now = certifier.now_secs();
     let ended: Vec<String> = {
-        let registry = core.store.registry();
+        let registry = certifier.store.registry();
         registry.entries_after("").filter(|entry| !entry.is_live(now)).map(|entry| entry.id.clone()).collect()
     };
     for id in ended {
-        if core.store.delete_entry(&id).await? {
+        if certifier.store.delete_entry(&id).await? {
             tracing::info!(entry_id = id, "entry ended");
         }
     }
-    let tokens = core.store.forget_tokens(now).await?;
+    let tokens = certifier.store.forget_tokens(now).await?;
     let kept_secs = i64::try_from(record_kept.as_secs()).unwrap_or(i64::MAX);
-    let records = core.store.forget_issued_before(now.saturating_sub(kept_secs)).await?;
+    let records = certifier.store.forget_issued_before(now.saturating_sub(kept_secs)).await?;
     tracing::debug!(tokens, records, "ended rows removed");
     Ok(())
 }

@@ -10,7 +10,7 @@ use identity::digest;
 use identity::jwt::JwtSvidProfile;
 use identity::spiffe_id::SpiffeId;
 
-use crate::core::{Core, secs};
+use crate::certifier::{Certifier, secs};
 use crate::random::sha256_hex;
 use crate::refusal::Refusal;
 use crate::store::{Issuance, IssuanceKind};
@@ -57,7 +57,7 @@ pub(crate) struct IssuedJwt {
     pub(crate) expires_at: i64,
 }
 
-impl Core {
+impl Certifier {
     /// Issues one certificate for the key of `csr`; nothing else of the request counts.
     pub(crate) async fn issue_x509(&self, order: X509Order, csr: &Csr) -> Result<IssuedX509, Refusal> {
         let (issued, record) = self.sign_x509(&order, csr)?;

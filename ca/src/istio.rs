@@ -15,7 +15,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::issue::{IssuedX509, X509Order};
 use crate::metrics::CsrCounts;
 use crate::refusal::Refusal;
@@ -25,13 +25,13 @@ use crate::store::IssuanceKind;
 /// The service.
 #[derive(Debug)]
 pub(crate) struct CsrService {
-    core: Arc<Core>,
+    certifier: Arc<Certifier>,
     accounts: ServiceAccounts,
 }
 
 impl CsrService {
-    pub(crate) fn new(core: Arc<Core>, accounts: ServiceAccounts) -> Self {
-        Self { core, accounts }
+    pub(crate) fn new(certifier: Arc<Certifier>, accounts: ServiceAccounts) -> Self {
+        Self { certifier, accounts }
     }
 
     pub(crate) fn routes(self) -> Routes {
@@ -53,13 +53,13 @@ impl CsrService {
             entry_id: String::new(),
             caller: account.subject().to_owned(),
         };
-        let issued = self.core.issue_x509(order, &csr).await?;
+        let issued = self.certifier.issue_x509(order, &csr).await?;
         Ok(IstioCertificateResponse { cert_chain: self.cert_chain(&issued) })
     }
 
     fn caller(&self, metadata: &MetadataMap) -> Result<ServiceAccount, Refusal> {
         let token = bearer(metadata).map_err(Refusal::Token)?;
-        self.accounts.verify(token, self.core.now()).map_err(Refusal::Token)
+        self.accounts.verify(token, self.certifier.now()).map_err(Refusal::Token)
     }
 
     /// Seconds; none asked for is the default, too much is cut to the maximum.
@@ -67,18 +67,18 @@ impl CsrService {
         if asked_secs < 0 {
             return Err(Refusal::Ttl);
         }
-        Ok(self.core.ttls.or_default(asked_secs, self.core.ttls.x509_svid))
+        Ok(self.certifier.ttls.or_default(asked_secs, self.certifier.ttls.x509_svid))
     }
 
     /// The leaf, each intermediate, and all roots in the last element.
     fn cert_chain(&self, issued: &IssuedX509) -> Vec<String> {
         let mut chain: Vec<String> = issued.chain.iter().map(pem::certificate).collect();
-        chain.push(self.core.authorities.current().bundle.to_pem());
+        chain.push(self.certifier.authorities.current().bundle.to_pem());
         chain
     }
 
     fn note(&self, refusal: Option<&Refusal>) {
-        let (counts, kind) = (&self.core.counts, IssuanceKind::Csr.as_str());
+        let (counts, kind) = (&self.certifier.counts, IssuanceKind::Csr.as_str());
         counts.request("CreateCertificate", refusal.map_or("", Refusal::reason));
         let Some(refusal) = refusal else {
             CsrCounts::count(&counts.csr().successes);
@@ -106,7 +106,7 @@ impl IstioCertificateService for CsrService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        CsrCounts::count(&self.core.counts.csr().requests);
+        CsrCounts::count(&self.certifier.counts.csr().requests);
         let outcome = self.create(request).await;
         self.note(outcome.as_ref().err());
         Ok(Response::new(outcome?))

@@ -14,7 +14,7 @@
 mod agent;
 mod api;
 mod authorities;
-mod core;
+mod certifier;
 mod entry;
 mod housekeeping;
 mod issue;

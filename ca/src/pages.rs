@@ -18,34 +18,34 @@ use runtime::readiness::Readiness;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::core::{Core, secs};
+use crate::certifier::{Certifier, secs};
 use crate::metrics::Gauges;
 use crate::server_svid::ServerSvid;
 use crate::settings::Settings;
 
 pub(crate) fn admin_parts(
     settings: &Settings,
-    core: &Arc<Core>,
+    certifier: &Arc<Certifier>,
     svid: &Arc<ServerSvid>,
     readiness: &Readiness,
     logs: LogControl,
 ) -> AdminParts {
     let metrics = Metrics::new();
-    let (of_core, of_svid) = (core.clone(), svid.clone());
-    core.counts.register(&metrics, move || gauges(&of_core, &of_svid));
+    let (of_certifier, of_svid) = (certifier.clone(), svid.clone());
+    certifier.counts.register(&metrics, move || gauges(&of_certifier, &of_svid));
     let dump = config_dump(settings);
-    let (core, svid) = (core.clone(), svid.clone());
-    let (for_status, for_routes) = (core.clone(), core.clone());
+    let (certifier, svid) = (certifier.clone(), svid.clone());
+    let (for_status, for_routes) = (certifier.clone(), certifier.clone());
     AdminParts::new("ca", readiness.clone(), metrics, logs)
         .config_dump(move || dump.clone())
-        .certs(move || certs(&core, &svid))
+        .certs(move || certs(&certifier, &svid))
         .status(move || status(&for_status))
         .routes(Router::new().route("/issuance", get(issuance)).with_state(for_routes))
 }
 
-fn gauges(core: &Core, svid: &ServerSvid) -> Gauges {
-    let signing = core.authorities.current();
-    let registry = core.store.registry();
+fn gauges(certifier: &Certifier, svid: &ServerSvid) -> Gauges {
+    let signing = certifier.authorities.current();
+    let registry = certifier.store.registry();
     Gauges {
         root_expires_at: signing.root_not_after(),
         chain_expires_at: signing.root_not_after().min(secs(signing.x509.not_after())),
@@ -53,7 +53,7 @@ fn gauges(core: &Core, svid: &ServerSvid) -> Gauges {
         entries: registry.entry_count(),
         agents: registry.agents().count(),
         bundle_sequence: signing.bundle.sequence,
-        now: core.now_secs(),
+        now: certifier.now_secs(),
     }
 }
 
@@ -64,8 +64,8 @@ fn config_dump(settings: &Settings) -> Value {
     json!({ "settings": serde_json::to_value(shown).unwrap_or_default() })
 }
 
-fn certs(core: &Core, svid: &ServerSvid) -> Value {
-    let signing = core.authorities.current();
+fn certs(certifier: &Certifier, svid: &ServerSvid) -> Value {
+    let signing = certifier.authorities.current();
     let time = |at: i64| rfc3339(from_unix_secs(at));
     let authorities = signing.facts.iter().map(|facts| {
         json!({
@@ -78,7 +78,7 @@ fn certs(core: &Core, svid: &ServerSvid) -> Value {
     });
     let roots = signing.bundle.x509_authorities.iter().filter_map(|root| CertificateSummary::decode(root).ok());
     json!({
-        "trust_domain": core.trust_domain,
+        "trust_domain": certifier.trust_domain,
         "authorities": authorities.collect::<Vec<_>>(),
         "bundle": {
             "sequence": signing.bundle.sequence,
@@ -99,17 +99,17 @@ fn certs(core: &Core, svid: &ServerSvid) -> Value {
     })
 }
 
-fn status(core: &Core) -> Value {
-    let signing = core.authorities.current();
-    let registry = core.store.registry();
+fn status(certifier: &Certifier) -> Value {
+    let signing = certifier.authorities.current();
+    let registry = certifier.store.registry();
     json!({
-        "trust_domain": core.trust_domain,
+        "trust_domain": certifier.trust_domain,
         "entries": registry.entry_count(),
         "entries_revision": registry.entries_revision(),
         "agents": registry.agents().count(),
         "agents_enforcing_bundle": registry.agents().filter(|agent| agent.bundle_sequence >= signing.bundle.sequence).count(),
         "bundle_sequence": signing.bundle.sequence,
-        "issued": core.counts.recorded(),
+        "issued": certifier.counts.recorded(),
         "root_not_after": rfc3339(from_unix_secs(signing.root_not_after())),
         "authority_not_after": rfc3339(signing.x509.not_after()),
     })
@@ -126,8 +126,8 @@ fn default_limit() -> u32 {
 }
 
 /// `GET /issuance?limit=N`: the newest records.
-async fn issuance(State(core): State<Arc<Core>>, Query(newest): Query<Newest>) -> Response {
-    let records = match core.store.issued(newest.limit.min(RECORDS_MAX)).await {
+async fn issuance(State(certifier): State<Arc<Certifier>>, Query(newest): Query<Newest>) -> Response {
+    let records = match certifier.store.issued(newest.limit.min(RECORDS_MAX)).await {
         Ok(records) => records,
         Err(error) => {
             let body = json!({ "reason": error.reason(), "error": error.to_string() });

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use crate::api::{Api, Origin};
 use crate::authorities::{Authorities, AuthoritiesError};
-use crate::core::{Core, Ttls};
+use crate::certifier::{Certifier, Ttls};
 use crate::istio::CsrService;
 use crate::metrics::Counts;
 use crate::refusal::Refusal;
@@ -126,7 +126,7 @@ pub struct Addresses {
 pub struct Server {
     settings: Settings,
     addresses: Addresses,
-    pub(crate) core: Arc<Core>,
+    pub(crate) certifier: Arc<Certifier>,
     svid: Arc<ServerSvid>,
     listeners: Listeners,
     admin: Option<Admin>,
@@ -158,7 +158,7 @@ impl Settings {
         writer.spawn("database writer", writing);
         let clock = Clock::system();
         let authorities = Authorities::load(&store, &self, clock.now()).await?;
-        let core = Arc::new(Core {
+        let certifier = Arc::new(Certifier {
             trust_domain: self.trust_domain.clone(),
             server_id,
             ttls: Ttls::of(&self),
@@ -170,22 +170,22 @@ impl Settings {
             shutdown,
         });
         let failed = |error| RunError::Authorities(AuthoritiesError::from(error));
-        core.counts.start_at(core.store.issued_count().await.map_err(failed)?);
-        core.authorities.keep_fresh(&core.store, core.now()).await?;
-        let svid = Arc::new(ServerSvid::new(core.clone(), &self.server_names));
+        certifier.counts.start_at(certifier.store.issued_count().await.map_err(failed)?);
+        certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await?;
+        let svid = Arc::new(ServerSvid::new(certifier.clone(), &self.server_names));
         svid.renew().await.map_err(RunError::OwnSvid)?;
         if let Some(file) = &self.bundle_file {
             let unwritable = |source| RunError::BundleFile { file: file.clone(), source };
-            housekeeping::write_bundle_file(&core, file).map_err(unwritable)?;
+            housekeeping::write_bundle_file(&certifier, file).map_err(unwritable)?;
         }
-        Server::bind(self, core, svid, logs, writer, lock)
+        Server::bind(self, certifier, svid, logs, writer, lock)
     }
 }
 
 impl Server {
     fn bind(
         settings: Settings,
-        core: Arc<Core>,
+        certifier: Arc<Certifier>,
         svid: Arc<ServerSvid>,
         logs: LogControl,
         writer: TaskSet,
@@ -200,7 +200,7 @@ impl Server {
             oidc: optional(settings.oidc_listen)?,
         };
         let readiness = Readiness::new();
-        let parts = pages::admin_parts(&settings, &core, &svid, &readiness, logs);
+        let parts = pages::admin_parts(&settings, &certifier, &svid, &readiness, logs);
         let admin = settings.admin.map(|addr| Admin::build(addr, parts)).transpose()?;
         let addr_of = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
         let addresses = Addresses {
@@ -211,7 +211,7 @@ impl Server {
             admin: admin.as_ref().map(Admin::local_addr).transpose().map_err(RunError::Address)?,
             admin_socket: settings.admin_socket(),
         };
-        Ok(Self { settings, addresses, core, svid, listeners, admin, writer, readiness, _lock: lock })
+        Ok(Self { settings, addresses, certifier, svid, listeners, admin, writer, readiness, _lock: lock })
     }
 
     /// Where it serves; with port 0 in the settings, the ports that were found.
@@ -224,16 +224,17 @@ impl Server {
     /// # Errors
     /// When a part ends although nobody asked it to.
     pub async fn run(self) -> Result<(), RunError> {
-        let Self { settings, addresses, core, svid, listeners, admin, mut writer, readiness, _lock } = self;
-        let shutdown = core.shutdown.clone();
+        let Self { settings, addresses, certifier, svid, listeners, admin, mut writer, readiness, _lock } = self;
+        let shutdown = certifier.shutdown.clone();
         let mut tasks = TaskSet::new();
-        spawn_services(&mut tasks, &settings, &addresses, &core, &svid, listeners);
-        spawn_chores(&mut tasks, &settings, &core, svid);
+        spawn_services(&mut tasks, &settings, &addresses, &certifier, &svid, listeners);
+        spawn_chores(&mut tasks, &settings, &certifier, svid);
         if let Some(admin) = admin {
             tasks.spawn("admin", admin.run(shutdown.clone()));
         }
-        tracing::info!(trust_domain = %core.trust_domain, grpc = %addresses.grpc, ready = readiness.is_ready(), "certificate authority serves");
-        drop(core);
+        let (trust_domain, ready) = (&certifier.trust_domain, readiness.is_ready());
+        tracing::info!(%trust_domain, grpc = %addresses.grpc, ready, "certificate authority serves");
+        drop(certifier);
         let early = tasks.run(&shutdown).await;
         // The last user of the store is gone; the writer finishes what it has.
         if tokio::time::timeout(WRITER_END_MAX, writer.finished()).await.is_err() {
@@ -248,11 +249,11 @@ fn spawn_services(
     tasks: &mut TaskSet,
     settings: &Settings,
     addresses: &Addresses,
-    core: &Arc<Core>,
+    certifier: &Arc<Certifier>,
     svid: &Arc<ServerSvid>,
     listeners: Listeners,
 ) {
-    let (source, shutdown): (Source, _) = (svid.clone(), core.shutdown.clone());
+    let (source, shutdown): (Source, _) = (svid.clone(), certifier.shutdown.clone());
     let tls = |listener, source, client_auth, router, shutdown| async move {
         let served =
             mtls::serve(listener, source, client_auth, PeerRule::AnyTrusted, router, Limits::default(), shutdown);
@@ -260,38 +261,38 @@ fn spawn_services(
             tracing::error!(reason = error.reason(), error = ?error, "service not started");
         }
     };
-    let network = Api::new(core.clone(), Origin::Network).routes().prepare().into_axum_router();
+    let network = Api::new(certifier.clone(), Origin::Network).routes().prepare().into_axum_router();
     tasks.spawn("grpc", tls(listeners.grpc, source.clone(), ClientAuth::Optional, network, shutdown.clone()));
-    let local = Api::new(core.clone(), Origin::Local).routes().prepare().into_axum_router();
+    let local = Api::new(certifier.clone(), Origin::Local).routes().prepare().into_axum_router();
     let accept = |stream| async move { Some((stream, http::Extensions::new())) };
     tasks.spawn("admin socket", serve::run(listeners.local, accept, local, Limits::default(), shutdown.clone()));
     if let Some(listener) = listeners.istio_csr {
-        let accounts = ServiceAccounts::new(core.trust_domain.clone(), &settings.service_account_issuers);
-        let router = CsrService::new(core.clone(), accounts).routes().prepare().into_axum_router();
+        let accounts = ServiceAccounts::new(certifier.trust_domain.clone(), &settings.service_account_issuers);
+        let router = CsrService::new(certifier.clone(), accounts).routes().prepare().into_axum_router();
         tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
     }
     if let Some(listener) = listeners.bundle_endpoint {
-        let router = web::bundle_endpoint(core.clone());
+        let router = web::bundle_endpoint(certifier.clone());
         tasks.spawn("bundle endpoint", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
     }
     if let (Some(listener), Some(addr)) = (listeners.oidc, addresses.oidc) {
         let issuer = settings.oidc_issuer.clone().unwrap_or_else(|| format!("http://{addr}"));
-        tasks.spawn("oidc", serve::tcp(listener, web::oidc(core.clone(), &issuer), Limits::default(), shutdown));
+        tasks.spawn("oidc", serve::tcp(listener, web::oidc(certifier.clone(), &issuer), Limits::default(), shutdown));
     }
 }
 
-fn spawn_chores(tasks: &mut TaskSet, settings: &Settings, core: &Arc<Core>, svid: Arc<ServerSvid>) {
+fn spawn_chores(tasks: &mut TaskSet, settings: &Settings, certifier: &Arc<Certifier>, svid: Arc<ServerSvid>) {
     let until = |shutdown: Shutdown, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
         let _ = shutdown.unless(work).await;
     };
-    let shutdown = || core.shutdown.clone();
+    let shutdown = || certifier.shutdown.clone();
     tasks.spawn("own svid", until(shutdown(), Box::pin(async move { svid.keep_fresh().await })));
-    let authorities = housekeeping::keep_authorities_fresh(core.clone(), settings.ca_ttl);
+    let authorities = housekeeping::keep_authorities_fresh(certifier.clone(), settings.ca_ttl);
     tasks.spawn("authorities", until(shutdown(), Box::pin(authorities)));
-    let forget = housekeeping::forget_for_ever(core.clone(), settings.record_kept);
+    let forget = housekeeping::forget_for_ever(certifier.clone(), settings.record_kept);
     tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));
     if let Some(file) = settings.bundle_file.clone() {
-        let keep = housekeeping::keep_bundle_file(core.clone(), file);
+        let keep = housekeeping::keep_bundle_file(certifier.clone(), file);
         tasks.spawn("bundle file", until(shutdown(), Box::pin(keep)));
     }
 }

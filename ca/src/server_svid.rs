@@ -13,7 +13,7 @@ use identity::renewal::{renew_at, retry_wait};
 use identity::svid::X509Svid;
 use identity::tls::Snapshot;
 
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::issue::X509Order;
 use crate::refusal::Refusal;
 use crate::store::IssuanceKind;
@@ -21,7 +21,7 @@ use crate::store::IssuanceKind;
 /// Holds the SVID and replaces it at half of its life, with a new key each time.
 #[derive(Debug)]
 pub(crate) struct ServerSvid {
-    core: Arc<Core>,
+    certifier: Arc<Certifier>,
     dns_names: Vec<String>,
     ip_addresses: Vec<IpAddr>,
     current: ArcSwapOption<X509Svid>,
@@ -29,10 +29,10 @@ pub(crate) struct ServerSvid {
 
 impl ServerSvid {
     /// `names` are DNS names and IP addresses beside the SPIFFE ID.
-    pub(crate) fn new(core: Arc<Core>, names: &[String]) -> Self {
+    pub(crate) fn new(certifier: Arc<Certifier>, names: &[String]) -> Self {
         let ip_addresses: Vec<IpAddr> = names.iter().filter_map(|name| name.parse().ok()).collect();
         let dns_names = names.iter().filter(|name| name.parse::<IpAddr>().is_err()).cloned().collect();
-        Self { core, dns_names, ip_addresses, current: ArcSwapOption::empty() }
+        Self { certifier, dns_names, ip_addresses, current: ArcSwapOption::empty() }
     }
 
     /// The end of the SVID in use.
@@ -47,14 +47,14 @@ impl ServerSvid {
         let csr = Csr::decode_der(&key.csr_der(None).map_err(unsigned)?).map_err(Refusal::Csr)?;
         let order = X509Order {
             kind: IssuanceKind::Server,
-            id: self.core.server_id.clone(),
+            id: self.certifier.server_id.clone(),
             dns_names: self.dns_names.clone(),
             ip_addresses: self.ip_addresses.clone(),
-            ttl: self.core.ttls.agent_svid,
+            ttl: self.certifier.ttls.agent_svid,
             entry_id: String::new(),
-            caller: self.core.server_id.to_string(),
+            caller: self.certifier.server_id.to_string(),
         };
-        let issued = self.core.issue_x509(order, &csr).await?;
+        let issued = self.certifier.issue_x509(order, &csr).await?;
         let svid = X509Svid::from_parts(issued.chain, key).map_err(|error| {
             tracing::error!(error = ?error, "own SVID not usable");
             Refusal::Signing
@@ -67,13 +67,13 @@ impl ServerSvid {
     pub(crate) async fn keep_fresh(&self) {
         let mut failures = 0;
         loop {
-            let now = self.core.now();
+            let now = self.certifier.now();
             let next = match self.not_after() {
                 _ if failures > 0 => now + retry_wait(failures, RETRY, RETRY_MAX, dice()),
                 Some(not_after) => renew_at(now, not_after, dice()),
                 None => now,
             };
-            self.core.clock.sleep_until(next).await;
+            self.certifier.clock.sleep_until(next).await;
             match self.renew().await {
                 Ok(()) => failures = 0,
                 Err(error) => {
@@ -92,7 +92,7 @@ impl Snapshot for ServerSvid {
 
     /// Callers prove themselves with SVIDs of our own trust domain only.
     fn bundles(&self) -> Arc<BundleSet> {
-        self.core.authorities.current().bundles.clone()
+        self.certifier.authorities.current().bundles.clone()
     }
 }
 

@@ -184,7 +184,7 @@ impl Issuer {
                 Ok(known.set.clone())
             }
             (Err(error), Some(known)) => {
-                tracing::warn!(issuer = self.settings.issuer, error = %error, "keys of the issuer not readable, keeping those known");
+                tracing::warn!(issuer = self.settings.issuer, %error, "issuer's keys not readable, keeping those known");
                 known.looked = Instant::now();
                 Ok(known.set.clone())
             }

@@ -9,31 +9,31 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::core::Core;
+use crate::certifier::Certifier;
 
 /// `GET /`: our bundle in the SPIFFE bundle format.
-pub(crate) fn bundle_endpoint(core: Arc<Core>) -> Router {
-    Router::new().route("/", get(bundle)).with_state(core)
+pub(crate) fn bundle_endpoint(certifier: Arc<Certifier>) -> Router {
+    Router::new().route("/", get(bundle)).with_state(certifier)
 }
 
 /// `GET /.well-known/openid-configuration` and `GET /keys`. `issuer` is what the document says.
-pub(crate) fn oidc(core: Arc<Core>, issuer: &str) -> Router {
+pub(crate) fn oidc(certifier: Arc<Certifier>, issuer: &str) -> Router {
     let document = Arc::new(discovery(issuer));
     Router::new()
         .route("/.well-known/openid-configuration", get(|| async move { Json(Value::clone(&document)) }))
         .route("/keys", get(keys))
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(|| async { "ready\n" }))
-        .with_state(core)
+        .with_state(certifier)
 }
 
-async fn bundle(State(core): State<Arc<Core>>) -> Response {
-    let document = core.authorities.current().bundle.to_spiffe_json();
+async fn bundle(State(certifier): State<Arc<Certifier>>) -> Response {
+    let document = certifier.authorities.current().bundle.to_spiffe_json();
     ([(CONTENT_TYPE, "application/json")], document).into_response()
 }
 
-async fn keys(State(core): State<Arc<Core>>) -> Response {
-    let keys = core.authorities.current().bundle.jwks();
+async fn keys(State(certifier): State<Arc<Certifier>>) -> Response {
+    let keys = certifier.authorities.current().bundle.jwks();
     ([(CACHE_CONTROL, KEYS_CACHE)], Json(keys)).into_response()
 }
 

@@ -20,7 +20,7 @@ use super::filter::AgentFilter;
 use super::svid::x509_message;
 use super::{AGENT_PATH, Answers, Api, page};
 use crate::agent::Agent;
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::entry::{Entry, Selector};
 use crate::issue::{IssuedX509, X509Order};
 use crate::refusal::Refusal;
@@ -36,7 +36,7 @@ impl agent_server::Agent for Api {
         let work = async {
             self.admin(&caller)?;
             let filter = AgentFilter::of_count(request.into_inner().filter)?;
-            let count = self.core.store.registry().agents().filter(|agent| filter.matches(agent)).count();
+            let count = self.certifier.store.registry().agents().filter(|agent| filter.matches(agent)).count();
             Ok(CountAgentsResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
         };
         self.answer("CountAgents", &caller, work).await
@@ -48,7 +48,7 @@ impl agent_server::Agent for Api {
             self.admin(&caller)?;
             let ListAgentsRequest { filter, output_mask, page_size, page_token } = request.into_inner();
             let filter = AgentFilter::of_list(filter)?;
-            let registry = self.core.store.registry();
+            let registry = self.certifier.store.registry();
             let found =
                 registry.agents().filter(|agent| agent.id.as_str() > page_token.as_str() && filter.matches(agent));
             let (agents, next_page_token) = page(found, page_size, |agent| agent.id.to_string());
@@ -64,7 +64,7 @@ impl agent_server::Agent for Api {
             self.admin(&caller)?;
             let GetAgentRequest { id, output_mask } = request.into_inner();
             let id = self.agent_id(id.as_ref())?;
-            let agent = self.core.store.registry().agent(&id).ok_or(Refusal::AgentUnknown)?;
+            let agent = self.certifier.store.registry().agent(&id).ok_or(Refusal::AgentUnknown)?;
             Ok(agent_message(&agent, output_mask.as_ref()))
         };
         self.answer("GetAgent", &caller, work).await
@@ -75,7 +75,7 @@ impl agent_server::Agent for Api {
         let work = async {
             self.admin(&caller)?;
             let id = self.agent_id(request.into_inner().id.as_ref())?;
-            if !self.core.store.delete_agent(&id).await? {
+            if !self.certifier.store.delete_agent(&id).await? {
                 return Err(Refusal::AgentUnknown);
             }
             tracing::warn!(agent = %id, caller = caller.name(), "agent deleted");
@@ -89,7 +89,7 @@ impl agent_server::Agent for Api {
         let work = async {
             self.admin(&caller)?;
             let id = self.agent_id(request.into_inner().id.as_ref())?;
-            let ban = self.core.store.change_agent(&id, |agent| {
+            let ban = self.certifier.store.change_agent(&id, |agent| {
                 agent.banned = true;
                 agent.serial.clear();
                 agent.new_serial.clear();
@@ -116,7 +116,7 @@ impl agent_server::Agent for Api {
             else {
                 return Err(Refusal::AttestationIncomplete("params in the first message"));
             };
-            let result = attest(&self.core, params).await?;
+            let result = attest(&self.certifier, params).await?;
             let step = Some(attest_agent_response::Step::Result(result));
             Ok(Box::pin(stream::iter([Ok(AttestAgentResponse { step })])) as Self::AttestAgentStream)
         };
@@ -128,10 +128,10 @@ impl agent_server::Agent for Api {
         let work = async {
             let agent = self.agent(&caller).await?;
             let csr = csr_of(request.into_inner().params.as_ref())?;
-            let (issued, record) = sign(&self.core, &agent.id, &csr)?;
-            self.core.record(vec![record]).await?;
+            let (issued, record) = sign(&self.certifier, &agent.id, &csr)?;
+            self.certifier.record(vec![record]).await?;
             let (serial, not_after) = (issued.serial.clone(), issued.not_after);
-            let renewal = self.core.store.change_agent(&agent.id, move |agent| {
+            let renewal = self.certifier.store.change_agent(&agent.id, move |agent| {
                 agent.new_serial = serial;
                 agent.new_expires_at = not_after;
             });
@@ -150,7 +150,7 @@ impl agent_server::Agent for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            create_join_token(&self.core, request.into_inner()).await
+            create_join_token(&self.certifier, request.into_inner()).await
         };
         self.answer("CreateJoinToken", &caller, work).await
     }
@@ -161,7 +161,7 @@ impl agent_server::Agent for Api {
             let agent = self.agent(&caller).await?;
             let PostStatusRequest { current_bundle_serial, agent_version } = request.into_inner();
             let version: String = agent_version.chars().filter(|c| !c.is_control()).take(VERSION_CHARS_MAX).collect();
-            report(&self.core, &agent, current_bundle_serial, Some(version)).await?;
+            report(&self.certifier, &agent, current_bundle_serial, Some(version)).await?;
             Ok(PostStatusResponse {})
         };
         self.answer("PostStatus", &caller, work).await
@@ -170,7 +170,7 @@ impl agent_server::Agent for Api {
 
 impl Api {
     fn agent_id(&self, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Refusal> {
-        let id = member_of("id", id, &self.core.trust_domain)?;
+        let id = member_of("id", id, &self.certifier.trust_domain)?;
         if !id.path().starts_with(AGENT_PATH) {
             return Err(Refusal::IdRefused { field: "id", problem: "is not the ID of an agent" });
         }
@@ -179,14 +179,19 @@ impl Api {
 }
 
 /// Remembers what a node says that it enforces and runs; writes only what changes.
-pub(super) async fn report(core: &Core, agent: &Agent, bundle: u64, version: Option<String>) -> Result<(), Refusal> {
+pub(super) async fn report(
+    certifier: &Certifier,
+    agent: &Agent,
+    bundle: u64,
+    version: Option<String>,
+) -> Result<(), Refusal> {
     let version = version.unwrap_or_else(|| agent.version.clone());
     // A node cannot enforce what was never published.
-    let bundle = bundle.min(core.authorities.current().bundle.sequence);
+    let bundle = bundle.min(certifier.authorities.current().bundle.sequence);
     if agent.bundle_sequence == bundle && agent.version == version {
         return Ok(());
     }
-    let change = core.store.change_agent(&agent.id, move |agent| {
+    let change = certifier.store.change_agent(&agent.id, move |agent| {
         agent.bundle_sequence = bundle;
         agent.version = version;
     });
@@ -194,26 +199,29 @@ pub(super) async fn report(core: &Core, agent: &Agent, bundle: u64, version: Opt
     Ok(())
 }
 
-async fn attest(core: &Core, params: attest_agent_request::Params) -> Result<attest_agent_response::Result, Refusal> {
+async fn attest(
+    certifier: &Certifier,
+    params: attest_agent_request::Params,
+) -> Result<attest_agent_response::Result, Refusal> {
     let data = params.data.ok_or(Refusal::AttestationIncomplete("data"))?;
     if data.r#type != JOIN_TOKEN {
         return Err(Refusal::AttestorUnknown);
     }
     let token = std::str::from_utf8(&data.payload).map_err(|_| Refusal::JoinTokenUnknown)?;
-    let id = token_agent_id(core, token).map_err(|_| Refusal::JoinTokenUnknown)?;
+    let id = token_agent_id(certifier, token).map_err(|_| Refusal::JoinTokenUnknown)?;
     let csr = csr_of(params.params.as_ref())?;
-    let now = core.now_secs();
+    let now = certifier.now_secs();
     // Nobody without a token costs us a signature. The token is used, once, by `join` below.
-    if let Some(problem) = core.store.token_problem(token, now).await? {
+    if let Some(problem) = certifier.store.token_problem(token, now).await? {
         return Err(refused_token(problem));
     }
-    let (issued, record) = sign(core, &id, &csr)?;
+    let (issued, record) = sign(certifier, &id, &csr)?;
     let agent = joined(&id, &issued, now);
-    match core.store.join(token, agent, now).await? {
+    match certifier.store.join(token, agent, now).await? {
         TokenUse::Joined => (),
         refused => return Err(refused_token(refused)),
     }
-    core.record(vec![record]).await?;
+    certifier.record(vec![record]).await?;
     tracing::info!(agent = %id, attestation_type = JOIN_TOKEN, "agent attested");
     Ok(attest_agent_response::Result { svid: Some(x509_message(&id, issued, "")), reattestable: false })
 }
@@ -243,31 +251,34 @@ fn joined(id: &SpiffeId, issued: &IssuedX509, now: i64) -> Agent {
     }
 }
 
-async fn create_join_token(core: &Core, request: CreateJoinTokenRequest) -> Result<types::JoinToken, Refusal> {
-    let now = core.now_secs();
+async fn create_join_token(
+    certifier: &Certifier,
+    request: CreateJoinTokenRequest,
+) -> Result<types::JoinToken, Refusal> {
+    let now = certifier.now_secs();
     let ttl = match request.ttl {
         ttl if ttl < 1 => return Err(Refusal::Ttl),
         ttl => i64::from(ttl).min(TOKEN_TTL_SECS_MAX),
     };
     let token = if request.token.is_empty() { crate::random::uuid() } else { request.token };
-    let id = token_agent_id(core, &token)?;
+    let id = token_agent_id(certifier, &token)?;
     let alias = match request.agent_id {
-        Some(alias) => Some(alias_of(core, &id, &alias, now)?),
+        Some(alias) => Some(alias_of(certifier, &id, &alias, now)?),
         None => None,
     };
-    if !core.store.add_token(&token, now + ttl, alias, now).await? {
+    if !certifier.store.add_token(&token, now + ttl, alias, now).await? {
         return Err(Refusal::JoinTokenExists);
     }
     Ok(types::JoinToken { value: token, expires_at: now + ttl })
 }
 
 /// The entry that gives the node of a token a name of the operator's choice.
-fn alias_of(core: &Core, agent: &SpiffeId, alias: &types::Spiffeid, now: i64) -> Result<Entry, Refusal> {
-    let spiffe_id = workload_of("agent_id", Some(alias), &core.trust_domain)?;
+fn alias_of(certifier: &Certifier, agent: &SpiffeId, alias: &types::Spiffeid, now: i64) -> Result<Entry, Refusal> {
+    let spiffe_id = workload_of("agent_id", Some(alias), &certifier.trust_domain)?;
     Ok(Entry {
         id: crate::random::uuid(),
         spiffe_id,
-        parent_id: core.server_id.clone(),
+        parent_id: certifier.server_id.clone(),
         selectors: BTreeSet::from([Selector::new("spiffe_id", agent.to_string())]),
         federates_with: BTreeSet::new(),
         dns_names: Vec::new(),
@@ -286,14 +297,14 @@ fn alias_of(core: &Core, agent: &SpiffeId, alias: &types::Spiffeid, now: i64) ->
 }
 
 /// `/spire/agent/join_token/TOKEN`; the token must be one segment of a path.
-fn token_agent_id(core: &Core, token: &str) -> Result<SpiffeId, Refusal> {
+fn token_agent_id(certifier: &Certifier, token: &str) -> Result<SpiffeId, Refusal> {
     if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
         return Err(Refusal::JoinTokenInvalid("is empty or too long"));
     }
     if token.contains('/') {
         return Err(Refusal::JoinTokenInvalid("may hold letters, digits, dash, dot and underscore only"));
     }
-    let id = core.trust_domain.with_path(&format!("{AGENT_PATH}{JOIN_TOKEN}/{token}"));
+    let id = certifier.trust_domain.with_path(&format!("{AGENT_PATH}{JOIN_TOKEN}/{token}"));
     id.map_err(|_| Refusal::JoinTokenInvalid("may hold letters, digits, dash, dot and underscore only"))
 }
 
@@ -302,17 +313,17 @@ fn csr_of(params: Option<&AgentX509svidParams>) -> Result<Csr, Refusal> {
     Csr::decode_der(&params.ok_or(Refusal::AttestationIncomplete("csr"))?.csr).map_err(Refusal::Csr)
 }
 
-fn sign(core: &Core, id: &SpiffeId, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
+fn sign(certifier: &Certifier, id: &SpiffeId, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
     let order = X509Order {
         kind: IssuanceKind::Agent,
         id: id.clone(),
         dns_names: Vec::new(),
         ip_addresses: Vec::new(),
-        ttl: core.ttls.agent_svid,
+        ttl: certifier.ttls.agent_svid,
         entry_id: String::new(),
         caller: id.to_string(),
     };
-    core.sign_x509(&order, csr)
+    certifier.sign_x509(&order, csr)
 }
 
 const JOIN_TOKEN: &str = "join_token";

@@ -17,7 +17,7 @@ use runtime::clock::from_unix_secs;
 use tonic::{Request, Response, Status};
 
 use super::{Api, BATCH_ITEMS_MAX, page};
-use crate::core::{Core, secs};
+use crate::certifier::{Certifier, secs};
 use crate::refusal::Refusal;
 
 #[tonic::async_trait]
@@ -29,7 +29,7 @@ impl bundle_server::Bundle for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            let foreign = self.core.store.registry().all_federated().count();
+            let foreign = self.certifier.store.registry().all_federated().count();
             Ok(CountBundlesResponse { count: i32::try_from(foreign + 1).unwrap_or(i32::MAX) })
         };
         self.answer("CountBundles", &caller, work).await
@@ -39,7 +39,7 @@ impl bundle_server::Bundle for Api {
     async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<types::Bundle>, Status> {
         let caller = self.caller(request.extensions());
         let mask = request.into_inner().output_mask;
-        let work = async { Ok(bundle_message(&self.core.authorities.current().bundle, mask.as_ref())) };
+        let work = async { Ok(bundle_message(&self.certifier.authorities.current().bundle, mask.as_ref())) };
         self.answer("GetBundle", &caller, work).await
     }
 
@@ -84,7 +84,7 @@ impl bundle_server::Bundle for Api {
         let work = async {
             self.admin(&caller)?;
             let ListFederatedBundlesRequest { output_mask, page_size, page_token } = request.into_inner();
-            let registry = self.core.store.registry();
+            let registry = self.certifier.store.registry();
             let found = registry.all_federated().filter(|bundle| bundle.trust_domain.as_str() > page_token.as_str());
             let (found, next_page_token) = page(found, page_size, |bundle| bundle.trust_domain.to_string());
             let bundles = found.into_iter().map(|bundle| bundle_message(bundle, output_mask.as_ref())).collect();
@@ -105,7 +105,7 @@ impl bundle_server::Bundle for Api {
             }
             let GetFederatedBundleRequest { trust_domain, output_mask } = request.into_inner();
             let domain = domain_of(&trust_domain)?;
-            let bundle = self.core.store.registry().federated(&domain).ok_or(Refusal::BundleUnknown)?;
+            let bundle = self.certifier.store.registry().federated(&domain).ok_or(Refusal::BundleUnknown)?;
             Ok(bundle_message(&bundle, output_mask.as_ref()))
         };
         self.answer("GetFederatedBundle", &caller, work).await
@@ -120,7 +120,7 @@ impl bundle_server::Bundle for Api {
             self.admin(&caller)?;
             let BatchCreateFederatedBundleRequest { bundle, output_mask } = request.into_inner();
             let mut results = Vec::new();
-            for (status, bundle) in set_all(&self.core, bundle, Presence::Absent, output_mask.as_ref()).await? {
+            for (status, bundle) in set_all(&self.certifier, bundle, Presence::Absent, output_mask.as_ref()).await? {
                 results.push(batch_create_federated_bundle_response::Result { status, bundle });
             }
             Ok(BatchCreateFederatedBundleResponse { results })
@@ -140,7 +140,7 @@ impl bundle_server::Bundle for Api {
                 return Err(Refusal::Filter("input_mask"));
             }
             let mut results = Vec::new();
-            for (status, bundle) in set_all(&self.core, bundle, Presence::Present, output_mask.as_ref()).await? {
+            for (status, bundle) in set_all(&self.certifier, bundle, Presence::Present, output_mask.as_ref()).await? {
                 results.push(batch_update_federated_bundle_response::Result { status, bundle });
             }
             Ok(BatchUpdateFederatedBundleResponse { results })
@@ -157,7 +157,7 @@ impl bundle_server::Bundle for Api {
             self.admin(&caller)?;
             let BatchSetFederatedBundleRequest { bundle, output_mask } = request.into_inner();
             let mut results = Vec::new();
-            for (status, bundle) in set_all(&self.core, bundle, Presence::Any, output_mask.as_ref()).await? {
+            for (status, bundle) in set_all(&self.certifier, bundle, Presence::Any, output_mask.as_ref()).await? {
                 results.push(batch_set_federated_bundle_response::Result { status, bundle });
             }
             Ok(BatchSetFederatedBundleResponse { results })
@@ -179,7 +179,7 @@ impl bundle_server::Bundle for Api {
             }
             let mut results = Vec::new();
             for trust_domain in message.trust_domains {
-                let status = Some(item_status(delete(&self.core, &trust_domain, mode).await));
+                let status = Some(item_status(delete(&self.certifier, &trust_domain, mode).await));
                 results.push(batch_delete_federated_bundle_response::Result { status, trust_domain });
             }
             Ok(BatchDeleteFederatedBundleResponse { results })
@@ -199,7 +199,7 @@ enum Presence {
 type Outcome = (Option<types::Status>, Option<types::Bundle>);
 
 async fn set_all(
-    core: &Core,
+    certifier: &Certifier,
     bundles: Vec<types::Bundle>,
     presence: Presence,
     mask: Option<&types::BundleMask>,
@@ -209,36 +209,40 @@ async fn set_all(
     }
     let mut outcomes = Vec::with_capacity(bundles.len());
     for message in bundles {
-        let written = set(core, message, presence).await;
+        let written = set(certifier, message, presence).await;
         let bundle = written.as_ref().ok().map(|bundle| bundle_message(bundle, mask));
         outcomes.push((Some(item_status(written.map(drop))), bundle));
     }
     Ok(outcomes)
 }
 
-async fn set(core: &Core, message: types::Bundle, presence: Presence) -> Result<TrustBundle, Refusal> {
+async fn set(certifier: &Certifier, message: types::Bundle, presence: Presence) -> Result<TrustBundle, Refusal> {
     let bundle = bundle_of(message)?;
-    if bundle.trust_domain == core.trust_domain {
+    if bundle.trust_domain == certifier.trust_domain {
         return Err(Refusal::Bundle("is our own, which cannot be set"));
     }
-    let known = core.store.registry().federated(&bundle.trust_domain).is_some();
+    let known = certifier.store.registry().federated(&bundle.trust_domain).is_some();
     match presence {
         Presence::Absent if known => return Err(Refusal::BundleExists),
         Presence::Present if !known => return Err(Refusal::BundleUnknown),
         _ => (),
     }
-    core.store.set_federated(bundle.clone(), core.now_secs()).await?;
+    certifier.store.set_federated(bundle.clone(), certifier.now_secs()).await?;
     Ok(bundle)
 }
 
-async fn delete(core: &Core, name: &str, mode: batch_delete_federated_bundle_request::Mode) -> Result<(), Refusal> {
+async fn delete(
+    certifier: &Certifier,
+    name: &str,
+    mode: batch_delete_federated_bundle_request::Mode,
+) -> Result<(), Refusal> {
     use batch_delete_federated_bundle_request::Mode;
     let domain = domain_of(name)?;
-    if core.store.registry().federated(&domain).is_none() {
+    if certifier.store.registry().federated(&domain).is_none() {
         return Err(Refusal::BundleUnknown);
     }
     let federating: Vec<String> = {
-        let registry = core.store.registry();
+        let registry = certifier.store.registry();
         let with = registry.entries_after("").filter(|entry| entry.federates_with.contains(&domain));
         with.map(|entry| entry.id.clone()).collect()
     };
@@ -247,16 +251,16 @@ async fn delete(core: &Core, name: &str, mode: batch_delete_federated_bundle_req
     }
     for id in federating {
         if mode == Mode::Delete {
-            core.store.delete_entry(&id).await?;
+            certifier.store.delete_entry(&id).await?;
         } else {
             let gone = domain.clone();
-            let dissociate = core.store.update_entry(&id, move |entry| {
+            let dissociate = certifier.store.update_entry(&id, move |entry| {
                 entry.federates_with.remove(&gone);
             });
             dissociate.await?;
         }
     }
-    if core.store.delete_federated(&domain).await? { Ok(()) } else { Err(Refusal::BundleUnknown) }
+    if certifier.store.delete_federated(&domain).await? { Ok(()) } else { Err(Refusal::BundleUnknown) }
 }
 
 fn item_status(outcome: Result<(), Refusal>) -> types::Status {

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::{EntryPatch, entry_id_of, entry_message, whole_mask};
 use super::filter::EntryFilter;
 use super::{Answers, Api, BATCH_ITEMS_MAX, Caller, page};
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::entry::Entry;
 use crate::refusal::Refusal;
 use crate::store::{Created, Updated};
@@ -31,7 +31,7 @@ impl entry_server::Entry for Api {
         let work = async {
             self.admin(&caller)?;
             let filter = EntryFilter::of_count(request.into_inner().filter)?;
-            let count = self.core.store.registry().entries_after("").filter(|entry| filter.matches(entry)).count();
+            let count = self.certifier.store.registry().entries_after("").filter(|entry| filter.matches(entry)).count();
             Ok(CountEntriesResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
         };
         self.answer("CountEntries", &caller, work).await
@@ -46,7 +46,7 @@ impl entry_server::Entry for Api {
             self.admin(&caller)?;
             let ListEntriesRequest { filter, output_mask, page_size, page_token } = request.into_inner();
             let filter = EntryFilter::of_list(filter)?;
-            let registry = self.core.store.registry();
+            let registry = self.certifier.store.registry();
             let found = registry.entries_after(&page_token).filter(|entry| filter.matches(entry));
             let (entries, next_page_token) = page(found, page_size, |entry| entry.id.clone());
             let entries = entries.into_iter().map(|entry| entry_message(entry, output_mask.as_ref())).collect();
@@ -60,7 +60,7 @@ impl entry_server::Entry for Api {
         let work = async {
             self.admin(&caller)?;
             let GetEntryRequest { id, output_mask } = request.into_inner();
-            let entry = self.core.store.registry().entry(&id).ok_or(Refusal::EntryUnknown)?;
+            let entry = self.certifier.store.registry().entry(&id).ok_or(Refusal::EntryUnknown)?;
             Ok(entry_message(&entry, output_mask.as_ref()))
         };
         self.answer("GetEntry", &caller, work).await
@@ -76,7 +76,7 @@ impl entry_server::Entry for Api {
             let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
             check_batch(entries.len())?;
             let mask = output_mask.as_ref();
-            let created = join_all(entries.iter().map(|message| create(&self.core, &caller, message))).await;
+            let created = join_all(entries.iter().map(|message| create(&self.certifier, &caller, message))).await;
             let results = created.into_iter().map(|(status, entry)| batch_create_entry_response::Result {
                 status: Some(status),
                 entry: entry.map(|entry| entry_message(&entry, mask)),
@@ -97,7 +97,8 @@ impl entry_server::Entry for Api {
             check_batch(entries.len())?;
             let (whole, mask) = (whole_mask(), output_mask.as_ref());
             let input = input_mask.as_ref().unwrap_or(&whole);
-            let updated = join_all(entries.iter().map(|message| update(&self.core, &caller, message, input))).await;
+            let updated =
+                join_all(entries.iter().map(|message| update(&self.certifier, &caller, message, input))).await;
             let results = updated.into_iter().map(|outcome| match outcome {
                 Ok(entry) => {
                     batch_update_entry_response::Result { status: Some(ok()), entry: Some(entry_message(&entry, mask)) }
@@ -120,7 +121,7 @@ impl entry_server::Entry for Api {
             self.admin(&caller)?;
             let ids = request.into_inner().ids;
             check_batch(ids.len())?;
-            let deleted = join_all(ids.iter().map(|id| self.core.store.delete_entry(id))).await;
+            let deleted = join_all(ids.iter().map(|id| self.certifier.store.delete_entry(id))).await;
             let mut results = Vec::with_capacity(ids.len());
             for (id, deleted) in ids.into_iter().zip(deleted) {
                 let status = match deleted {
@@ -171,7 +172,7 @@ impl entry_server::Entry for Api {
 impl Api {
     async fn authorized(&self, caller: &Caller) -> Result<Vec<Arc<Entry>>, Refusal> {
         let agent = self.agent(caller).await?;
-        Ok(self.core.store.registry().authorized(&agent, self.core.now_secs()))
+        Ok(self.certifier.store.registry().authorized(&agent, self.certifier.now_secs()))
     }
 }
 
@@ -238,8 +239,8 @@ fn revisions_page(entries: &[Arc<Entry>], more: bool) -> SyncAuthorizedEntriesRe
     }
 }
 
-async fn create(core: &Core, caller: &Caller, message: &types::Entry) -> (types::Status, Option<Arc<Entry>>) {
-    match try_create(core, message).await {
+async fn create(certifier: &Certifier, caller: &Caller, message: &types::Entry) -> (types::Status, Option<Arc<Entry>>) {
+    match try_create(certifier, message).await {
         Ok(Created::New(entry)) => {
             tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry created");
             (ok(), Some(entry))
@@ -250,22 +251,22 @@ async fn create(core: &Core, caller: &Caller, message: &types::Entry) -> (types:
     }
 }
 
-async fn try_create(core: &Core, message: &types::Entry) -> Result<Created, Refusal> {
-    let patch = EntryPatch::read(message, &whole_mask(), &core.trust_domain, ttl_max(core))?;
-    check_federation(core, &patch)?;
-    let entry = patch.into_entry(entry_id_of(&message.id)?, core.now_secs())?;
-    Ok(core.store.create_entry(entry).await?)
+async fn try_create(certifier: &Certifier, message: &types::Entry) -> Result<Created, Refusal> {
+    let patch = EntryPatch::read(message, &whole_mask(), &certifier.trust_domain, ttl_max(certifier))?;
+    check_federation(certifier, &patch)?;
+    let entry = patch.into_entry(entry_id_of(&message.id)?, certifier.now_secs())?;
+    Ok(certifier.store.create_entry(entry).await?)
 }
 
 async fn update(
-    core: &Core,
+    certifier: &Certifier,
     caller: &Caller,
     message: &types::Entry,
     mask: &types::EntryMask,
 ) -> Result<Arc<Entry>, Refusal> {
-    let patch = EntryPatch::read(message, mask, &core.trust_domain, ttl_max(core))?;
-    check_federation(core, &patch)?;
-    match core.store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
+    let patch = EntryPatch::read(message, mask, &certifier.trust_domain, ttl_max(certifier))?;
+    check_federation(certifier, &patch)?;
+    match certifier.store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
         Updated::Done(entry) => {
             tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry updated");
             Ok(entry)
@@ -275,8 +276,8 @@ async fn update(
     }
 }
 
-fn check_federation(core: &Core, patch: &EntryPatch) -> Result<(), Refusal> {
-    let registry = core.store.registry();
+fn check_federation(certifier: &Certifier, patch: &EntryPatch) -> Result<(), Refusal> {
+    let registry = certifier.store.registry();
     match patch.federates_with().find(|domain| registry.federated(domain).is_none()) {
         Some(_) => {
             Err(Refusal::Entry { field: "federates_with", problem: "names a trust domain whose bundle is not known" })
@@ -289,8 +290,8 @@ fn check_batch(items: usize) -> Result<(), Refusal> {
     if items > BATCH_ITEMS_MAX { Err(Refusal::TooMany(BATCH_ITEMS_MAX)) } else { Ok(()) }
 }
 
-fn ttl_max(core: &Core) -> i64 {
-    i64::try_from(core.ttls.max.as_secs()).unwrap_or(i64::MAX)
+fn ttl_max(certifier: &Certifier) -> i64 {
+    i64::try_from(certifier.ttls.max.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn ok() -> types::Status {

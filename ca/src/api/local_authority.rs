@@ -24,11 +24,11 @@ use crate::store::{AuthorityKind, AuthorityState as Stage};
 impl Api {
     fn state(&self, caller: &Caller, kind: AuthorityKind, stage: Stage) -> Result<Option<AuthorityState>, Refusal> {
         self.admin(caller)?;
-        Ok(self.core.authorities.current().find(kind, stage).map(|facts| self.state_message(facts)))
+        Ok(self.certifier.authorities.current().find(kind, stage).map(|facts| self.state_message(facts)))
     }
 
     fn state_message(&self, facts: &Facts) -> AuthorityState {
-        let signing = self.core.authorities.current();
+        let signing = self.certifier.authorities.current();
         // What signed the intermediates is our own root, not an upstream authority's; it is named all the same, because
         // it is what stands in the bundle.
         let root = signing.find(AuthorityKind::Root, Stage::Active).filter(|_| facts.kind == AuthorityKind::X509);

@@ -32,9 +32,9 @@ fn watch(
     mut messages: Streaming<WatchRequest>,
 ) -> impl futures_util::Stream<Item = Result<WatchResponse, Status>> {
     async_stream::try_stream! {
-        let mut entries = api.core.store.entries_revision();
-        let mut evictions = api.core.store.evictions();
-        let mut bundle = api.core.authorities.bundle_sequence();
+        let mut entries = api.certifier.store.entries_revision();
+        let mut evictions = api.certifier.store.evictions();
+        let mut bundle = api.certifier.authorities.bundle_sequence();
         let mut told = None;
         let mut hears = true;
         loop {
@@ -53,7 +53,7 @@ fn watch(
                 changed = bundle.changed() => if changed.is_ok() { continue } else { return },
                 changed = evictions.changed() => if changed.is_ok() { continue } else { return },
                 message = messages.message(), if hears => message,
-                () = api.core.shutdown.requested() => return,
+                () = api.certifier.shutdown.requested() => return,
             };
             match message? {
                 Some(message) => hear(&api, &agent, message).await?,
@@ -71,5 +71,5 @@ async fn hear(api: &Api, agent: &Arc<Agent>, message: WatchRequest) -> Result<()
         bundle_sequence = message.bundle_sequence_enforced,
         "agent reported"
     );
-    report(&api.core, agent, message.bundle_sequence_enforced, None).await
+    report(&api.certifier, agent, message.bundle_sequence_enforced, None).await
 }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{audiences_of, check_not_reserved, id_message, workload_of};
 use super::{Api, Caller};
 use crate::agent::Agent;
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::entry::Entry;
 use crate::issue::{IssuedJwt, IssuedX509, JwtOrder, X509Order};
 use crate::names;
@@ -32,7 +32,7 @@ impl svid_server::Svid for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            mint_x509(&self.core, &caller, request.into_inner()).await
+            mint_x509(&self.certifier, &caller, request.into_inner()).await
         };
         self.answer("MintX509SVID", &caller, work).await
     }
@@ -44,7 +44,7 @@ impl svid_server::Svid for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            mint_jwt(&self.core, &caller, request.into_inner()).await
+            mint_jwt(&self.certifier, &caller, request.into_inner()).await
         };
         self.answer("MintJWTSVID", &caller, work).await
     }
@@ -72,7 +72,7 @@ impl svid_server::Svid for Api {
             if params.len() > BATCH_SVIDS_MAX {
                 return Err(Refusal::TooMany(BATCH_SVIDS_MAX));
             }
-            Ok(BatchNewX509svidResponse { results: batch(&self.core, &agent, &params).await? })
+            Ok(BatchNewX509svidResponse { results: batch(&self.certifier, &agent, &params).await? })
         };
         self.answer("BatchNewX509SVID", &caller, work).await
     }
@@ -81,9 +81,9 @@ impl svid_server::Svid for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             let agent = self.agent(&caller).await?;
-            let issued = new_jwt(&self.core, &agent, request.into_inner()).await;
+            let issued = new_jwt(&self.certifier, &agent, request.into_inner()).await;
             if let Err(refusal) = &issued {
-                self.core.counts.refused(IssuanceKind::Jwt.as_str(), refusal.reason());
+                self.certifier.counts.refused(IssuanceKind::Jwt.as_str(), refusal.reason());
             }
             issued
         };
@@ -118,13 +118,13 @@ impl svid_server::Svid for Api {
 
 /// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome.
 async fn batch(
-    core: &Core,
+    certifier: &Certifier,
     agent: &Agent,
     params: &[NewX509svidParams],
 ) -> Result<Vec<batch_new_x509svid_response::Result>, Refusal> {
     let (mut results, mut records) = (Vec::with_capacity(params.len()), Vec::with_capacity(params.len()));
     for item in params {
-        results.push(match sign_for_entry(core, agent, item) {
+        results.push(match sign_for_entry(certifier, agent, item) {
             Ok((entry, issued, record)) => {
                 records.push(record);
                 let svid = x509_message(&entry.spiffe_id, issued, &entry.hint);
@@ -132,60 +132,69 @@ async fn batch(
                 batch_new_x509svid_response::Result { status: Some(status), svid: Some(svid) }
             }
             Err(refusal) => {
-                core.counts.refused(IssuanceKind::X509.as_str(), refusal.reason());
-                tracing::info!(agent = %agent.id, entry_id = item.entry_id, reason = refusal.reason(), error = %refusal, "issuance refused");
+                certifier.counts.refused(IssuanceKind::X509.as_str(), refusal.reason());
+                let (agent, reason) = (&agent.id, refusal.reason());
+                tracing::info!(%agent, entry_id = item.entry_id, reason, error = %refusal, "issuance refused");
                 batch_new_x509svid_response::Result { status: Some(refusal.item_status()), svid: None }
             }
         });
     }
-    core.record(records).await?;
+    certifier.record(records).await?;
     Ok(results)
 }
 
 fn sign_for_entry(
-    core: &Core,
+    certifier: &Certifier,
     agent: &Agent,
     params: &NewX509svidParams,
 ) -> Result<(Arc<Entry>, IssuedX509, Issuance), Refusal> {
-    let entry = authorized_entry(core, agent, &params.entry_id)?;
+    let entry = authorized_entry(certifier, agent, &params.entry_id)?;
     let csr = Csr::decode_der(&params.csr).map_err(Refusal::Csr)?;
     let order = X509Order {
         kind: IssuanceKind::X509,
         id: entry.spiffe_id.clone(),
         dns_names: entry.dns_names.clone(),
         ip_addresses: Vec::new(),
-        ttl: core.ttls.or_default(entry.x509_svid_ttl, core.ttls.x509_svid),
+        ttl: certifier.ttls.or_default(entry.x509_svid_ttl, certifier.ttls.x509_svid),
         entry_id: entry.id.clone(),
         caller: agent.id.to_string(),
     };
-    let (issued, record) = core.sign_x509(&order, &csr)?;
+    let (issued, record) = certifier.sign_x509(&order, &csr)?;
     Ok((entry, issued, record))
 }
 
 /// The entry, if the agent may issue for it. Whether another agent's entry exists is not told.
-fn authorized_entry(core: &Core, agent: &Agent, id: &str) -> Result<Arc<Entry>, Refusal> {
-    let registry = core.store.registry();
+fn authorized_entry(certifier: &Certifier, agent: &Agent, id: &str) -> Result<Arc<Entry>, Refusal> {
+    let registry = certifier.store.registry();
     let entry = registry.entry(id).ok_or(Refusal::EntryNotAuthorized)?;
-    if registry.is_authorized(agent, &entry, core.now_secs()) { Ok(entry) } else { Err(Refusal::EntryNotAuthorized) }
+    if registry.is_authorized(agent, &entry, certifier.now_secs()) {
+        Ok(entry)
+    } else {
+        Err(Refusal::EntryNotAuthorized)
+    }
 }
 
-async fn new_jwt(core: &Core, agent: &Agent, request: NewJwtsvidRequest) -> Result<NewJwtsvidResponse, Refusal> {
-    let entry = authorized_entry(core, agent, &request.entry_id)?;
+async fn new_jwt(
+    certifier: &Certifier,
+    agent: &Agent,
+    request: NewJwtsvidRequest,
+) -> Result<NewJwtsvidResponse, Refusal> {
+    let entry = authorized_entry(certifier, agent, &request.entry_id)?;
     let order = JwtOrder {
         kind: IssuanceKind::Jwt,
         id: entry.spiffe_id.clone(),
         audiences: audiences_of(request.audience)?,
-        ttl: core.ttls.or_default(entry.jwt_svid_ttl, core.ttls.jwt_svid),
+        ttl: certifier.ttls.or_default(entry.jwt_svid_ttl, certifier.ttls.jwt_svid),
         with_token_id: entry.jwt_jti,
         entry_id: entry.id.clone(),
         caller: agent.id.to_string(),
     };
-    let issued = core.issue_jwt(order).await?;
+    let issued = certifier.issue_jwt(order).await?;
     Ok(NewJwtsvidResponse { svid: Some(jwt_message(&entry.spiffe_id, issued, &entry.hint)) })
 }
 
 async fn mint_x509(
-    core: &Core,
+    certifier: &Certifier,
     caller: &Caller,
     request: MintX509svidRequest,
 ) -> Result<MintX509svidResponse, Refusal> {
@@ -194,7 +203,7 @@ async fn mint_x509(
     let [uri] = csr.uris() else { return Err(Refusal::CsrNames) };
     let field = "csr";
     let id = SpiffeId::parse(uri).map_err(|source| Refusal::Id { field, source })?;
-    if !id.is_member_of(&core.trust_domain) || id.path().is_empty() {
+    if !id.is_member_of(&certifier.trust_domain) || id.path().is_empty() {
         return Err(Refusal::IdRefused { field, problem: "is not the ID of a workload of this trust domain" });
     }
     check_not_reserved(field, &id)?;
@@ -206,26 +215,30 @@ async fn mint_x509(
         id: id.clone(),
         dns_names: csr.dns_names().to_vec(),
         ip_addresses: Vec::new(),
-        ttl: core.ttls.or_default(positive(request.ttl)?, core.ttls.x509_svid),
+        ttl: certifier.ttls.or_default(positive(request.ttl)?, certifier.ttls.x509_svid),
         entry_id: String::new(),
         caller: caller.name(),
     };
-    let issued = core.issue_x509(order, &csr).await?;
+    let issued = certifier.issue_x509(order, &csr).await?;
     Ok(MintX509svidResponse { svid: Some(x509_message(&id, issued, "")) })
 }
 
-async fn mint_jwt(core: &Core, caller: &Caller, request: MintJwtsvidRequest) -> Result<MintJwtsvidResponse, Refusal> {
-    let id = workload_of("id", request.id.as_ref(), &core.trust_domain)?;
+async fn mint_jwt(
+    certifier: &Certifier,
+    caller: &Caller,
+    request: MintJwtsvidRequest,
+) -> Result<MintJwtsvidResponse, Refusal> {
+    let id = workload_of("id", request.id.as_ref(), &certifier.trust_domain)?;
     let order = JwtOrder {
         kind: IssuanceKind::MintJwt,
         id: id.clone(),
         audiences: audiences_of(request.audience)?,
-        ttl: core.ttls.or_default(positive(request.ttl)?, core.ttls.jwt_svid),
+        ttl: certifier.ttls.or_default(positive(request.ttl)?, certifier.ttls.jwt_svid),
         with_token_id: false,
         entry_id: String::new(),
         caller: caller.name(),
     };
-    let issued = core.issue_jwt(order).await?;
+    let issued = certifier.issue_jwt(order).await?;
     Ok(MintJwtsvidResponse { svid: Some(jwt_message(&id, issued, "")) })
 }
 

@@ -88,7 +88,7 @@ async fn a_node_joins_and_its_workloads_get_their_identities() {
     let life = svid.not_after().duration_since(now).unwrap().as_secs();
     assert!((58..=60).contains(&life), "{life}");
 
-    let recorded = ca.core.store.issued(10).await.unwrap();
+    let recorded = ca.certifier.store.issued(10).await.unwrap();
     let record = recorded.iter().find(|(record, _)| record.serial == svid.serial()).expect("recorded");
     assert_eq!((record.0.entry_id.as_str(), record.1.as_str()), (web.as_str(), "x509"));
     assert_eq!(record.0.caller, node.id().to_string());
@@ -126,7 +126,7 @@ async fn jwt_svids_verify_with_the_published_keys() {
     let answer = SvidClient::new(ca.network(Some(&node))).new_jwtsvid(request).await.unwrap().into_inner();
     let svid = answer.svid.unwrap();
     assert_eq!(svid.expires_at - svid.issued_at, 300);
-    let bundles = ca.core.authorities.current().bundles.clone();
+    let bundles = ca.certifier.authorities.current().bundles.clone();
     let verified = jwt::verify_svid(&svid.token, &bundles, "db", std::time::SystemTime::now()).unwrap();
     assert_eq!(verified.spiffe_id(), &id("/web"));
     assert_eq!(verified.claims().audiences(), ["db", "cache"]);
@@ -136,7 +136,7 @@ async fn jwt_svids_verify_with_the_published_keys() {
     let mint = MintJwtsvidRequest { id: Some(id_message("/ops")), audience: vec!["db".into()], ttl: 0 };
     let minted = SvidClient::new(ca.local().await).mint_jwtsvid(mint).await.unwrap().into_inner().svid.unwrap();
     assert!(jwt::verify_svid(&minted.token, &bundles, "db", std::time::SystemTime::now()).is_ok());
-    assert_eq!(ca.core.store.issued_count().await.unwrap(), 4, "server, node and two tokens");
+    assert_eq!(ca.certifier.store.issued_count().await.unwrap(), 4, "server, node and two tokens");
 }
 
 #[tokio::test]
@@ -186,11 +186,11 @@ async fn what_a_node_enforces_is_remembered() {
     let mut client = AgentClient::new(ca.network(Some(&node)));
     let status = PostStatusRequest { current_bundle_serial: 1, agent_version: "0.1.0".into() };
     client.post_status(status).await.unwrap();
-    let known = ca.core.store.registry().agent(node.id()).unwrap();
+    let known = ca.certifier.store.registry().agent(node.id()).unwrap();
     assert_eq!((known.bundle_sequence, known.version.as_str()), (1, "0.1.0"));
     let boast = PostStatusRequest { current_bundle_serial: 99, agent_version: "0.1.0".into() };
     client.post_status(boast).await.unwrap();
-    assert_eq!(ca.core.store.registry().agent(node.id()).unwrap().bundle_sequence, 1, "never published");
+    assert_eq!(ca.certifier.store.registry().agent(node.id()).unwrap().bundle_sequence, 1, "never published");
 }
 
 #[tokio::test]
@@ -306,7 +306,7 @@ async fn a_change_of_entries_reaches_a_watching_node_at_once() {
     let next = watching.answers.message().await.unwrap().unwrap();
     assert_eq!(next.entries_revision, 2);
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-    let known = || ca.core.store.registry().agent(node.id()).unwrap().bundle_sequence;
+    let known = || ca.certifier.store.registry().agent(node.id()).unwrap().bundle_sequence;
     let waiting = std::time::Instant::now();
     while known() != 1 {
         assert!(waiting.elapsed() < Duration::from_secs(5), "the report is never heard");
@@ -371,7 +371,7 @@ async fn the_bundle_is_open_to_everyone_and_foreign_ones_are_kept() {
     assert_eq!(results[0].status.as_ref().unwrap().code, Code::FailedPrecondition as i32);
     let results = admin.batch_delete_federated_bundle(delete(Mode::Dissociate)).await.unwrap().into_inner().results;
     assert_eq!(results[0].status.as_ref().unwrap().code, 0);
-    assert!(ca.core.store.registry().entry(&entry).unwrap().federates_with.is_empty());
+    assert!(ca.certifier.store.registry().entry(&entry).unwrap().federates_with.is_empty());
 }
 
 #[tokio::test]
@@ -379,7 +379,7 @@ async fn rotation_tools_see_the_state_and_a_clear_word() {
     let ca = Running::start().await;
     let mut client = LocalAuthorityClient::new(ca.local().await);
     let state = client.get_x509_authority_state(GetX509AuthorityStateRequest {}).await.unwrap().into_inner();
-    assert_eq!(state.active.unwrap().authority_id, ca.core.authorities.current().x509_id);
+    assert_eq!(state.active.unwrap().authority_id, ca.certifier.authorities.current().x509_id);
     let refused = client.prepare_x509_authority(PrepareX509AuthorityRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let relationships = TrustDomainClient::new(ca.local().await)

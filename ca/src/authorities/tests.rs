@@ -1,3 +1,5 @@
+//! Made once, sealed, replaced in time.
+
 use runtime::tasks::TaskSet;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! The CSR API as ztunnel and the Istio agent meet it, and as those meet it who should get nothing.
+
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
@@ -74,7 +76,7 @@ async fn a_service_account_gets_its_identity_in_the_layout_that_istio_reads() {
     assert_eq!(peer.spiffe_id(), &id("/ns/default/sa/cart"));
     let life = peer.not_after().duration_since(now).unwrap().as_secs();
     assert!((598..=600).contains(&life), "{life}");
-    let recorded = mesh.ca.core.store.issued(10).await.unwrap();
+    let recorded = mesh.ca.certifier.store.issued(10).await.unwrap();
     let record = recorded.iter().find(|(record, _)| record.serial == peer.leaf_serial()).expect("recorded");
     assert_eq!((record.0.caller.as_str(), record.1.as_str()), ("system:serviceaccount:default:cart", "csr"));
 }
@@ -117,7 +119,7 @@ async fn who_proves_nothing_is_unauthenticated_and_told_nothing() {
         let told = runtime::refusal::reason_of(&status).unwrap();
         assert!(told == expected || (expected == "JWT_BAD_SIGNATURE" && told == "JWT_NO_KEY"), "{told} for {expected}");
     }
-    let failures = mesh.ca.core.counts.csr().authentication_failures.load(Ordering::Relaxed);
+    let failures = mesh.ca.certifier.counts.csr().authentication_failures.load(Ordering::Relaxed);
     assert_eq!(failures, 7);
 }
 

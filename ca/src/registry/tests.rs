@@ -1,3 +1,5 @@
+//! Which node may issue for which entry.
+
 use std::collections::BTreeSet;
 
 use super::*;

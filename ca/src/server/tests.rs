@@ -1,3 +1,5 @@
+//! The role as a whole: its addresses, its start and its end.
+
 mod kill;
 
 use std::time::{Duration, Instant};
@@ -39,7 +41,7 @@ async fn the_bundle_endpoint_answers_one_path_with_the_spiffe_document() {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/json"), "{head}");
     let bundle = identity::TrustBundle::parse_spiffe_json(trust_domain(), body.as_bytes()).unwrap();
-    assert!(bundle.has_same_keys(&ca.core.authorities.current().bundle) || bundle.jwt_authorities.len() == 1);
+    assert!(bundle.has_same_keys(&ca.certifier.authorities.current().bundle) || bundle.jwt_authorities.len() == 1);
     assert_eq!((bundle.sequence, bundle.refresh_hint), (1, Some(Duration::from_secs(300))));
     assert!(fetch_bundle(&ca, "GET /other").await.starts_with("HTTP/1.1 404"));
     assert!(fetch_bundle(&ca, "POST /").await.starts_with("HTTP/1.1 405"));
@@ -53,7 +55,7 @@ async fn discovery_leads_to_the_keys() {
     assert_eq!(document["issuer"], address);
     assert_eq!(document["jwks_uri"], format!("{address}/keys"));
     let keys = get(ca.addresses.oidc, "/keys").await;
-    assert_eq!(keys["keys"][0]["kid"], ca.core.authorities.current().jwt.key_id());
+    assert_eq!(keys["keys"][0]["kid"], ca.certifier.authorities.current().jwt.key_id());
     assert_eq!((&keys["keys"][0]["alg"], &keys["keys"][0]["use"]), (&"ES256".into(), &"sig".into()));
     assert!(keys["keys"][0].get("d").is_none());
 }
@@ -85,13 +87,13 @@ async fn a_restart_changes_nothing_for_those_outside() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
     let entry = ca.entry("/web", "/node/local").await;
-    let bundle = ca.core.authorities.current().bundle.clone();
+    let bundle = ca.certifier.authorities.current().bundle.clone();
     let begun = Instant::now();
     let ca = ca.restart().await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    assert_eq!(*ca.core.authorities.current().bundle, *bundle);
-    assert!(ca.core.store.registry().entry(&entry).is_some());
-    assert_eq!(ca.core.store.registry().agent(node.id()).unwrap().serial, node.serial());
+    assert_eq!(*ca.certifier.authorities.current().bundle, *bundle);
+    assert!(ca.certifier.store.registry().entry(&entry).is_some());
+    assert_eq!(ca.certifier.store.registry().agent(node.id()).unwrap().serial, node.serial());
 }
 
 #[tokio::test]
@@ -152,14 +154,14 @@ async fn the_bundle_file_follows_the_bundle() {
     let ca = Running::start().await;
     let file = ca.path("bundle.pem");
     std::fs::remove_file(&file).unwrap();
-    let later = ca.core.now() + ca.settings.ca_ttl / 2 + Duration::from_secs(3600);
-    ca.core.authorities.keep_fresh(&ca.core.store, later).await.unwrap();
+    let later = ca.certifier.now() + ca.settings.ca_ttl / 2 + Duration::from_secs(3600);
+    ca.certifier.authorities.keep_fresh(&ca.certifier.store, later).await.unwrap();
     let begun = Instant::now();
     while !file.exists() {
         assert!(begun.elapsed() < Duration::from_secs(5), "the file is never written");
         tokio::task::yield_now().await;
     }
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), ca.core.authorities.current().bundle.to_pem());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), ca.certifier.authorities.current().bundle.to_pem());
     assert!(ca.snapshot(None).bundles().get(&trust_domain()).is_some());
 }
 

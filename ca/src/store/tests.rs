@@ -1,3 +1,5 @@
+//! What is written stays; what is no database of ours is refused.
+
 use std::path::Path;
 
 use futures_util::future::join_all;

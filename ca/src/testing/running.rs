@@ -23,7 +23,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{id, trust_domain};
-use crate::core::Core;
+use crate::certifier::Certifier;
 use crate::server::{Addresses, RunError};
 use crate::settings::Settings;
 
@@ -31,7 +31,7 @@ use crate::settings::Settings;
 pub(crate) struct Running {
     pub(crate) settings: Settings,
     pub(crate) addresses: Addresses,
-    pub(crate) core: Arc<Core>,
+    pub(crate) certifier: Arc<Certifier>,
     shutdown: Shutdown,
     task: tokio::task::JoinHandle<Result<(), RunError>>,
     dir: Arc<tempfile::TempDir>,
@@ -66,8 +66,8 @@ impl Running {
     async fn start_in(dir: Arc<tempfile::TempDir>, settings: Settings) -> Self {
         let shutdown = Shutdown::new();
         let server = settings.clone().build(LogControl::detached(), shutdown.clone()).await.unwrap();
-        let (addresses, core) = (server.addresses().clone(), server.core.clone());
-        Self { settings, addresses, core, shutdown, task: tokio::spawn(server.run()), dir }
+        let (addresses, certifier) = (server.addresses().clone(), server.certifier.clone());
+        Self { settings, addresses, certifier, shutdown, task: tokio::spawn(server.run()), dir }
     }
 
     /// Ends it and starts it again on the same directory.
@@ -79,7 +79,7 @@ impl Running {
 
     pub(crate) async fn stop(self) {
         self.shutdown.trigger();
-        drop(self.core);
+        drop(self.certifier);
         self.task.await.unwrap().unwrap();
     }
 

@@ -33,7 +33,7 @@ async fn a_node_gets_no_entry_of_another_node() {
 async fn an_alias_entry_itself_is_nobodys_identity() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/mine")).await;
-    let alias = ca.core.store.registry().entries_after("").next().unwrap().id.clone();
+    let alias = ca.certifier.store.registry().entries_after("").next().unwrap().id.clone();
     assert_eq!(issue(&ca, &node, &[&alias]).await[0].as_ref().err(), Some(&Code::NotFound));
     assert!(authorized(&ca, &node).await.is_empty());
 }
@@ -77,7 +77,7 @@ async fn names_in_a_nodes_csr_do_not_count() {
     let token = ca.token(None).await;
     let joined = AgentClient::new(ca.network(None)).attest_agent(tokio_stream::once(join_request(&token, csr))).await;
     joined.unwrap();
-    let known = ca.core.store.registry().agents().map(|agent| agent.id.path().to_owned()).collect::<Vec<_>>();
+    let known = ca.certifier.store.registry().agents().map(|agent| agent.id.path().to_owned()).collect::<Vec<_>>();
     assert!(known.iter().all(|path| path.starts_with("/spire/agent/join_token/")), "{known:?}");
 }
 
@@ -132,7 +132,7 @@ async fn a_node_id_in_a_certificate_of_another_serial_is_refused() {
     let node = ca.node(None).await;
     let key = PrivateKey::generate_p256().unwrap();
     let profile = LeafProfile::new(node.id().clone(), Duration::from_secs(600));
-    let signing = ca.core.authorities.current();
+    let signing = ca.certifier.authorities.current();
     let chain = signing.x509.sign_svid(&key.public_key_spki(), &profile, std::time::SystemTime::now()).unwrap();
     let twin = Arc::new(X509Svid::from_parts(chain, key).unwrap());
     let refused =
@@ -196,6 +196,6 @@ async fn batches_have_a_limit() {
 #[tokio::test]
 async fn no_secret_shows_in_what_the_services_print() {
     let ca = Running::start().await;
-    let shown = format!("{:?} {:?}", ca.core, join_request("very-secret", Vec::new()));
+    let shown = format!("{:?} {:?}", ca.certifier, join_request("very-secret", Vec::new()));
     assert!(!shown.contains("very-secret"), "{shown}");
 }

@@ -68,13 +68,13 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
         child.kill().unwrap();
         child.wait().unwrap();
         let server = built(&settings(dir.path())).await.expect("starts again by itself");
-        let records = server.core.store.issued(1_000_000).await.unwrap();
+        let records = server.certifier.store.issued(1_000_000).await.unwrap();
         let records: std::collections::BTreeSet<_> = records.into_iter().map(|(record, _)| record.serial).collect();
         let mut acknowledged = 0;
         for worker in workers {
             let (ids, serials) = worker.await.unwrap();
             acknowledged += ids.len() + serials.len();
-            assert!(ids.iter().all(|id| server.core.store.registry().entry(id).is_some()), "an entry is lost");
+            assert!(ids.iter().all(|id| server.certifier.store.registry().entry(id).is_some()), "an entry is lost");
             assert!(serials.iter().all(|serial| records.contains(serial)), "a record is lost");
         }
         assert!(acknowledged > 20, "round {round}: only {acknowledged} acknowledged");

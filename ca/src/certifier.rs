@@ -13,7 +13,7 @@ use crate::store::Store;
 
 /// Shared by all services of one process.
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct Certifier {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) server_id: SpiffeId,
     pub(crate) ttls: Ttls,
@@ -62,7 +62,7 @@ impl Ttls {
     }
 }
 
-impl Core {
+impl Certifier {
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }
