@@ -156,7 +156,7 @@ impl Proxy {
         tracing::info!(node = self.settings.node.id, workers = self.settings.worker_count(), "proxy runs");
         let ended = tokio::select! {
             () = shutdown.requested() => None,
-            ended = tasks.finished() => ended,
+            ended = tasks.finished() => ended.filter(|_| !shutdown.is_requested()),
         };
         let _draining = self.readiness.block("draining");
         tracing::info!(within = ?self.settings.drain, "proxy drains");

@@ -89,8 +89,10 @@ async fn serve(
             return Err(Rejected::new(refusal::PLAINTEXT_REFUSED, "plain text where TLS is required"));
         }
         Some(server) => {
+            // Either of the SVIDs held before and after may be the one that was presented.
+            let before = worker.process.identity.svid_now().map(|svid| svid.not_after());
             let stream = handshake(worker, server, &chain, socket).await?;
-            proven = identify(worker, server, &stream, &mut facts, &place.life)?;
+            proven = identify(worker, server, &stream, before, &mut facts, &place.life)?;
             (Io::Accepted(Box::new(stream), Bytes::new()), Sniffed::Opaque)
         }
     };
@@ -191,6 +193,7 @@ fn identify(
     worker: &Worker,
     server: &ServerSide,
     stream: &TlsStream<Socket>,
+    presented_until: Option<SystemTime>,
     facts: &mut Connection,
     life: &Life,
 ) -> Result<Option<VerifiedPeer>, Rejected> {
@@ -215,7 +218,8 @@ fn identify(
     let peer = tls::peer_of(session, &held.bundles, unix_time(now))
         .map_err(|error| Rejected::new(error.reason(), error.to_string()))?;
     facts.peer = peer.as_ref().map(PeerIdentity::from);
-    let ends = [held.svid.as_ref().map(|svid| svid.not_after()), peer.as_ref().map(VerifiedPeer::not_after)];
+    let own = held.svid.as_ref().map(|svid| svid.not_after());
+    let ends = [own, presented_until, peer.as_ref().map(VerifiedPeer::not_after)];
     let drain_at = ends.into_iter().flatten().min().map(|end| drain_at(end, now));
     let cut_at = peer.as_ref().map(|peer| Instant::now() + peer.not_after().duration_since(now).unwrap_or_default());
     let cut_at = cut_at.filter(|_| worker.process.settings.cut_expired_streams);

@@ -134,6 +134,11 @@ impl TestProxy {
         self.address(&listeners[0].name)
     }
 
+    /// Takes listeners that are not open yet.
+    pub(crate) async fn listeners_without_routes(&mut self, listeners: &[Listener]) {
+        self.take(Kind::Listener, listeners).await;
+    }
+
     pub(crate) fn address(&self, listener: &str) -> SocketAddr {
         let open = self.control.open_addresses();
         let found = open.as_array().unwrap().iter().find(|open| open["listener"] == listener).unwrap();
