@@ -57,7 +57,7 @@ impl OutlierPolicy {
             ejection_jitter: time("max_ejection_time_jitter", value.max_ejection_time_jitter.as_ref())?
                 .unwrap_or_default(),
             ejected_percent_max: number(value.max_ejection_percent.as_ref()).unwrap_or(10).min(100),
-            always_one: flag(value.always_eject_one_host.as_ref(), true),
+            always_one: flag(value.always_eject_one_host.as_ref(), false),
             enforce_5xx: number(value.enforcing_consecutive_5xx.as_ref()).unwrap_or(100),
             enforce_gateway: number(value.enforcing_consecutive_gateway_failure.as_ref()).unwrap_or(0),
             enforce_local: number(value.enforcing_consecutive_local_origin_failure.as_ref()).unwrap_or(100),
@@ -301,19 +301,20 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_share_is_ejected_but_one_always_may_be() {
+    fn no_more_than_the_share_is_ejected_but_one_may_be_allowed_always() {
         let half = detector(|_| ());
         let list = hosts(&half, 4);
         let ejected = list.iter().filter(|host| fail(&half, host, 3, secs(0)).is_some()).count();
         assert_eq!((ejected, half.ejected(secs(0))), (2, 2));
 
-        let few = detector(|value| value.max_ejection_percent = Some(UInt32Value { value: 10 }));
-        assert!(fail(&few, &hosts(&few, 2)[0], 3, secs(0)).is_some());
-        let none = detector(|value| {
-            value.max_ejection_percent = Some(UInt32Value { value: 10 });
-            value.always_eject_one_host = Some(BoolValue { value: false });
-        });
+        let none = detector(|value| value.max_ejection_percent = Some(UInt32Value { value: 10 }));
         assert!(fail(&none, &hosts(&none, 2)[0], 3, secs(0)).is_none());
+        let one = detector(|value| {
+            value.max_ejection_percent = Some(UInt32Value { value: 10 });
+            value.always_eject_one_host = Some(BoolValue { value: true });
+        });
+        let list = hosts(&one, 2);
+        assert!(fail(&one, &list[0], 3, secs(0)).is_some() && fail(&one, &list[1], 3, secs(0)).is_none());
     }
 
     #[test]

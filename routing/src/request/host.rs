@@ -1,6 +1,6 @@
 //! The authority of a request, in one spelling: lower case, no trailing dot, no empty port.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv6Addr};
 
 use http::{HeaderMap, header, request::Parts};
@@ -73,10 +73,12 @@ impl Host {
             return Err(HostError::Invalid);
         }
         let (name, port) = split_port(text)?;
-        let mut authority = canonical_name(name)?;
+        let mut authority = String::with_capacity(text.len());
+        push_canonical_name(name, &mut authority)?;
         let name_len = authority.len();
         if let Some(port) = port {
-            authority.push_str(&format!(":{port}"));
+            // Writing to a string cannot fail.
+            let _ = write!(authority, ":{port}");
         }
         Ok(Self { authority: authority.into(), name_len, port })
     }
@@ -137,17 +139,20 @@ fn parse_port(digits: &str) -> Result<u16, HostError> {
     digits.parse().ok().filter(|port| *port != 0).ok_or(HostError::Invalid)
 }
 
-fn canonical_name(name: &str) -> Result<String, HostError> {
+fn push_canonical_name(name: &str, out: &mut String) -> Result<(), HostError> {
     if let Some(inside) = name.strip_prefix('[') {
         let inside = inside.strip_suffix(']').ok_or(HostError::Invalid)?;
         let ip: Ipv6Addr = inside.parse().map_err(|_| HostError::Invalid)?;
-        return Ok(format!("[{ip}]"));
+        let _ = write!(out, "[{ip}]");
+        return Ok(());
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.split('.').all(is_label) {
         return Err(HostError::Invalid);
     }
-    Ok(name.to_ascii_lowercase())
+    out.push_str(name);
+    out.make_ascii_lowercase();
+    Ok(())
 }
 
 fn is_label(label: &str) -> bool {
