@@ -42,7 +42,7 @@ pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {
 async fn supervise(args: &UpArgs, layout: &Layout) -> Result<(), Failure> {
     let began = Instant::now();
     background::leave_terminal();
-    let shutdown = runtime::shutdown::Shutdown::on_signals();
+    let shutdown = runtime::shutdown::Shutdown::on_signals()?;
     layout.create()?;
     let _lock = lock(layout)?;
     let _ = std::fs::remove_file(layout.state());
@@ -109,12 +109,11 @@ async fn start(
     let names: Vec<String> = supervisor.state().processes.iter().map(|p| p.name.clone()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     progress.wait_for(supervisor, &names).await?;
-    std::fs::write(joined_marker(layout), b"")?;
     let _ = std::fs::remove_file(settings::join_token_file(layout));
     progress.wait_for_first_request(loopback(addresses.ingress_http)).await
 }
 
-/// The entries of the demo and, at the first start, the agent's join token.
+/// The entries of the demo and the agent's join token.
 async fn register(args: &UpArgs, layout: &Layout) -> Result<(), Failure> {
     let mut ca = CaClient::connect(&layout.socket("ca-admin.sock")).await?;
     let specs: Vec<EntrySpec> = settings::IDENTITIES
@@ -128,16 +127,10 @@ async fn register(args: &UpArgs, layout: &Layout) -> Result<(), Failure> {
         })
         .collect();
     ca.ensure_entries(&specs).await?;
-    if !joined_marker(layout).exists() {
-        let token = ca.create_join_token(Some(settings::NODE_ID), JOIN_TOKEN_TTL).await?;
-        layout::write_atomically(&settings::join_token_file(layout), token.value.as_bytes(), 0o600)?;
-    }
+    // A fresh token at every start: an agent that slept past the end of its own SVID can join again.
+    let token = ca.create_join_token(Some(settings::NODE_ID), JOIN_TOKEN_TTL).await?;
+    layout::write_atomically(&settings::join_token_file(layout), token.value.as_bytes(), 0o600)?;
     Ok(())
-}
-
-/// Says that the agent has joined: it needs no further token.
-fn joined_marker(layout: &Layout) -> std::path::PathBuf {
-    layout.data("agent-joined")
 }
 
 fn mesh(layout: &Layout, addresses: &Addresses) -> Vec<Process> {

@@ -169,9 +169,13 @@ impl Keeper {
             let ended = match self.spawn() {
                 Ok(mut child) => {
                     self.note(|process| process.pid = child.id());
-                    tokio::select! {
-                        status = child.wait() => describe(status),
-                        _ = self.stop.wait_for(|stop| *stop) => return self.end(child).await,
+                    let ended = tokio::select! {
+                        status = child.wait() => Some(status),
+                        _ = self.stop.wait_for(|stop| *stop) => None,
+                    };
+                    match ended {
+                        Some(status) => describe(status),
+                        None => return self.end(child).await,
                     }
                 }
                 Err(error) => format!("could not be started: {error}"),

@@ -47,7 +47,7 @@ fn write_files(folder: &Path, context: &agent::client::X509Context) -> Result<()
     let Some(svid) = context.svids.first() else { return Err(Failure::failed("the agent gave no identity")) };
     write_atomically(&folder.join("svid.key"), svid.key().pkcs8_pem().as_bytes(), 0o600)?;
     write_atomically(&folder.join("svid.pem"), svid.chain_pem().as_bytes(), 0o644)?;
-    let bundle = context.bundles.get(svid.id().trust_domain());
+    let bundle = context.bundles.get(&svid.id().trust_domain());
     let pem = bundle.map(|bundle| bundle.to_pem()).unwrap_or_default();
     write_atomically(&folder.join("bundle.pem"), pem.as_bytes(), 0o644)?;
     output::message(&format!("wrote svid.pem, svid.key and bundle.pem to {}", folder.display()));
