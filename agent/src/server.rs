@@ -15,10 +15,10 @@ use runtime::listen::{self, ListenError};
 use runtime::logs::LogControl;
 use runtime::metrics::Metrics;
 use runtime::readiness::{Readiness, ReadyGuard};
-use runtime::serve::{self, Limits};
+use runtime::serve::{self, Limits, LocalStream};
 use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Notify, watch};
 use tonic::service::Routes;
 
@@ -283,7 +283,7 @@ pub(crate) async fn serve_workloads(listener: UnixListener, router: Router, desk
     let (shutdown, numbers) = (desk.shutdown.clone(), desk.numbers.clone());
     drop(desk);
     let connections = Tally::new(CONNECTIONS_MAX, CONNECTIONS_PER_PROCESS_MAX);
-    let establish = |stream: UnixStream| {
+    let establish = |stream: LocalStream| {
         let (connections, numbers) = (connections.clone(), numbers.clone());
         async move {
             let mut facts = Extensions::new();

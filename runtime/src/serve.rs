@@ -3,6 +3,8 @@
 //! A tonic service is served as `Routes::into_axum_router()`. What is known about a connection (peer address,
 //! peer process, verified peer) is an extension of each of its requests.
 
+mod local;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -19,12 +21,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
 use tower::util::ServiceExt;
 
 use crate::shutdown::Shutdown;
 use crate::tasks::TaskSet;
+
+pub use local::LocalStream;
 
 /// What one server permits.
 #[derive(Clone, Copy, Debug)]
@@ -67,10 +71,10 @@ impl Accept for TcpListener {
 }
 
 impl Accept for UnixListener {
-    type Stream = UnixStream;
+    type Stream = LocalStream;
 
     async fn next(&self) -> io::Result<Self::Stream> {
-        self.accept().await.map(|(stream, _)| stream)
+        self.accept().await.map(|(stream, _)| LocalStream::new(stream))
     }
 }
 

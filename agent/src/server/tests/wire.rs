@@ -73,8 +73,10 @@ impl Server {
 
     pub(super) async fn stop(&self) {
         self.shutdown.trigger();
-        let task = self.task.lock().unwrap().take();
-        task.unwrap().await.unwrap();
+        // As a killed process: nothing is drained.
+        let task = self.task.lock().unwrap().take().unwrap();
+        task.abort();
+        let _ = task.await;
     }
 
     pub(super) fn set_mode(&self, mode: Mode) {
