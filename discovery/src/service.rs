@@ -272,8 +272,8 @@ fn locked(board: &SharedBoard) -> std::sync::MutexGuard<'_, Board> {
 /// Proxies keep one connection for as long as they live.
 const LIMITS: Limits = Limits {
     connections_max: crate::ads::CLIENTS_MAX,
-    streams_max: runtime::serve::STREAMS_MAX,
-    wait_max: runtime::serve::WAIT_MAX,
+    streams_max: serve::STREAMS_MAX,
+    wait_max: serve::WAIT_MAX,
 };
 const POLL_MIN: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_millis(200);

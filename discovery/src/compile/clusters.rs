@@ -104,6 +104,7 @@ fn outbound(
     scope.insert(Type::Cluster, &name, &cluster);
 }
 
+#[allow(deprecated, reason = "DNS settings of the cluster itself are what every supported Envoy reads")]
 fn set_discovery(
     scope: &mut Scope<'_>,
     cluster: &mut pb::Cluster,

@@ -193,8 +193,17 @@ fn bytes_chains(scope: &Scope<'_>, port: u16, own: Own<'_>) -> Vec<pb::FilterCha
                     continue;
                 }
                 let place = Place { namespace: &service.meta.namespace, port: port.into() };
-                let names = matcher.sni_hosts.iter().filter(|sni| own.hosts().any(|(_, host)| host_matches(host, sni)));
-                let names: Vec<String> = names.filter(|sni| *sni != "*").map(|sni| sni.to_ascii_lowercase()).collect();
+                let may = |sni: &&String| {
+                    own.hosts().any(|(namespace, host)| {
+                        (namespace == "*" || namespace == service.meta.namespace) && host_matches(host, sni)
+                    })
+                };
+                let names: Vec<String> = matcher.sni_hosts.iter().filter(may).map(|sni| sni.to_ascii_lowercase()).collect();
+                if names.is_empty() {
+                    continue;
+                }
+                // Only a server for all hosts may be bound for all names.
+                let names = if names.iter().any(|name| name == "*") { Vec::new() } else { names };
                 let filters = with_policies(scope, port, destinations(scope, &rule.route, place));
                 let name = format!("{}/{}", service.meta.namespace, service.meta.name);
                 chains.push(pb::FilterChain {

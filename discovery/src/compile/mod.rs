@@ -22,6 +22,8 @@ mod route_action;
 mod route_match;
 mod routes;
 #[cfg(test)]
+mod sample;
+#[cfg(test)]
 mod tests;
 mod tls;
 mod traffic;

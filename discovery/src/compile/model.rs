@@ -287,10 +287,6 @@ impl Service {
         is_exported(&self.export_to, &self.namespace, namespace)
     }
 
-    pub(crate) fn port(&self, number: u32) -> Option<&ServicePort> {
-        self.ports.iter().find(|port| u32::from(port.number) == number)
-    }
-
     /// The names under which a client of `namespace` may call it.
     pub(crate) fn aliases(&self, namespace: &str) -> Vec<String> {
         let mut names = vec![self.host.clone()];

@@ -1,6 +1,6 @@
 //! Short ways to the messages that every compiler here builds.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -35,10 +35,6 @@ pub(super) fn socket_address(ip: &str, port: u16) -> core::SocketAddress {
 
 pub(super) fn address(ip: &str, port: u16) -> core::Address {
     core::Address { address: Some(core::address::Address::SocketAddress(socket_address(ip, port))) }
-}
-
-pub(super) fn listen_address(address: SocketAddr) -> core::Address {
-    self::address(&address.ip().to_string(), address.port())
 }
 
 /// A Unix socket (`unix:///path`), an IP address or a DNS name.

@@ -60,13 +60,20 @@ pub(super) fn apply(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>, route
 }
 
 /// Plain forwarding to one cluster with the mesh's defaults.
-pub(super) fn to_cluster(scope: &Scope<'_>, cluster: String) -> pb::RouteAction {
+fn to_cluster(scope: &Scope<'_>, cluster: String) -> pb::RouteAction {
     pb::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
         timeout: Some(short::seconds(0)),
         retry_policy: retry(scope, None),
         ..Default::default()
     }
+}
+
+/// Straight to a service, for hosts that no virtual service speaks for.
+pub(super) fn to_service(scope: &Scope<'_>, host: &str, port: u32) -> pb::RouteAction {
+    let mut action = to_cluster(scope, outbound_cluster(port, "", host));
+    action.hash_policy = hash(scope, host, "", port);
+    action
 }
 
 /// The cluster of a destination: its port, else the service's only one, else the port that was asked.
@@ -101,8 +108,10 @@ fn forward(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>, host: Option<S
         });
     }
     action.request_mirror_policies = mirrors(scope, rule, place);
-    if let Some(first) = rule.route.first() {
-        action.hash_policy = hash(scope, &first.destination, place);
+    if let Some(HttpDestination { destination, .. }) = rule.route.first() {
+        let host = scope.model.full_host(&destination.host, place.namespace);
+        let port = destination.port.as_ref().map_or(place.port, |port| port.number);
+        action.hash_policy = hash(scope, &host, &destination.subset, port);
     }
     action
 }
@@ -271,14 +280,12 @@ fn mirrors(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>) -> Vec<Request
 }
 
 /// What the destination's rule wants requests to stick to.
-fn hash(scope: &Scope<'_>, destination: &Destination, place: Place<'_>) -> Vec<HashPolicy> {
-    let host = scope.model.full_host(&destination.host, place.namespace);
-    let service = scope.model.service(&host, &scope.node.namespace);
+fn hash(scope: &Scope<'_>, host: &str, subset: &str, port: u32) -> Vec<HashPolicy> {
+    let service = scope.model.service(host, &scope.node.namespace);
     let client = ClientView { namespace: &scope.node.namespace, labels: &scope.node.labels };
     let namespace = service.map(|service| service.namespace.as_str());
-    let Some(rule) = scope.model.destination_rule(&host, namespace, &client) else { return Vec::new() };
-    let subset = rule.subsets.iter().find(|subset| subset.name == destination.subset).copied();
-    let port = destination.port.as_ref().map_or(place.port, |port| port.number);
+    let Some(rule) = scope.model.destination_rule(host, namespace, &client) else { return Vec::new() };
+    let subset = rule.subsets.iter().find(|known| known.name == subset).copied();
     let traffic = Traffic::of(rule.policy, subset, u16::try_from(port).unwrap_or_default());
     let Some(hash) = traffic.balancer.and_then(|balancer| balancer.consistent_hash.as_ref()) else {
         return Vec::new();

@@ -32,8 +32,15 @@ pub(super) fn compile(matcher: Option<&HttpMatch>) -> pb::RouteMatch {
             match name.strip_prefix('@') {
                 Some(claim) => route.dynamic_metadata.extend(claim_test(claim, test, wanted)),
                 None => {
-                    let header = short::header(name, short::string_match(test));
-                    route.headers.push(pb::HeaderMatcher { invert_match: !wanted, ..header });
+                    let matcher = short::string_match(test);
+                    // An absent header is not the one that is excluded.
+                    let treat_missing_header_as_empty = !wanted && matcher.is_some();
+                    let header = short::header(name, matcher);
+                    route.headers.push(pb::HeaderMatcher {
+                        invert_match: !wanted,
+                        treat_missing_header_as_empty,
+                        ..header
+                    });
                 }
             }
         }

@@ -118,15 +118,15 @@ pub(super) fn to_service(scope: &Scope<'_>, host: &str, port: u32) -> Vec<pb::Ro
     let own = in_mesh(scope, host).filter(|service| !service.spec.http.is_empty());
     match own {
         Some(service) => of_service(scope, service, via),
-        None => vec![straight(scope, super::names::outbound_cluster(port, "", host))],
+        None => vec![straight(scope, host, port)],
     }
 }
 
-fn straight(scope: &Scope<'_>, cluster: String) -> pb::Route {
+fn straight(scope: &Scope<'_>, host: &str, port: u32) -> pb::Route {
     pb::Route {
         name: "default".to_owned(),
         r#match: Some(route_match::everything()),
-        action: Some(pb::route::Action::Route(route_action::to_cluster(scope, cluster))),
+        action: Some(pb::route::Action::Route(route_action::to_service(scope, host, port))),
         ..Default::default()
     }
 }

@@ -24,7 +24,7 @@ pub use finding::{Finding, Severity};
 pub use meta::Kind;
 
 pub(crate) use finding::Review;
-pub(crate) use meta::{Meta, NAMESPACE_DEFAULT};
+pub(crate) use meta::Meta;
 
 use meta::{Head, guess_resource};
 use tree::{At, Node};
