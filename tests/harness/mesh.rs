@@ -153,18 +153,18 @@ impl Mesh {
         String::from_utf8_lossy(&std::fs::read(file).unwrap_or_default()).into_owned()
     }
 
-    /// Does something and waits until the process's log says one of `words` because of it; returns the line.
+    /// Does something and waits until one of the processes' logs says one of `words` because of it; returns the line.
     ///
     /// # Errors
     /// When `act` fails or no such line comes.
-    pub fn log_line_after(&self, process: &str, words: &[&str], act: impl FnOnce() -> Result<()>) -> Result<String> {
-        let before = self.log(process).len();
+    pub fn log_line_after(&self, logs: &[&str], words: &[&str], act: impl FnOnce() -> Result<()>) -> Result<String> {
+        let before: Vec<usize> = logs.iter().map(|log| self.log(log).len()).collect();
         act()?;
-        wait::until(&format!("a line with one of {words:?} in {process}.log"), LOG_WAIT_MAX, || {
-            let log = self.log(process);
-            let new = log.get(before..).unwrap_or_default();
+        wait::until(&format!("a line with one of {words:?} in {logs:?}"), LOG_WAIT_MAX, || {
+            let new = |(log, before): (&&str, &usize)| self.log(log).get(*before..).unwrap_or_default().to_owned();
+            let new: String = logs.iter().zip(&before).map(new).collect();
             let line = new.lines().find(|line| words.iter().any(|word| line.contains(word)));
-            line.map(str::to_owned).with_context(|| format!("the log went on with: {new}"))
+            line.map(str::to_owned).with_context(|| format!("the logs went on with: {new}"))
         })
     }
 

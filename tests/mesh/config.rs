@@ -54,7 +54,9 @@ fn a_broken_document_is_named(mesh: &mut Mesh) -> Result<()> {
     for (name, text, position) in [("unknown-action.yaml", UNKNOWN_ACTION, ":7:11"), ("no-yaml.yaml", NO_YAML, ":4:")] {
         let file = path_of(mesh, name);
         let place = format!("{name}{position}");
-        mesh.log_line_after("discovery", &[&place], || Ok(std::fs::write(&file, text)?))?;
+        let line = mesh.log_line_after(&["discovery"], &[name], || Ok(std::fs::write(&file, text)?))?;
+        let fields = position.trim_end_matches(':').replacen(':', "line=", 1).replacen(':', " column=", 1);
+        ensure!(line.contains(&fields) && line.contains("reason="), "no {fields} in: {line}");
         wait::until("the status to name the document", FOLLOW_WAIT_MAX, || {
             let status = mesh.kasbah(["status"]).run()?;
             ensure!(status.said().contains(&place), "no {place} in: {}", status.said());
@@ -84,7 +86,7 @@ fn a_good_document_gone_bad_keeps_serving(mesh: &Mesh) -> Result<()> {
         }
         let name = file.file_name().context("no name")?.to_string_lossy().into_owned();
         let good = std::fs::read_to_string(&file)?;
-        mesh.log_line_after("discovery", &[&format!("{name}:")], || {
+        mesh.log_line_after(&["discovery"], &[&name], || {
             Ok(std::fs::write(&file, format!("{good}\n---\nkind: [\n"))?)
         })?;
         for path in ["/helloworld", "/test", "/test/egress"] {

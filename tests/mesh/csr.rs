@@ -62,7 +62,8 @@ fn bad_tokens_are_refused(mesh: &Mesh) -> Result<()> {
         ensure!(answer.code != 0, "signed with {what}: {}", answer.stdout);
         let error = answer.json()?;
         ensure!(error.get("code").and_then(Value::as_str) == Some("UNAUTHENTICATED"), "with {what}: {error}");
-        ensure!(error.to_string().contains("JWT_"), "no reason code with {what}: {error}");
+        let reason = ["JWT_", "TOKEN_"].iter().any(|reason| error.to_string().contains(reason));
+        ensure!(reason, "no reason code with {what}: {error}");
     }
     Ok(())
 }

@@ -119,7 +119,8 @@ fn three_kinds_of_strangers_have_three_reasons(mesh: &Mesh) -> Result<()> {
 
 /// Does something and reads the reason code that helloworld's sidecar logs for it.
 fn reason_of(mesh: &Mesh, act: impl FnOnce() -> Result<()>) -> Result<String> {
-    let line = mesh.log_line_after("helloworld-sidecar", &["reason=", "\"reason\""], act)?;
+    let logs = ["helloworld-sidecar", "helloworld-sidecar-access"];
+    let line = mesh.log_line_after(&logs, &["reason=", "\"reason\":\""], act)?;
     let after = line.split("reason").nth(1).unwrap_or_default();
     let code: String = after
         .chars()

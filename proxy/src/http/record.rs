@@ -193,6 +193,13 @@ impl Record {
     /// Notes that the request was refused.
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
         self.conn.worker.process.counters.refused(refusal.reason);
+        tracing::info!(
+            reason = refusal.reason,
+            source = %self.conn.facts.source,
+            peer = self.conn.facts.peer.as_ref().map(|peer| peer.uri()),
+            details = %refusal.details,
+            "request refused"
+        );
         self.flags.insert(refusal.flags);
         self.reason = Some(refusal.reason);
         self.details.clone_from(&refusal.details);
