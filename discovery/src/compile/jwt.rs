@@ -157,4 +157,5 @@ fn remote_cluster(uri: &str) -> Option<String> {
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const KEYS_CACHED: Duration = Duration::from_secs(300);
-const NO_KEYS: &str = r#"{"keys":[]}"#;
+/// A key whose private half was thrown away: Envoy takes no empty set, and nobody can sign for this one.
+const NO_KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"none","x":"qp0i3hGPJfic6Rtg5ykxQyl-Q4y98Ra1gzJeKxMwOfE","y":"gfRjCCupfAQTsdtjOhQ6lvCRWR9kJ_XCvsat1N4dgGQ"}]}"#;

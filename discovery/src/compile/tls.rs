@@ -84,10 +84,10 @@ fn outside_common(tls: &ClientTls) -> pb::CommonTlsContext {
         if !verifies(tls) {
             validation.trust_chain_verification =
                 pb::certificate_validation_context::TrustChainVerification::AcceptUntrusted as i32;
-        } else if tls.ca_certificates.is_empty() {
-            validation.system_root_certs = Some(Default::default());
         } else {
-            validation.trusted_ca = Some(short::file_source(&tls.ca_certificates));
+            // Envoy verifies nothing without a file: the system's roots have to be named.
+            let roots = if tls.ca_certificates.is_empty() { SYSTEM_ROOTS } else { &tls.ca_certificates };
+            validation.trusted_ca = Some(short::file_source(roots));
         }
         common.validation_context_type = Some(ValidationContextType::ValidationContext(validation));
     } else {
@@ -286,6 +286,9 @@ fn socket(context: envoy_types::pb::google::protobuf::Any) -> core::TransportSoc
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(context)),
     }
 }
+
+/// Where Debian, Alpine and their like keep the roots that the machine trusts.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Suites of TLS 1.2 that a document may choose from; others would make a proxy refuse the whole listener.
 const CIPHER_SUITES: &[&str] = &[

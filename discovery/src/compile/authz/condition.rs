@@ -1,7 +1,6 @@
 //! `when` conditions: attributes of the request, of the connection and of verified tokens.
 
 use envoy_types::pb::envoy::config::rbac::v3 as pb;
-use envoy_types::pb::envoy::r#type::matcher::v3::{OrMatcher, ValueMatcher, value_matcher};
 use pb::permission::Rule as Test;
 use pb::principal::Identifier;
 
@@ -84,9 +83,7 @@ fn by_name(
 
 #[allow(deprecated, reason = "the plain metadata field is what stock Envoy of all supported versions reads")]
 fn metadata_test(filter: &str, names: &[&str], values: &[String]) -> pb::Permission {
-    let value_matchers = values.iter().map(|value| principal::text_value(text_or_any(value))).collect();
-    let value =
-        ValueMatcher { match_pattern: Some(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers })) };
+    let value = principal::any_text(values);
     permission(Test::Metadata(principal::filter_metadata(filter, names.iter().copied(), value)))
 }
 

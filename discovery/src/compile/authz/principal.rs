@@ -149,14 +149,21 @@ pub(super) fn request_principal(value: &str) -> pb::Principal {
 
 /// A claim that is one of the values or, as a list, holds one of them.
 pub(super) fn claim(path: &[&str], values: &[String]) -> pb::Principal {
-    let any = || {
-        let value_matchers = values.iter().map(|value| text_value(text_or_any(value))).collect();
-        value(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers }))
-    };
-    let list = ListMatcher { match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(any()))) };
+    let list = ListMatcher { match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(any_text(values)))) };
     let list = value(value_matcher::MatchPattern::ListMatch(Box::new(list)));
-    let both = OrMatcher { value_matchers: vec![list, any()] };
+    let both = OrMatcher { value_matchers: vec![list, any_text(values)] };
     id(metadata(path, value(value_matcher::MatchPattern::OrMatch(both))))
+}
+
+/// One of the values; Envoy takes no alternative of one.
+pub(super) fn any_text(values: &[String]) -> ValueMatcher {
+    match values {
+        [one] => text_value(text_or_any(one)),
+        several => {
+            let value_matchers = several.iter().map(|value| text_value(text_or_any(value))).collect();
+            value(value_matcher::MatchPattern::OrMatch(OrMatcher { value_matchers }))
+        }
+    }
 }
 
 fn value(pattern: value_matcher::MatchPattern) -> ValueMatcher {
