@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn an_istio_node_id_tells_kind_address_and_namespace() {
-        let node = Node { id: "router~127.0.0.9~gw.istio-system~istio-system.svc.cluster.local".into(), ..Node::default() };
+        let node =
+            Node { id: "router~127.0.0.9~gw.istio-system~istio-system.svc.cluster.local".into(), ..Node::default() };
         let facts = NodeFacts::of(&node).unwrap();
         assert_eq!(facts.kind, NodeKind::Router);
         assert_eq!((facts.ip.to_string().as_str(), facts.name.as_str()), ("127.0.0.9", "gw"));
@@ -141,8 +142,11 @@ mod tests {
             ("INSTANCE_IPS".to_owned(), value("127.1.2.3,127.1.2.4")),
             ("PORT_MAP".to_owned(), Value { kind: Some(Kind::StructValue(ports)) }),
         ];
-        let node =
-            Node { id: "sidecar~10.0.0.1~x.y~z".into(), metadata: Some(Struct { fields: fields.into() }), ..Node::default() };
+        let node = Node {
+            id: "sidecar~10.0.0.1~x.y~z".into(),
+            metadata: Some(Struct { fields: fields.into() }),
+            ..Node::default()
+        };
         let facts = NodeFacts::of(&node).unwrap();
         assert_eq!(facts.spiffe_path(), "/ns/shop/sa/cart");
         assert_eq!(facts.ip.to_string(), "127.1.2.3");

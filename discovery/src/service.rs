@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use axum::routing::get;
 use axum::{Json, Router};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use identity::TrustDomain;
 use identity::summary::CertificateSummary;
 use identity::tls::{ClientAuth, PeerRule, Snapshot, TlsError};
-use identity::TrustDomain;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use runtime::admin::{Admin, AdminParts};
@@ -270,11 +270,8 @@ fn locked(board: &SharedBoard) -> std::sync::MutexGuard<'_, Board> {
 }
 
 /// Proxies keep one connection for as long as they live.
-const LIMITS: Limits = Limits {
-    connections_max: crate::ads::CLIENTS_MAX,
-    streams_max: serve::STREAMS_MAX,
-    wait_max: serve::WAIT_MAX,
-};
+const LIMITS: Limits =
+    Limits { connections_max: crate::ads::CLIENTS_MAX, streams_max: serve::STREAMS_MAX, wait_max: serve::WAIT_MAX };
 const POLL_MIN: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_millis(200);
 /// A folder that is never quiet is taken in after this long all the same.

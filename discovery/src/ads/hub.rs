@@ -138,12 +138,20 @@ impl ClientGuard {
         match heard {
             Heard::Rejected(text) => {
                 metrics.rejects.get_or_create(&TypeLabel { r#type: short }).inc();
-                tracing::warn!(node = node.id, r#type = short, reason = "XDS_REJECTED", text, "a client refused its configuration");
+                tracing::warn!(
+                    node = node.id,
+                    r#type = short,
+                    reason = "XDS_REJECTED",
+                    text,
+                    "a client refused its configuration"
+                );
             }
             Heard::Stale => {
                 metrics.stale.inc();
             }
-            Heard::UnknownType => tracing::debug!(node = node.id, type_url, "a client asks for a type that is not served"),
+            Heard::UnknownType => {
+                tracing::debug!(node = node.id, type_url, "a client asks for a type that is not served")
+            }
             Heard::Request | Heard::Acknowledged => {}
         }
         self.update(|client| client.acks = acks);
@@ -181,7 +189,8 @@ impl Client {
                     (None, true) => "SYNCED",
                     (None, false) => "STALE",
                 };
-                let value = json!({"state": state, "sent": ack.sent, "acknowledged": ack.acknowledged, "error": ack.rejected});
+                let value =
+                    json!({"state": state, "sent": ack.sent, "acknowledged": ack.acknowledged, "error": ack.rejected});
                 (ack.kind.short().to_owned(), value)
             })
             .collect();

@@ -74,12 +74,7 @@ impl Progress {
     }
 
     fn ack(&self, kind: Type) -> Ack {
-        Ack {
-            kind,
-            sent: self.sent.clone(),
-            acknowledged: self.acknowledged.clone(),
-            rejected: self.rejected.clone(),
-        }
+        Ack { kind, sent: self.sent.clone(), acknowledged: self.acknowledged.clone(), rejected: self.rejected.clone() }
     }
 }
 

@@ -51,14 +51,19 @@ impl AdsServer {
     }
 
     fn admit(&self, node: Option<&Node>, peer: Option<&VerifiedPeer>) -> Result<NodeFacts, Status> {
-        let missing = || refusal::status(Code::InvalidArgument, "XDS_NODE_MISSING", "the first request must carry `node.id`");
+        let missing =
+            || refusal::status(Code::InvalidArgument, "XDS_NODE_MISSING", "the first request must carry `node.id`");
         let facts = NodeFacts::of(node.ok_or_else(missing)?)
             .map_err(|error| refusal::status(Code::InvalidArgument, "XDS_NODE_INVALID", error.to_string()))?;
         if !self.peers_checked {
             return Ok(facts);
         }
         let Some(peer) = peer else {
-            return Err(refusal::status(Code::Unauthenticated, "TLS_PEER_CERT_MISSING", "a client certificate is needed"));
+            return Err(refusal::status(
+                Code::Unauthenticated,
+                "TLS_PEER_CERT_MISSING",
+                "a client certificate is needed",
+            ));
         };
         if peer.spiffe_id().path() == facts.spiffe_path() {
             return Ok(facts);

@@ -87,8 +87,11 @@ impl Sotw {
             let Some(watch) = self.watched.get(&kind) else { continue };
             let now = watch.select(kind, resources);
             let gone = watch.sent.keys().any(|name| !now.contains_key(name));
-            let changed: BTreeSet<String> =
-                now.iter().filter(|(name, r)| watch.sent.get(*name) != Some(&r.version)).map(|(n, _)| n.clone()).collect();
+            let changed: BTreeSet<String> = now
+                .iter()
+                .filter(|(name, r)| watch.sent.get(*name) != Some(&r.version))
+                .map(|(n, _)| n.clone())
+                .collect();
             // Envoy holds a changed cluster back until it hears of its endpoints, changed or not.
             let forced = kind == Type::Endpoints && clusters_pushed;
             match kind {
@@ -138,12 +141,7 @@ impl Sotw {
         }
     }
 
-    fn answer(
-        &mut self,
-        kind: Type,
-        resources: &Resources,
-        only: Option<&BTreeSet<String>>,
-    ) -> DiscoveryResponse {
+    fn answer(&mut self, kind: Type, resources: &Resources, only: Option<&BTreeSet<String>>) -> DiscoveryResponse {
         let nonce = self.nonces.next();
         let watch = self.watched.entry(kind).or_default();
         let mut selected = watch.select(kind, resources);

@@ -51,8 +51,11 @@ fn sort(bytes: &[u8], maps: &Maps, depth: usize) -> Option<Vec<u8>> {
         fields.push(next_field(&mut rest, maps, depth)?);
     }
     for map in maps.maps {
-        let mut entries: Vec<Vec<u8>> =
-            fields.iter_mut().filter(|field| field.number == *map).map(|field| std::mem::take(&mut field.bytes)).collect();
+        let mut entries: Vec<Vec<u8>> = fields
+            .iter_mut()
+            .filter(|field| field.number == *map)
+            .map(|field| std::mem::take(&mut field.bytes))
+            .collect();
         // An entry begins with its key.
         entries.sort();
         let slots = fields.iter_mut().filter(|field| field.number == *map);

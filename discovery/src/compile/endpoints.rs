@@ -64,7 +64,8 @@ fn locality(name: &str, lb_endpoints: Vec<pb::LbEndpoint>) -> pb::LocalityLbEndp
     let mut parts = name.split('/');
     let mut part = || parts.next().unwrap_or_default().to_owned();
     let locality = core::Locality { region: part(), zone: part(), sub_zone: part() };
-    let weight = lb_endpoints.iter().filter_map(|endpoint| endpoint.load_balancing_weight).map(|weight| weight.value).sum();
+    let weight =
+        lb_endpoints.iter().filter_map(|endpoint| endpoint.load_balancing_weight).map(|weight| weight.value).sum();
     pb::LocalityLbEndpoints {
         // gRPC libraries refuse an absent locality and ignore one without weight.
         locality: Some(locality),

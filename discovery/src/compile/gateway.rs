@@ -45,8 +45,7 @@ pub(super) fn compile(scope: &mut Scope<'_>) {
 /// A gateway of the node's own namespace, or one that names labels; a document without a selector stays at home.
 fn selects(scope: &Scope<'_>, gateway: &Named<Gateway>) -> bool {
     let labels = &gateway.spec.selector;
-    labels_match(labels, &scope.node.labels)
-        && (!labels.is_empty() || gateway.meta.namespace == scope.node.namespace)
+    labels_match(labels, &scope.node.labels) && (!labels.is_empty() || gateway.meta.namespace == scope.node.namespace)
 }
 
 impl<'a> Own<'a> {
@@ -131,11 +130,7 @@ fn http_chain(scope: &mut Scope<'_>, port: u16, servers: &[Own<'_>]) -> Vec<pb::
 fn tls_chains(scope: &mut Scope<'_>, port: u16, servers: &[Own<'_>]) -> Vec<pb::FilterChain> {
     let mut chains: Vec<pb::FilterChain> = Vec::new();
     for own in servers.iter().copied().filter(|own| own.protocol() == Protocol::Tls) {
-        let new = if own.is_https() {
-            vec![https_chain(scope, port, own)]
-        } else {
-            bytes_chains(scope, port, own)
-        };
+        let new = if own.is_https() { vec![https_chain(scope, port, own)] } else { bytes_chains(scope, port, own) };
         for chain in new {
             // The oldest gateway keeps a name that two claim; otherwise the proxy would refuse the whole listener.
             if !chains.iter().any(|other| other.filter_chain_match == chain.filter_chain_match) {
@@ -198,7 +193,8 @@ fn bytes_chains(scope: &Scope<'_>, port: u16, own: Own<'_>) -> Vec<pb::FilterCha
                         (namespace == "*" || namespace == service.meta.namespace) && host_matches(host, sni)
                     })
                 };
-                let names: Vec<String> = matcher.sni_hosts.iter().filter(may).map(|sni| sni.to_ascii_lowercase()).collect();
+                let names: Vec<String> =
+                    matcher.sni_hosts.iter().filter(may).map(|sni| sni.to_ascii_lowercase()).collect();
                 if names.is_empty() {
                     continue;
                 }
@@ -247,8 +243,7 @@ fn tcp_filters(scope: &Scope<'_>, port: u16, servers: &[Own<'_>]) -> Option<Vec<
 }
 
 fn with_policies(scope: &Scope<'_>, port: u16, last: pb::Filter) -> Vec<pb::Filter> {
-    let target =
-        authz::Target { namespace: &scope.node.namespace, labels: &scope.node.labels, port: Some(port) };
+    let target = authz::Target { namespace: &scope.node.namespace, labels: &scope.node.labels, port: Some(port) };
     let mut filters = authz::network_filters(scope.model, target);
     filters.push(last);
     filters

@@ -63,9 +63,7 @@ pub(super) fn manager(
 
 /// Who the peer was is told by the proxy that saw it, never by the peer.
 fn with_peer(side: Side) -> pb::HttpConnectionManager {
-    let details = |dns: bool| {
-        Some(options::SetCurrentClientCertDetails { uri: true, dns, ..Default::default() })
-    };
+    let details = |dns: bool| Some(options::SetCurrentClientCertDetails { uri: true, dns, ..Default::default() });
     let (forward, set) = match side {
         Side::Inbound => (options::ForwardClientCertDetails::SanitizeSet, details(false)),
         Side::Gateway => (options::ForwardClientCertDetails::SanitizeSet, details(true)),

@@ -88,7 +88,8 @@ fn chains(scope: &Scope<'_>, ports: &BTreeMap<u16, Port<'_>>) -> Vec<pb::FilterC
     for port in ports.values() {
         let accepts = accepts(scope.model, scope.node, port.number);
         if accepts != Accepts::PlainOnly {
-            let mut names: Vec<String> = port.services.iter().flat_map(|(service, port)| snis(scope, service, port)).collect();
+            let mut names: Vec<String> =
+                port.services.iter().flat_map(|(service, port)| snis(scope, service, port)).collect();
             names.retain(|name| taken.insert(name.clone()));
             if !names.is_empty() {
                 chains.push(chain(scope, port, "", pb::FilterChainMatch { server_names: names, ..tls_match() }));
@@ -143,11 +144,8 @@ fn chain(scope: &Scope<'_>, port: &Port<'_>, prefix: &str, matcher: pb::FilterCh
             hcm::manager(scope, Side::Inbound, &prefix, Some(port.number), RouteSpecifier::RouteConfig(table));
         (vec![manager], &["h2", "http/1.1"])
     } else {
-        let target = authz::Target {
-            namespace: &scope.node.namespace,
-            labels: &scope.node.labels,
-            port: Some(port.number),
-        };
+        let target =
+            authz::Target { namespace: &scope.node.namespace, labels: &scope.node.labels, port: Some(port.number) };
         let mut filters = authz::network_filters(scope.model, target);
         filters.push(tcp_proxy(scope, &cluster));
         (filters, &[])

@@ -45,12 +45,8 @@ pub(super) fn filter(model: &Model, target: Target<'_>) -> Option<HttpFilter> {
         r#match: Some(everything),
         requirement_type: Some(pb::requirement_rule::RequirementType::Requires(requirement(&names))),
     };
-    let authentication = pb::JwtAuthentication {
-        providers,
-        rules: vec![rule],
-        bypass_cors_preflight: true,
-        ..Default::default()
-    };
+    let authentication =
+        pb::JwtAuthentication { providers, rules: vec![rule], bypass_cors_preflight: true, ..Default::default() };
     Some(http_filter("envoy.filters.http.jwt_authn", pack(&authentication)))
 }
 

@@ -142,7 +142,12 @@ impl Model {
         for host in &entry.hosts {
             let host = host.to_ascii_lowercase();
             if self.services.iter().any(|other| other.host == host && other.namespace == meta.namespace) {
-                tracing::warn!(host, namespace = meta.namespace, reason = "SERVICE_DUPLICATE", "a host is defined twice, the older stays");
+                tracing::warn!(
+                    host,
+                    namespace = meta.namespace,
+                    reason = "SERVICE_DUPLICATE",
+                    "a host is defined twice, the older stays"
+                );
                 continue;
             }
             self.services.push(Service {
@@ -195,13 +200,18 @@ impl Model {
 
     /// Every service that a namespace sees, one per host.
     pub(crate) fn services_for<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Service> {
-        self.services
-            .iter()
-            .filter(move |service| self.service(&service.host, namespace).is_some_and(|seen| std::ptr::eq(seen, *service)))
+        self.services.iter().filter(move |service| {
+            self.service(&service.host, namespace).is_some_and(|seen| std::ptr::eq(seen, *service))
+        })
     }
 
     /// The rule for a host: of the client's namespace, else the service's, else the root; the most specific host wins.
-    pub(crate) fn destination_rule(&self, host: &str, service_namespace: Option<&str>, client: &ClientView<'_>) -> Option<Rule<'_>> {
+    pub(crate) fn destination_rule(
+        &self,
+        host: &str,
+        service_namespace: Option<&str>,
+        client: &ClientView<'_>,
+    ) -> Option<Rule<'_>> {
         let root = self.config.root_namespace();
         let namespaces = [Some(client.namespace), service_namespace, Some(root)];
         namespaces.into_iter().flatten().find_map(|namespace| self.rule_in(namespace, host, client))
@@ -217,9 +227,7 @@ impl Model {
                 is_exported(&export_to, namespace, client.namespace)
             })
             .filter(|rule| match &rule.spec.workload_selector {
-                Some(selector) => {
-                    namespace == client.namespace && labels_match(&selector.match_labels, client.labels)
-                }
+                Some(selector) => namespace == client.namespace && labels_match(&selector.match_labels, client.labels),
                 None => true,
             })
             .filter(|rule| crate::documents::rules::host_matches(&self.full_host(&rule.spec.host, namespace), host))

@@ -60,11 +60,8 @@ pub(super) fn ads() -> core::ConfigSource {
 }
 
 pub(super) fn grpc_service(cluster: String, authority: &str, timeout: Option<Duration>) -> core::GrpcService {
-    let envoy = core::grpc_service::EnvoyGrpc {
-        cluster_name: cluster,
-        authority: authority.to_owned(),
-        ..Default::default()
-    };
+    let envoy =
+        core::grpc_service::EnvoyGrpc { cluster_name: cluster, authority: authority.to_owned(), ..Default::default() };
     core::GrpcService {
         timeout: timeout.map(duration),
         target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(envoy)),

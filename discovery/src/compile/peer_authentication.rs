@@ -16,7 +16,8 @@ pub(crate) enum Accepts {
 /// The mode of one workload port: port, workload, namespace, mesh, in this order; `UNSET` asks the next.
 pub(crate) fn accepts(model: &Model, node: &NodeFacts, port: u16) -> Accepts {
     let own = workload_policy(model, node);
-    let of_port = own.and_then(|policy| policy.spec.port_level_mtls.as_ref()?.get(&port.to_string()).map(|mtls| mtls.mode));
+    let of_port =
+        own.and_then(|policy| policy.spec.port_level_mtls.as_ref()?.get(&port.to_string()).map(|mtls| mtls.mode));
     let modes = [of_port, own.map(mode)].into_iter().flatten().chain(inherited(model, &node.namespace));
     resolve(modes)
 }

@@ -24,7 +24,9 @@ pub(super) fn filters(model: &Model, target: Target<'_>) -> Vec<HttpFilter> {
         .iter()
         .filter(|limit| is_of(model, &limit.meta.namespace, target.namespace))
         .filter(|limit| selects(limit.spec.selector.as_ref(), target.labels))
-        .map(|limit| http_filter("envoy.filters.http.ratelimit", pack(&filter(model, &limit.spec, &limit.meta.namespace))))
+        .map(|limit| {
+            http_filter("envoy.filters.http.ratelimit", pack(&filter(model, &limit.spec, &limit.meta.namespace)))
+        })
         .collect()
 }
 
@@ -57,7 +59,8 @@ fn rules(rule: &RateLimitRule) -> route::RateLimit {
         actions.push(action(descriptor, conditions));
     }
     if !conditions.is_empty() {
-        let matched = Descriptor { key: "header_match".to_owned(), value: Some("matched".to_owned()), ..Default::default() };
+        let matched =
+            Descriptor { key: "header_match".to_owned(), value: Some("matched".to_owned()), ..Default::default() };
         actions.insert(0, action(&matched, conditions));
     }
     route::RateLimit { actions, ..Default::default() }
@@ -66,12 +69,14 @@ fn rules(rule: &RateLimitRule) -> route::RateLimit {
 fn action(descriptor: &Descriptor, conditions: Vec<route::HeaderMatcher>) -> Action {
     let descriptor_key = descriptor.key.clone();
     let specifier = match (&descriptor.value, &descriptor.header) {
-        (Some(value), _) if !conditions.is_empty() => ActionSpecifier::HeaderValueMatch(rule::action::HeaderValueMatch {
-            descriptor_value: value.clone(),
-            descriptor_key,
-            headers: conditions,
-            ..Default::default()
-        }),
+        (Some(value), _) if !conditions.is_empty() => {
+            ActionSpecifier::HeaderValueMatch(rule::action::HeaderValueMatch {
+                descriptor_value: value.clone(),
+                descriptor_key,
+                headers: conditions,
+                ..Default::default()
+            })
+        }
         (Some(value), _) => ActionSpecifier::GenericKey(rule::action::GenericKey {
             descriptor_value: value.clone(),
             descriptor_key,

@@ -24,11 +24,12 @@ use super::names::outbound_cluster;
 use super::pb as short;
 use super::traffic::Traffic;
 use crate::documents::rules::grpc_status;
-use crate::documents::shapes::{Destination, HeaderOperations, Headers, HashCookie};
+use crate::documents::shapes::{Destination, HashCookie, HeaderOperations, Headers};
 use crate::documents::virtual_service::{
     Body, CorsPolicy, DerivePort, DirectResponse, Fault, HttpDestination, HttpRoute, Redirect, Retries,
     UnmatchedPreflights,
 };
+use crate::node::NodeKind;
 
 /// Where a rule stands: whose namespace short names belong to, and the port that requests came to.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,10 @@ pub(super) fn apply(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>, route
         (None, None) => {
             if let [only] = rule.route.as_slice() {
                 set_headers(only.headers.as_ref(), route, &mut host);
+            }
+            if leaves_mesh(scope, rule, place) {
+                // Who called is told inside the mesh only.
+                route.request_headers_to_remove.push(CLIENT_CERT.to_owned());
             }
             pb::route::Action::Route(forward(scope, rule, place, host))
         }
@@ -67,6 +72,15 @@ fn to_cluster(scope: &Scope<'_>, cluster: String) -> pb::RouteAction {
         retry_policy: retry(scope, None),
         ..Default::default()
     }
+}
+
+/// Whether a gateway sends the rule's requests to services outside the mesh. Sidecars never pass the header on.
+fn leaves_mesh(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>) -> bool {
+    let is_outside = |to: &HttpDestination| {
+        let host = scope.model.full_host(&to.destination.host, place.namespace);
+        scope.model.service(&host, &scope.node.namespace).is_some_and(|service| !service.internal)
+    };
+    scope.node.kind == NodeKind::Router && rule.route.iter().any(is_outside)
 }
 
 /// Straight to a service, for hosts that no virtual service speaks for.
@@ -295,9 +309,9 @@ fn hash(scope: &Scope<'_>, host: &str, subset: &str, port: u32) -> Vec<HashPolic
         (Some(name), _, _) => By::Header(hash_policy::Header { header_name: name.clone(), ..Default::default() }),
         (_, Some(cookie), _) => By::Cookie(hash_cookie(cookie)),
         (_, _, Some(name)) => By::QueryParameter(hash_policy::QueryParameter { name: name.clone() }),
-        (None, None, None) => {
-            By::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: hash.use_source_ip.unwrap_or(true) })
-        }
+        (None, None, None) => By::ConnectionProperties(hash_policy::ConnectionProperties {
+            source_ip: hash.use_source_ip.unwrap_or(true),
+        }),
     };
     vec![HashPolicy { terminal: false, policy_specifier: Some(by) }]
 }
@@ -333,7 +347,9 @@ fn cors_config(cors: &CorsPolicy) -> Any {
 fn fault_config(own: &Fault) -> Any {
     let share = |percentage: Option<f64>| short::fraction(percentage.unwrap_or(0.0));
     let delay = own.delay.as_ref().map(|own| delay::FaultDelay {
-        percentage: Some(share(own.percentage.as_ref().map(|percentage| percentage.value).or(Some(f64::from(own.percent))))),
+        percentage: Some(share(
+            own.percentage.as_ref().map(|percentage| percentage.value).or(Some(f64::from(own.percent))),
+        )),
         fault_delay_secifier: own
             .fixed_delay
             .map(|span| delay::fault_delay::FaultDelaySecifier::FixedDelay(short::duration(span.0))),
@@ -361,6 +377,7 @@ pub(super) fn names(options: &[core::HeaderValueOption]) -> BTreeMap<String, Str
     options.iter().filter_map(|option| option.header.clone()).map(|header| (header.key, header.value)).collect()
 }
 
+const CLIENT_CERT: &str = "x-forwarded-client-cert";
 const ATTEMPTS: u32 = 2;
 const HOST_ATTEMPTS: i64 = 5;
 const STATUS_CODES: &str = "retriable-status-codes";

@@ -77,7 +77,9 @@ pub(super) fn is_listed(gateways: &[String], namespace: &str, wanted: &str) -> b
     }
     gateways.iter().any(|gateway| match gateway.as_str() {
         MESH => wanted == MESH,
-        full if full.contains('/') => full.strip_prefix("./").map_or(full == wanted, |name| is_named(namespace, name, wanted)),
+        full if full.contains('/') => {
+            full.strip_prefix("./").map_or(full == wanted, |name| is_named(namespace, name, wanted))
+        }
         name => is_named(namespace, name, wanted),
     })
 }

@@ -202,7 +202,8 @@ pub(crate) fn engine(
         route_specifier: Some(super::hcm::rds("r")),
         ..Default::default()
     };
-    let filter = super::network_filter("envoy.filters.network.http_connection_manager", super::canonical::pack(&manager));
+    let filter =
+        super::network_filter("envoy.filters.network.http_connection_manager", super::canonical::pack(&manager));
     let listener = Listener {
         name: "l".to_owned(),
         address: Some(super::pb::address("127.0.0.1", 1)),

@@ -120,10 +120,18 @@ fn a_sidecar_takes_mtls_only_and_finds_the_port_by_sni() {
 
 #[test]
 fn permissive_and_disable_open_plain_text() {
-    let with = |mode: &str| compile(&demo().replace("mtls: {mode: STRICT}", &format!("mtls: {{mode: {mode}}}")), &sidecar("helloworld", "127.0.0.2"));
+    let with = |mode: &str| {
+        compile(
+            &demo().replace("mtls: {mode: STRICT}", &format!("mtls: {{mode: {mode}}}")),
+            &sidecar("helloworld", "127.0.0.2"),
+        )
+    };
     let sni = Some("outbound_.9095_._.helloworld.default.svc.cluster.local");
     let permissive = listener(&with("PERMISSIVE"), "virtualInbound");
-    assert_eq!((chain(&permissive, None), chain(&permissive, sni)), (Some("plain|inbound|9095||"), Some("inbound|9095||")));
+    assert_eq!(
+        (chain(&permissive, None), chain(&permissive, sni)),
+        (Some("plain|inbound|9095||"), Some("inbound|9095||"))
+    );
     let disabled = with("DISABLE");
     let open = listener(&disabled, "virtualInbound");
     assert_eq!((chain(&open, None), chain(&open, sni)), (Some("plain|inbound|9095||"), None));
@@ -210,8 +218,16 @@ fn the_egress_gateway_lets_only_test_out() {
     let chain = out.chains.first().unwrap();
     assert!(chain.tls.as_ref().unwrap().require_client_certificate);
     let table = "https.8443.https.egress.istio-system";
-    assert_eq!(goes(&resources, table, &get("external.example.com", "/")), "out -> outbound|9095||external.example.com");
-    let from = |who: &str| verdict(chain, &get("external.example.com", "/").peer(&format!("spiffe://cluster.local/ns/default/sa/{who}")));
+    assert_eq!(
+        goes(&resources, table, &get("external.example.com", "/")),
+        "out -> outbound|9095||external.example.com"
+    );
+    let routes: envoy_types::pb::envoy::config::route::v3::RouteConfiguration = decoded(&resources, Type::Route, table);
+    let removed = &routes.virtual_hosts[0].routes[0].request_headers_to_remove;
+    assert_eq!(removed, &["x-forwarded-client-cert"], "nobody outside learns who called");
+    let from = |who: &str| {
+        verdict(chain, &get("external.example.com", "/").peer(&format!("spiffe://cluster.local/ns/default/sa/{who}")))
+    };
     assert_eq!((from("test").0, from("helloworld").0), (200, 403));
 }
 

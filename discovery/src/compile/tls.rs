@@ -29,10 +29,8 @@ pub(super) fn provider_upstream(sni: &str, sans: &[String]) -> core::TransportSo
         match_subject_alt_names: sans.iter().map(|san| short::exact(san)).collect(),
         ..Default::default()
     };
-    let combined = CombinedCertificateValidationContext {
-        default_validation_context: Some(validation),
-        ..Default::default()
-    };
+    let combined =
+        CombinedCertificateValidationContext { default_validation_context: Some(validation), ..Default::default() };
     let common = pb::CommonTlsContext {
         tls_certificate_provider_instance: Some(provider),
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(combined)),
@@ -195,8 +193,7 @@ fn credential_roots(name: &str) -> String {
 }
 
 fn mesh_common(sans: Vec<pb::SubjectAltNameMatcher>) -> pb::CommonTlsContext {
-    let validation =
-        pb::CertificateValidationContext { match_typed_subject_alt_names: sans, ..Default::default() };
+    let validation = pb::CertificateValidationContext { match_typed_subject_alt_names: sans, ..Default::default() };
     pb::CommonTlsContext {
         tls_certificate_sds_secret_configs: vec![secret(SECRET_OWN)],
         validation_context_type: Some(combined(validation, SECRET_ROOTS)),

@@ -436,10 +436,7 @@ mod tests {
             "ports: [{number: 70000}]",
             "1:18 VALUE_INVALID: ports[0].number: integer `70000` is out of range, u16 expected",
         );
-        check(
-            "labels: {a: 1}",
-            "1:13 TYPE_WRONG: labels.a: an integer found, a string (put it in quotes) expected",
-        );
+        check("labels: {a: 1}", "1:13 TYPE_WRONG: labels.a: an integer found, a string (put it in quotes) expected");
         check("mode: strict", "1:7 VALUE_UNKNOWN: mode: unknown value `strict`, expected STRICT");
         check("ports: {}", "1:8 TYPE_WRONG: ports: a mapping found, a list expected");
     }

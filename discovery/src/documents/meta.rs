@@ -125,7 +125,8 @@ pub(crate) fn read_head(node: &Node) -> Result<Head, HeadError> {
     if kinds.others.contains(&kind) || group.is_empty() {
         return Ok(Head::Skipped { resource, text: format!("{kind} has no effect here yet") });
     }
-    let names: Vec<&'static str> = kinds.ours.iter().map(|(name, _)| *name).chain(kinds.others.iter().copied()).collect();
+    let names: Vec<&'static str> =
+        kinds.ours.iter().map(|(name, _)| *name).chain(kinds.others.iter().copied()).collect();
     Err(HeadError::UnknownKind { group: group.to_owned(), kind: kind.to_owned(), near: nearest(kind, &names) })
 }
 
@@ -148,7 +149,12 @@ fn checked(
     if !kinds.versions.contains(&version) {
         return Err(HeadError::WrongVersion {
             kind: kind.name().to_owned(),
-            expected: kinds.versions.iter().map(|known| format!("`{}/{known}`", kinds.group)).collect::<Vec<_>>().join(" or "),
+            expected: kinds
+                .versions
+                .iter()
+                .map(|known| format!("`{}/{known}`", kinds.group))
+                .collect::<Vec<_>>()
+                .join(" or "),
             found: format!("{}/{version}", kinds.group),
         });
     }
@@ -189,7 +195,9 @@ fn name_fault(name: &str) -> Option<&'static str> {
     match () {
         () if name.len() > NAME_LEN_MAX => Some("longer than 253 characters"),
         () if !allowed => Some("only lower-case letters, digits, `-` and `.` are allowed"),
-        () if !name.starts_with(plain) || !name.ends_with(plain) => Some("it must begin and end with a letter or digit"),
+        () if !name.starts_with(plain) || !name.ends_with(plain) => {
+            Some("it must begin and end with a letter or digit")
+        }
         () => None,
     }
 }

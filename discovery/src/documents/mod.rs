@@ -3,7 +3,10 @@
 //! A document is accepted only if its schema and its semantic rules hold; otherwise a [`Finding`] says where and why. The
 //! kinds are Istio's (`networking.istio.io`, `security.istio.io`), its `MeshConfig` in the ConfigMap `istio`, and our
 //! `RateLimit`.
-#![allow(dead_code, reason = "the kinds carry every documented field; FIELDS_WITHOUT_EFFECT lists those not compiled yet")]
+#![allow(
+    dead_code,
+    reason = "the kinds carry every documented field; FIELDS_WITHOUT_EFFECT lists those not compiled yet"
+)]
 
 pub(crate) mod decode;
 pub(crate) mod duration;
@@ -214,7 +217,9 @@ fn read_mesh(node: &Node, review: &mut Review<'_>) -> Option<Spec> {
     };
     let shift = |at: At| inner_place(key.at, outer.at, at);
     let body = match tree::parse_stream(inner) {
-        Ok(mut nodes) => nodes.drain(..).next().unwrap_or_else(|| Node { at: At::default(), value: tree::Value::Map(vec![]) }),
+        Ok(mut nodes) => {
+            nodes.drain(..).next().unwrap_or_else(|| Node { at: At::default(), value: tree::Value::Map(vec![]) })
+        }
         Err(error) => {
             review.note_at(Severity::Error, shift(error.at), "YAML_INVALID", format!("data.mesh: {}", error.text));
             return None;
@@ -356,9 +361,13 @@ pub const FIELDS_WITHOUT_EFFECT: &[&str] = &[
     "VirtualService.http[].match[].statPrefix",
     "VirtualService.http[].delegate",
     "VirtualService.http[].retries.retryRemoteLocalities",
+    "VirtualService.tls (for the gateway `mesh`)",
+    "VirtualService.tcp (for the gateway `mesh`)",
     "VirtualService.tls[].match[].destinationSubnets",
     "VirtualService.tcp[].match[].destinationSubnets",
     "VirtualService.tcp[].match[].sourceSubnet",
+    "DestinationRule.trafficPolicy.connectionPool.tcp.idleTimeout",
+    "DestinationRule.trafficPolicy.connectionPool.tcp.maxConnectionDuration",
     "DestinationRule.trafficPolicy.tunnel",
     "DestinationRule.trafficPolicy.proxyProtocol",
     "DestinationRule.trafficPolicy.retryBudget",
@@ -370,21 +379,18 @@ pub const FIELDS_WITHOUT_EFFECT: &[&str] = &[
     "DestinationRule.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes",
     "Gateway.servers[].defaultEndpoint",
     "Gateway.servers[].port.targetPort",
-    "Gateway.servers[].tls.credentialNames",
     "Gateway.servers[].tls.caCertCredentialName",
     "ServiceEntry.resolution: DYNAMIC_DNS",
+    "WorkloadEntry.locality (told to proxies, but no failover by it)",
     "WorkloadEntry.network",
-    "RequestAuthentication.targetRef",
-    "RequestAuthentication.targetRefs",
-    "RequestAuthentication.jwtRules[].spaceDelimitedClaims",
-    "AuthorizationPolicy.targetRef",
-    "AuthorizationPolicy.targetRefs",
+    "RequestAuthentication.targetRefs (but to a Gateway)",
+    "AuthorizationPolicy.targetRefs (but to a Gateway)",
     "MeshConfig.inboundTrafficPolicy",
     "MeshConfig.defaultConfig",
     "MeshConfig.localityLbSetting",
     "MeshConfig.meshMTLS",
     "MeshConfig.tlsDefaults",
-    "MeshConfig.extensionProviders[].envoyTcpAls",
+    "MeshConfig.extensionProviders[].envoyExtAuthzHttp (matching requests are refused)",
     "MeshConfig.extensionProviders[].envoyOtelAls",
     "MeshConfig.extensionProviders[].prometheus",
     "MeshConfig.extensionProviders[].opentelemetry",

@@ -21,15 +21,21 @@ fn heads_are_checked() {
     check("kind: Gateway", &["mesh.yaml:1:1 Gateway default/-: FIELD_MISSING: `apiVersion` is required"]);
     check(
         "apiVersion: networking.istio.io/v1\nkind: VirtalService\nmetadata: {name: a, namespace: b}\n",
-        &["mesh.yaml:2:7 VirtalService b/a: KIND_UNKNOWN: networking.istio.io has no kind `VirtalService`; is `VirtualService` meant?"],
+        &[
+            "mesh.yaml:2:7 VirtalService b/a: KIND_UNKNOWN: networking.istio.io has no kind `VirtalService`; is `VirtualService` meant?",
+        ],
     );
     check(
         "apiVersion: networking.istio.io/v2\nkind: Gateway\nmetadata: {name: a}\n",
-        &["mesh.yaml:1:13 Gateway default/a: VERSION_UNKNOWN: Gateway is of `networking.istio.io/v1` or `networking.istio.io/v1beta1` or `networking.istio.io/v1alpha3`, not of `networking.istio.io/v2`"],
+        &[
+            "mesh.yaml:1:13 Gateway default/a: VERSION_UNKNOWN: Gateway is of `networking.istio.io/v1` or `networking.istio.io/v1beta1` or `networking.istio.io/v1alpha3`, not of `networking.istio.io/v2`",
+        ],
     );
     check(
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: Bad_Name}\nspec: {}",
-        &["mesh.yaml:3:18 PeerAuthentication default/Bad_Name: NAME_INVALID: `Bad_Name` is no name: only lower-case letters, digits, `-` and `.` are allowed"],
+        &[
+            "mesh.yaml:3:18 PeerAuthentication default/Bad_Name: NAME_INVALID: `Bad_Name` is no name: only lower-case letters, digits, `-` and `.` are allowed",
+        ],
     );
     check(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: a}\nspec: {replicas: 1}",
@@ -49,26 +55,37 @@ fn heads_are_checked() {
 fn schema_faults_point_at_the_field() {
     check(
         &of("VirtualService", "hosts: [a.b]\nhttp:\n- rout: []"),
-        &["mesh.yaml:7:5 VirtualService default/x: FIELD_UNKNOWN: spec.http[0]: unknown field `rout`; is `route` meant?"],
+        &[
+            "mesh.yaml:7:5 VirtualService default/x: FIELD_UNKNOWN: spec.http[0]: unknown field `rout`; is `route` meant?",
+        ],
     );
     check(
         &of("PeerAuthentication", "mtls:\n  mode: BLAH"),
-        &["mesh.yaml:6:11 PeerAuthentication default/x: VALUE_UNKNOWN: spec.mtls.mode: unknown value `BLAH`, expected UNSET, DISABLE, PERMISSIVE, STRICT"],
+        &[
+            "mesh.yaml:6:11 PeerAuthentication default/x: VALUE_UNKNOWN: spec.mtls.mode: unknown value `BLAH`, expected UNSET, DISABLE, PERMISSIVE, STRICT",
+        ],
     );
     check(
         &of("DestinationRule", "host: a.b\ntrafficPolicy:\n  connectionPool:\n    tcp: {connectTimeout: 5}"),
-        &["mesh.yaml:8:29 DestinationRule default/x: TYPE_WRONG: spec.trafficPolicy.connectionPool.tcp.connectTimeout: an integer found, a string (put it in quotes) expected"],
+        &[
+            "mesh.yaml:8:29 DestinationRule default/x: TYPE_WRONG: spec.trafficPolicy.connectionPool.tcp.connectTimeout: an integer found, a string (put it in quotes) expected",
+        ],
     );
     check(
         &of("VirtualService", "hosts: [a.b]\nhttp:\n- timeout: soon\n  route: [{destination: {host: a.b}}]"),
-        &["mesh.yaml:7:14 VirtualService default/x: VALUE_INVALID: spec.http[0].timeout: `soon` is no duration; write it as `1h2m3s`, `500ms` or `1.5s`"],
+        &[
+            "mesh.yaml:7:14 VirtualService default/x: VALUE_INVALID: spec.http[0].timeout: `soon` is no duration; write it as `1h2m3s`, `500ms` or `1.5s`",
+        ],
     );
 }
 
 #[test]
 fn virtual_service_rules_hold() {
     check(
-        &of("VirtualService", "hosts: ['*', a.b, A.b]\nhttp:\n- match: [{uri: {regex: '['}}]\n  redirect: {redirectCode: 300}\n  route: [{destination: {host: a.b}, weight: -1}]"),
+        &of(
+            "VirtualService",
+            "hosts: ['*', a.b, A.b]\nhttp:\n- match: [{uri: {regex: '['}}]\n  redirect: {redirectCode: 300}\n  route: [{destination: {host: a.b}, weight: -1}]",
+        ),
         &[
             "mesh.yaml:5:11 VirtualService default/x: HOST_INVALID: spec.hosts[0]: `*` is not allowed in the mesh; name gateways or hosts",
             "mesh.yaml:5:16 VirtualService default/x: HOST_DUPLICATE: spec.hosts[1]: `a.b` and `*` overlap",
@@ -81,7 +98,10 @@ fn virtual_service_rules_hold() {
         ],
     );
     check(
-        &of("VirtualService", "hosts: [a.b]\nhttp:\n- route: [{destination: {host: a.b}}, {destination: {host: c.d}}]\n  retries: {attempts: 0, retryOn: often}\n- fault: {abort: {grpcStatus: NOPE}}\n  route: [{destination: {host: a.b}}]"),
+        &of(
+            "VirtualService",
+            "hosts: [a.b]\nhttp:\n- route: [{destination: {host: a.b}}, {destination: {host: c.d}}]\n  retries: {attempts: 0, retryOn: often}\n- fault: {abort: {grpcStatus: NOPE}}\n  route: [{destination: {host: a.b}}]",
+        ),
         &[
             "mesh.yaml:7:5 VirtualService default/x: WEIGHTS_ZERO: spec.http[0].route: the weights of several destinations sum up to 0",
             "mesh.yaml:8:5 VirtualService default/x: CONFLICT: spec.http[0].retries: `attempts: 0` switches retries off; nothing else may be set",
@@ -95,7 +115,10 @@ fn virtual_service_rules_hold() {
 #[test]
 fn gateway_and_service_rules_hold() {
     check(
-        &of("Gateway", "servers:\n- port: {number: 0, name: a, protocol: HTTPS}\n  hosts: ['*']\n- port: {number: 80, name: a, protocol: HTTP}\n  hosts: ['*']\n  tls: {mode: SIMPLE}"),
+        &of(
+            "Gateway",
+            "servers:\n- port: {number: 0, name: a, protocol: HTTPS}\n  hosts: ['*']\n- port: {number: 80, name: a, protocol: HTTP}\n  hosts: ['*']\n  tls: {mode: SIMPLE}",
+        ),
         &[
             "mesh.yaml:6:20 Gateway default/x: PORT_INVALID: spec.servers[0].port.number: port 0 is not between 1 and 65535",
             "mesh.yaml:6:5 Gateway default/x: FIELD_MISSING: spec.servers[0]: HTTPS needs a `tls` block",
@@ -104,7 +127,10 @@ fn gateway_and_service_rules_hold() {
         ],
     );
     check(
-        &of("ServiceEntry", "hosts: ['*']\nports: [{number: 1, name: a, protocol: NOPE}]\nresolution: STATIC\nendpoints: [{address: a.b, ports: {b: 2}}]"),
+        &of(
+            "ServiceEntry",
+            "hosts: ['*']\nports: [{number: 1, name: a, protocol: NOPE}]\nresolution: STATIC\nendpoints: [{address: a.b, ports: {b: 2}}]",
+        ),
         &[
             "mesh.yaml:5:11 ServiceEntry default/x: HOST_INVALID: spec.hosts[0]: `*` cannot be a service",
             "mesh.yaml:6:42 ServiceEntry default/x: VALUE_UNKNOWN: spec.ports[0].protocol: `NOPE` is no protocol; use HTTP, HTTPS, HTTP2, GRPC, TCP or TLS",
@@ -125,7 +151,10 @@ fn security_rules_hold() {
         ],
     );
     check(
-        &of("AuthorizationPolicy", "action: DENY\nprovider: {name: p}\nrules:\n- from: [{source: {}}]\n  to: [{operation: {ports: ['http'], paths: ['/{*}x']}}]\n  when: [{key: source.pricipal, values: [a]}]"),
+        &of(
+            "AuthorizationPolicy",
+            "action: DENY\nprovider: {name: p}\nrules:\n- from: [{source: {}}]\n  to: [{operation: {ports: ['http'], paths: ['/{*}x']}}]\n  when: [{key: source.pricipal, values: [a]}]",
+        ),
         &[
             "mesh.yaml:6:3 AuthorizationPolicy default/x: CONFLICT: spec.provider: `provider` is for CUSTOM only",
             "mesh.yaml:8:13 AuthorizationPolicy default/x: EMPTY: spec.rules[0].from[0].source: at least one field is needed",
@@ -148,14 +177,20 @@ fn security_rules_hold() {
 fn mesh_settings_inside_a_block_are_located_in_the_file() {
     check(
         "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |-\n    rootNamespace: istio-system\n    outboundTrafficPolicy:\n      mode: NOWHERE\n",
-        &["mesh.yaml:8:13 ConfigMap istio-system/istio: VALUE_UNKNOWN: data.mesh: outboundTrafficPolicy.mode: unknown value `NOWHERE`, expected REGISTRY_ONLY, ALLOW_ANY"],
+        &[
+            "mesh.yaml:8:13 ConfigMap istio-system/istio: VALUE_UNKNOWN: data.mesh: outboundTrafficPolicy.mode: unknown value `NOWHERE`, expected REGISTRY_ONLY, ALLOW_ANY",
+        ],
     );
-    check("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {a: b}", &["mesh.yaml:1:1 ConfigMap default/other: KIND_SKIPPED: only the ConfigMap `istio` with `data.mesh` is read"]);
+    check(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: other}\ndata: {a: b}",
+        &["mesh.yaml:1:1 ConfigMap default/other: KIND_SKIPPED: only the ConfigMap `istio` with `data.mesh` is read"],
+    );
 }
 
 #[test]
 fn a_refused_document_leaves_its_neighbors_alone() {
-    let text = format!("{}---\n{}", of("PeerAuthentication", "mtls: {mode: X}"), of("WorkloadEntry", "address: 1.2.3.4"));
+    let text =
+        format!("{}---\n{}", of("PeerAuthentication", "mtls: {mode: X}"), of("WorkloadEntry", "address: 1.2.3.4"));
     let parsed = parse(Path::new("mesh.yaml"), &text);
     assert_eq!(parsed.refused, ["PeerAuthentication default/x"]);
     assert_eq!(parsed.documents.len(), 1);

@@ -82,22 +82,13 @@ fn provider_name(policy: &Named<AuthorizationPolicy>) -> &str {
     policy.spec.provider.as_ref().map_or("", |provider| &provider.name)
 }
 
-fn context<'a>(
-    _model: &Model,
-    policy: &'a Named<AuthorizationPolicy>,
-    target: Target<'_>,
-    http: bool,
-) -> Context<'a> {
+fn context<'a>(_model: &Model, policy: &'a Named<AuthorizationPolicy>, target: Target<'_>, http: bool) -> Context<'a> {
     // Principals cannot be tested by CUSTOM rules, so that trust domains do not matter.
     Context { http, action: Action::Custom, port: target.port, trust_domains: &[], namespace: &policy.meta.namespace }
 }
 
 fn deny(policies: BTreeMap<String, pb::Policy>) -> pb::Rbac {
-    pb::Rbac {
-        action: pb::rbac::Action::Deny as i32,
-        policies: policies.into_iter().collect(),
-        ..Default::default()
-    }
+    pb::Rbac { action: pb::rbac::Action::Deny as i32, policies: policies.into_iter().collect(), ..Default::default() }
 }
 
 fn ext_authz(model: &Model, service: &ExtAuthzGrpc, prefix: &str) -> ext::ExtAuthz {

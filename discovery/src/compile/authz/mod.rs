@@ -52,7 +52,8 @@ pub(crate) fn http_filters(model: &Model, target: Target<'_>) -> (Vec<HttpFilter
         .into_iter()
         .filter_map(|action| rules_of(model, &policies, target, action, true))
         .map(|(rules, shadow, prefix)| {
-            let filter = http::Rbac { rules, shadow_rules: shadow, shadow_rules_stat_prefix: prefix, ..Default::default() };
+            let filter =
+                http::Rbac { rules, shadow_rules: shadow, shadow_rules_stat_prefix: prefix, ..Default::default() };
             http_filter(RBAC_HTTP, pack(&filter))
         })
         .collect();
@@ -130,13 +131,8 @@ fn rules_of(
     for policy in of_action {
         let dry = action != Action::Audit && is_dry_run(policy);
         (any_enforced, any_shadow) = (any_enforced || !dry, any_shadow || dry);
-        let context = Context {
-            http,
-            action,
-            port: target.port,
-            trust_domains: &domains,
-            namespace: &policy.meta.namespace,
-        };
+        let context =
+            Context { http, action, port: target.port, trust_domains: &domains, namespace: &policy.meta.namespace };
         let to = if dry { &mut shadow } else { &mut enforced };
         rule::policies("", policy, context, to);
     }

@@ -2,8 +2,7 @@
 
 use envoy_types::pb::envoy::config::rbac::v3 as pb;
 use envoy_types::pb::envoy::r#type::matcher::v3::{
-    ListMatcher, MetadataMatcher, OrMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher,
-    value_matcher,
+    ListMatcher, MetadataMatcher, OrMatcher, StringMatcher, ValueMatcher, list_matcher, metadata_matcher, value_matcher,
 };
 use pb::principal::{Authenticated, Identifier};
 
@@ -43,11 +42,8 @@ pub(super) fn source(source: &Source, context: Context<'_>) -> Vec<Part<pb::Prin
         (&source.remote_ip_blocks, &source.not_remote_ip_blocks, &remote_ip, false),
         (&source.ip_blocks, &source.not_ip_blocks, &direct_ip, false),
     ];
-    let peers = listed(
-        &with_aliases(&source.principals, domains),
-        &with_aliases(&source.not_principals, domains),
-        peer,
-    );
+    let peers =
+        listed(&with_aliases(&source.principals, domains), &with_aliases(&source.not_principals, domains), peer);
     let mut parts = vec![Part::All(peers)];
     for (values, not_values, test, http_only) in lists {
         parts.push(match () {
@@ -225,7 +221,9 @@ fn aliases_of(principal: &str, domains: &[String]) -> Vec<String> {
     if !is_whole || domain == "*" || !is_local {
         return unchanged;
     }
-    let of = |other: &String| if suffix.is_some() && covers(other) { principal.to_owned() } else { format!("{other}/{path}") };
+    let of = |other: &String| {
+        if suffix.is_some() && covers(other) { principal.to_owned() } else { format!("{other}/{path}") }
+    };
     domains.iter().map(of).collect()
 }
 

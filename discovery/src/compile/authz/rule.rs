@@ -31,9 +31,8 @@ pub(super) fn policies(
     context: Context<'_>,
     to: &mut BTreeMap<String, pb::Policy>,
 ) {
-    let name = |index: usize| {
-        format!("{prefix}ns[{}]-policy[{}]-rule[{index}]", policy.meta.namespace, policy.meta.name)
-    };
+    let name =
+        |index: usize| format!("{prefix}ns[{}]-policy[{}]-rule[{index}]", policy.meta.namespace, policy.meta.name);
     if policy.spec.rules.is_empty() {
         // A policy without rules never matches; as ALLOW it thereby denies everything.
         to.insert(name(0), never());

@@ -8,7 +8,9 @@ use identity::TrustDomain;
 
 fn policy(spec: &str) -> String {
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-    format!("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: foo}}\nspec:\n{spec}---\n")
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: foo}}\nspec:\n{spec}---\n"
+    )
 }
 
 fn judge(text: &str, asked: &Asked) -> u16 {
@@ -36,7 +38,8 @@ fn without_policies_everything_passes_and_an_empty_allow_stops_everything() {
 
 #[test]
 fn deny_wins_over_allow() {
-    let text = policy("rules: [{}]") + &policy("action: DENY\nrules: [{to: [{operation: {paths: [/secret*]}}]}]").replace("name: p", "name: d");
+    let text = policy("rules: [{}]")
+        + &policy("action: DENY\nrules: [{to: [{operation: {paths: [/secret*]}}]}]").replace("name: p", "name: d");
     assert_eq!(judge(&text, &get("/open")), 200);
     assert_eq!(judge(&text, &get("/secret/x")), 403);
 }

@@ -20,7 +20,9 @@ spec:
 
 fn with_http(rules: &str) -> Resources {
     let rules: String = rules.lines().map(|line| format!("  {line}\n")).collect();
-    let service = format!("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [a]\n  http:\n{rules}");
+    let service = format!(
+        "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: v}}\nspec:\n  hosts: [a]\n  http:\n{rules}"
+    );
     let resources = compile(&format!("{SERVICE}{service}"), &sidecar("client", "10.1.1.1"));
     super::assert_accepted(&resources);
     resources
@@ -28,7 +30,9 @@ fn with_http(rules: &str) -> Resources {
 
 fn with_rule(spec: &str) -> Resources {
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();
-    let rule = format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d}}\nspec:\n  host: a\n{spec}");
+    let rule = format!(
+        "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: d}}\nspec:\n  host: a\n{spec}"
+    );
     let resources = compile(&format!("{SERVICE}{rule}"), &sidecar("client", "10.1.1.1"));
     super::assert_accepted(&resources);
     resources
@@ -123,7 +127,9 @@ fn the_mesh_retries_twice_unless_told_otherwise() {
 
 #[test]
 fn subsets_have_their_own_endpoints_and_identities() {
-    let resources = with_rule("subsets:\n- {name: v1, labels: {version: v1}}\n- {name: v2, labels: {version: v2}, trafficPolicy: {tls: {mode: DISABLE}}}");
+    let resources = with_rule(
+        "subsets:\n- {name: v1, labels: {version: v1}}\n- {name: v2, labels: {version: v2}, trafficPolicy: {tls: {mode: DISABLE}}}",
+    );
     let v1 = cluster(&resources, "outbound|80|v1|a.default.svc.cluster.local");
     let tls = v1.tls.as_ref().unwrap();
     assert_eq!(tls.common.validation.exact_uris(), Some(vec!["spiffe://cluster.local/ns/default/sa/a"]));
@@ -157,7 +163,9 @@ fn traffic_policies_reach_the_cluster() {
 #[test]
 fn rules_are_found_by_namespace_and_the_most_specific_host() {
     let rule = |name: &str, namespace: &str, host: &str, limit: u32| {
-        format!("apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  host: '{host}'\n  trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {limit}}}}}}}\n---\n")
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  host: '{host}'\n  trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: {limit}}}}}}}\n---\n"
+        )
     };
     let host = "a.default.svc.cluster.local";
     let limit = |rules: &str| {
@@ -234,7 +242,12 @@ spec:
 
 #[test]
 fn services_stay_where_they_are_exported_to() {
-    let hidden = SERVICE.replace("spec:\n", "spec:\n  exportTo: ['.']\n").replace("metadata: {name: a}", "metadata: {name: a, namespace: other}");
+    let hidden = SERVICE
+        .replace("spec:\n", "spec:\n  exportTo: ['.']\n")
+        .replace("metadata: {name: a}", "metadata: {name: a, namespace: other}");
     let resources = compile(&hidden, &sidecar("client", "10.1.1.1"));
-    assert_eq!(goes(&resources, "http_proxy", &get("a.default.svc.cluster.local", "/")), "allow_any -> PassthroughCluster");
+    assert_eq!(
+        goes(&resources, "http_proxy", &get("a.default.svc.cluster.local", "/")),
+        "allow_any -> PassthroughCluster"
+    );
 }

@@ -72,7 +72,11 @@ pub(crate) fn check_mesh(config: &MeshConfig, review: &mut Review<'_>) {
     }
     for name in &config.default_providers.access_logging {
         if config.provider(name).is_none() && name != "envoy" {
-            review.error("defaultProviders.accessLogging", "PROVIDER_UNKNOWN", format!("no extensionProvider `{name}`"));
+            review.error(
+                "defaultProviders.accessLogging",
+                "PROVIDER_UNKNOWN",
+                format!("no extensionProvider `{name}`"),
+            );
         }
     }
 }

@@ -19,7 +19,11 @@ pub(super) fn check_gateway(gateway: &Gateway, review: &mut Review<'_>) {
         let at = format!("spec.servers[{index}]");
         check_server(server, &at, review);
         if gateway.servers[..index].iter().any(|earlier| earlier.port.name == server.port.name) {
-            review.error(format!("{at}.port.name"), "DUPLICATE_NAME", format!("port name `{}` is used twice", server.port.name));
+            review.error(
+                format!("{at}.port.name"),
+                "DUPLICATE_NAME",
+                format!("port name `{}` is used twice", server.port.name),
+            );
         }
     }
 }
@@ -53,7 +57,11 @@ fn check_server(server: &Server, at: &str, review: &mut Review<'_>) {
         (Some(tls), _) => {
             let rest = crate::documents::shapes::ServerTls { https_redirect: tls.https_redirect, ..Default::default() };
             if *tls != rest || protocol == "TCP" {
-                review.error(format!("{at}.tls"), "CONFLICT", format!("a {protocol} port takes no TLS settings but `httpsRedirect`"));
+                review.error(
+                    format!("{at}.tls"),
+                    "CONFLICT",
+                    format!("a {protocol} port takes no TLS settings but `httpsRedirect`"),
+                );
             }
         }
         (None, _) => {}
@@ -175,7 +183,11 @@ fn check_endpoints(entry: &ServiceEntry, review: &mut Review<'_>) {
         }
         Resolution::Static if endpoints.is_empty() && entry.workload_selector.is_none() => {
             let level = if entry.location == Location::MeshInternal { "" } else { " outside the mesh" };
-            review.warn("spec.endpoints", "NO_EFFECT", format!("STATIC without endpoints or selector: nothing{level} is reached"));
+            review.warn(
+                "spec.endpoints",
+                "NO_EFFECT",
+                format!("STATIC without endpoints or selector: nothing{level} is reached"),
+            );
         }
         Resolution::Dns | Resolution::DnsRoundRobin if endpoints.is_empty() && wildcard => {
             review.error("spec.hosts", "HOST_INVALID", "DNS needs full names or endpoints");
@@ -184,7 +196,11 @@ fn check_endpoints(entry: &ServiceEntry, review: &mut Review<'_>) {
             review.error("spec.endpoints", "OUT_OF_RANGE", "DNS_ROUND_ROBIN takes at most one endpoint");
         }
         Resolution::DynamicDns if !wildcard || !entry.addresses.is_empty() || !endpoints.is_empty() => {
-            review.error("spec.resolution", "CONFLICT", "DYNAMIC_DNS needs a wildcard host, no addresses and no endpoints");
+            review.error(
+                "spec.resolution",
+                "CONFLICT",
+                "DYNAMIC_DNS needs a wildcard host, no addresses and no endpoints",
+            );
         }
         _ => {}
     }

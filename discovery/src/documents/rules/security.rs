@@ -3,8 +3,7 @@
 use super::check_selector;
 use super::text::{check_cidr, check_header_name, check_port};
 use crate::documents::security::{
-    Action, AuthorizationPolicy, Condition, JwtRule, Operation, PeerAuthentication, RequestAuthentication, Rule,
-    Source,
+    Action, AuthorizationPolicy, Condition, JwtRule, Operation, PeerAuthentication, RequestAuthentication, Rule, Source,
 };
 use crate::documents::shapes::TargetRef;
 use crate::documents::{Meta, Review};
@@ -170,7 +169,11 @@ fn check_source(action: Action, source: &Source, at: &str, review: &mut Review<'
     if action == Action::Custom {
         for (field, values) in source.lists() {
             if !values.is_empty() && !field.to_ascii_lowercase().contains("ipblocks") {
-                review.error(format!("{at}.{field}"), "CONFLICT", format!("CUSTOM cannot test `{field}`: it runs before peers and tokens are known"));
+                review.error(
+                    format!("{at}.{field}"),
+                    "CONFLICT",
+                    format!("CUSTOM cannot test `{field}`: it runs before peers and tokens are known"),
+                );
             }
         }
     }
@@ -258,12 +261,17 @@ fn check_condition(action: Action, condition: &Condition, at: &str, review: &mut
     match key.as_str() {
         "source.ip" | "remote.ip" | "destination.ip" => both.for_each(|value| check_cidr(value, at, review)),
         "destination.port" => both.for_each(|value| check_port_text(value, at, review)),
-        "source.namespace" | "source.principal" | "source.serviceAccount" | "source.trustDomain" | "connection.sni" => {}
+        "source.namespace" | "source.principal" | "source.serviceAccount" | "source.trustDomain" | "connection.sni" => {
+        }
         "request.auth.principal" | "request.auth.audiences" | "request.auth.presenter" => {}
         key if key.starts_with("request.auth.claims[") && brackets(key).is_some() => {}
         key if key.starts_with("request.headers[") && brackets(key).is_some_and(|names| names.len() == 1) => {}
         key if key.starts_with("experimental.envoy.filters.") && brackets(key).is_some() => {
-            review.warn(format!("{at}.key"), "NO_EFFECT", "filter metadata is not set by our proxies; the condition sees it as absent");
+            review.warn(
+                format!("{at}.key"),
+                "NO_EFFECT",
+                "filter metadata is not set by our proxies; the condition sees it as absent",
+            );
         }
         key => {
             let near = crate::documents::decode::nearest(key, CONDITION_KEYS);
@@ -272,9 +280,16 @@ fn check_condition(action: Action, condition: &Condition, at: &str, review: &mut
         }
     }
     let late = key.starts_with("request.auth.")
-        || matches!(key.as_str(), "source.namespace" | "source.principal" | "source.serviceAccount" | "source.trustDomain");
+        || matches!(
+            key.as_str(),
+            "source.namespace" | "source.principal" | "source.serviceAccount" | "source.trustDomain"
+        );
     if action == Action::Custom && late {
-        review.error(format!("{at}.key"), "CONFLICT", format!("CUSTOM cannot test `{key}`: it runs before peers and tokens are known"));
+        review.error(
+            format!("{at}.key"),
+            "CONFLICT",
+            format!("CUSTOM cannot test `{key}`: it runs before peers and tokens are known"),
+        );
     }
 }
 

@@ -17,7 +17,11 @@ pub(crate) fn parse_cidr(text: &str) -> Option<IpNet> {
 
 pub(super) fn check_cidr(text: &str, path: &str, review: &mut Review<'_>) {
     if parse_cidr(text).is_none() {
-        review.error(path, "CIDR_INVALID", format!("`{text}` is neither an IP address nor a network such as 10.0.0.0/8"));
+        review.error(
+            path,
+            "CIDR_INVALID",
+            format!("`{text}` is neither an IP address nor a network such as 10.0.0.0/8"),
+        );
     }
 }
 
@@ -57,7 +61,11 @@ pub(super) fn check_host(host: &str, wildcard: bool, path: &str, review: &mut Re
     };
     let ok = is_dns_name(rest) || host.parse::<IpAddr>().is_ok() || (wildcard && host == "*");
     if !ok {
-        review.error(path, "HOST_INVALID", format!("`{host}` is no {}host name", if wildcard { "(wildcard) " } else { "" }));
+        review.error(
+            path,
+            "HOST_INVALID",
+            format!("`{host}` is no {}host name", if wildcard { "(wildcard) " } else { "" }),
+        );
     }
 }
 
@@ -133,7 +141,11 @@ pub(super) fn check_headers(headers: Option<&Headers>, path: &str, review: &mut 
         }
         for (name, value) in operations.set.iter().chain(&operations.add) {
             if value.chars().any(|c| c == '\r' || c == '\n' || c == '\0') {
-                review.error(format!("{path}.{side}"), "HEADER_INVALID", format!("the value of `{name}` has control characters"));
+                review.error(
+                    format!("{path}.{side}"),
+                    "HEADER_INVALID",
+                    format!("the value of `{name}` has control characters"),
+                );
             }
         }
     }
@@ -165,7 +177,19 @@ pub(super) fn check_percent(percent: Option<&Percent>, path: &str, review: &mut 
 pub(super) fn is_protocol(name: &str) -> bool {
     matches!(
         name.to_ascii_uppercase().as_str(),
-        "HTTP" | "HTTPS" | "GRPC" | "GRPC-WEB" | "HTTP2" | "HTTP_PROXY" | "MONGO" | "REDIS" | "MYSQL" | "TCP" | "TLS" | "UDP" | "HBONE"
+        "HTTP"
+            | "HTTPS"
+            | "GRPC"
+            | "GRPC-WEB"
+            | "HTTP2"
+            | "HTTP_PROXY"
+            | "MONGO"
+            | "REDIS"
+            | "MYSQL"
+            | "TCP"
+            | "TLS"
+            | "UDP"
+            | "HBONE"
     )
 }
 

@@ -123,15 +123,18 @@ fn is_prime(number: u64) -> bool {
 }
 
 fn check_locality(setting: &LocalityBalancer, at: &str, review: &mut Review<'_>) {
-    let ways =
-        [!setting.distribute.is_empty(), !setting.failover.is_empty(), !setting.failover_priority.is_empty()];
+    let ways = [!setting.distribute.is_empty(), !setting.failover.is_empty(), !setting.failover_priority.is_empty()];
     if ways[0] && (ways[1] || ways[2]) {
         review.error(at, "ONE_OF", "`distribute` excludes `failover` and `failoverPriority`");
     }
     for (index, entry) in setting.distribute.iter().enumerate() {
         let sum: u64 = entry.to.values().map(|share| u64::from(*share)).sum();
         if sum != 100 {
-            review.error(format!("{at}.distribute[{index}].to"), "OUT_OF_RANGE", format!("the shares sum up to {sum}, not 100"));
+            review.error(
+                format!("{at}.distribute[{index}].to"),
+                "OUT_OF_RANGE",
+                format!("the shares sum up to {sum}, not 100"),
+            );
         }
     }
     for (index, entry) in setting.failover.iter().enumerate() {
@@ -159,10 +162,18 @@ fn check_pool(pool: &ConnectionPool, at: &str, review: &mut Review<'_>) {
         numbers.push(("http.maxRetries", http.max_retries));
         numbers.push(("http.maxConcurrentStreams", http.max_concurrent_streams));
         if http.h2_upgrade_policy == H2Upgrade::Upgrade && http.use_client_protocol {
-            review.error(format!("{at}.http"), "CONFLICT", "`h2UpgradePolicy: UPGRADE` and `useClientProtocol` exclude each other");
+            review.error(
+                format!("{at}.http"),
+                "CONFLICT",
+                "`h2UpgradePolicy: UPGRADE` and `useClientProtocol` exclude each other",
+            );
         }
         if http.http2_keep_alive.as_ref().is_some_and(|alive| alive.interval.is_none() || alive.timeout.is_none()) {
-            review.error(format!("{at}.http.http2KeepAlive"), "FIELD_MISSING", "`interval` and `timeout` are both required");
+            review.error(
+                format!("{at}.http.http2KeepAlive"),
+                "FIELD_MISSING",
+                "`interval` and `timeout` are both required",
+            );
         }
     }
     for (field, number) in numbers {
@@ -187,7 +198,11 @@ fn check_outlier(outlier: &OutlierDetection, at: &str, review: &mut Review<'_>) 
         }
     }
     if outlier.consecutive_errors != 0 {
-        review.warn(format!("{at}.consecutiveErrors"), "NO_EFFECT", "deprecated; use `consecutive5xxErrors` or `consecutiveGatewayErrors`");
+        review.warn(
+            format!("{at}.consecutiveErrors"),
+            "NO_EFFECT",
+            "deprecated; use `consecutive5xxErrors` or `consecutiveGatewayErrors`",
+        );
     }
 }
 
@@ -227,8 +242,7 @@ pub(super) fn check_server_tls(tls: &ServerTls, at: &str, review: &mut Review<'_
         !tls.tls_certificates.is_empty(),
     ];
     let sources = sources.iter().filter(|given| **given).count();
-    let terminates =
-        matches!(tls.mode, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
+    let terminates = matches!(tls.mode, ServerTlsMode::Simple | ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
     if terminates {
         if sources != 1 {
             let text = "exactly one certificate source is needed: serverCertificate and privateKey, credentialName, credentialNames or tlsCertificates";
@@ -269,7 +283,11 @@ fn check_certificates(tls: &ServerTls, at: &str, review: &mut Review<'_>) {
     }
     for (index, pair) in tls.tls_certificates.iter().enumerate() {
         if pair.server_certificate.is_empty() || pair.private_key.is_empty() {
-            review.error(format!("{at}.tlsCertificates[{index}]"), "FIELD_MISSING", "`serverCertificate` and `privateKey` belong together");
+            review.error(
+                format!("{at}.tlsCertificates[{index}]"),
+                "FIELD_MISSING",
+                "`serverCertificate` and `privateKey` belong together",
+            );
         }
     }
     let asks = matches!(tls.mode, ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);

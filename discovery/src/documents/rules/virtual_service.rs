@@ -68,14 +68,19 @@ fn check_hosts(service: &VirtualService, review: &mut Review<'_>) {
         if host == "*" && in_mesh {
             review.error(&at, "HOST_INVALID", "`*` is not allowed in the mesh; name gateways or hosts");
         }
-        if let Some(other) = hosts[..index].iter().find(|other| host_matches(other, host) || host_matches(host, other)) {
+        if let Some(other) = hosts[..index].iter().find(|other| host_matches(other, host) || host_matches(host, other))
+        {
             review.error(&at, "HOST_DUPLICATE", format!("`{host}` and `{other}` overlap"));
         }
     }
     for (index, gateway) in service.gateways.iter().enumerate() {
         let at = format!("spec.gateways[{index}]");
         if gateway.is_empty() || gateway.split('/').count() > 2 {
-            review.error(at, "NAME_INVALID", format!("`{gateway}` is no gateway; write `namespace/name`, `name` or `mesh`"));
+            review.error(
+                at,
+                "NAME_INVALID",
+                format!("`{gateway}` is no gateway; write `namespace/name`, `name` or `mesh`"),
+            );
         }
     }
 }
@@ -107,7 +112,11 @@ fn check_http(service: &VirtualService, route: &HttpRoute, at: &str, review: &mu
     let given: Vec<&str> = actions.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
     if given.len() != 1 {
         let found = if given.is_empty() { "none".to_owned() } else { given.join(" and ") };
-        review.error(at, "ONE_OF", format!("exactly one of route, redirect, directResponse, delegate is needed; {found} given"));
+        review.error(
+            at,
+            "ONE_OF",
+            format!("exactly one of route, redirect, directResponse, delegate is needed; {found} given"),
+        );
     }
     if route.route.is_empty() && (route.fault.is_some() && route.delegate.is_none() || route.rewrite.is_some()) {
         review.error(at, "CONFLICT", "`rewrite` and `fault` need `route`");
@@ -230,7 +239,12 @@ fn check_mirrors(route: &HttpRoute, at: &str, review: &mut Review<'_>) {
 
 fn check_redirect(redirect: &Redirect, at: &str, review: &mut Review<'_>) {
     let Redirect { uri, authority, scheme, prefix_rewrite, .. } = redirect;
-    if uri.is_empty() && authority.is_empty() && scheme.is_empty() && prefix_rewrite.is_empty() && redirect.port.is_none() {
+    if uri.is_empty()
+        && authority.is_empty()
+        && scheme.is_empty()
+        && prefix_rewrite.is_empty()
+        && redirect.port.is_none()
+    {
         review.error(at, "EMPTY", "a redirect must change `uri`, `authority`, `scheme`, `port` or `prefixRewrite`");
     }
     if !uri.is_empty() && !prefix_rewrite.is_empty() {
