@@ -99,7 +99,9 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
     #[command(subcommand)]
     Demo(DemoCommand),
     /// Check operator documents against schema and semantic rules, without a server.
-    #[command(after_help = "Examples:\n  kasbah validate .kasbah/config\n  kasbah validate gateway.yaml routes.yaml -o json")]
+    #[command(
+        after_help = "Examples:\n  kasbah validate .kasbah/config\n  kasbah validate gateway.yaml routes.yaml -o json"
+    )]
     Validate {
         /// Files or folders.
         #[arg(required = true)]

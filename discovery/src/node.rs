@@ -59,7 +59,7 @@ impl NodeFacts {
         let metadata = node.metadata.as_ref().unwrap_or(&empty);
         let parts: Vec<&str> = node.id.split('~').collect();
         let part = |index: usize| parts.get(index).copied().unwrap_or_default();
-        let (name_in_id, namespace_in_id) = part(2).rsplit_once('.').unwrap_or((part(2), ""));
+        let (name_in_id, namespace_in_id) = part(2).rsplit_once('.').unwrap_or_else(|| (part(2), ""));
         let kind = match (text(metadata, "GENERATOR").as_deref(), part(0)) {
             (Some("grpc"), _) => NodeKind::Grpc,
             (_, "router") => NodeKind::Router,

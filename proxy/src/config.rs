@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use routing::cluster::{Cluster, Discovery, Endpoints};
@@ -58,6 +58,8 @@ pub(crate) struct ClusterShared {
     /// Requests in flight over all workers.
     pub(crate) requests: AtomicU32,
     pub(crate) retries: AtomicU32,
+    /// The interval of the last sweep.
+    swept: AtomicU64,
 }
 
 impl ListenerConfig {
@@ -98,7 +100,19 @@ impl ClusterShared {
             origin: Instant::now(),
             requests: AtomicU32::new(0),
             retries: AtomicU32::new(0),
+            swept: AtomicU64::new(0),
         })
+    }
+
+    /// Lets endpoints earn their good name back, once per interval whatever worker asks.
+    pub(crate) fn sweep(&self) {
+        let Some(outlier) = &self.outlier else { return };
+        let now = self.origin.elapsed();
+        let interval = outlier.policy().interval.as_millis().max(1);
+        let turn = u64::try_from(now.as_millis() / interval).unwrap_or(u64::MAX);
+        if self.swept.swap(turn, Ordering::Relaxed) != turn {
+            outlier.sweep(now);
+        }
     }
 
     /// The TLS of a cluster whose endpoints are not listed.

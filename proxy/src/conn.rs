@@ -1,6 +1,7 @@
 //! One downstream connection, as the requests on it see it.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use http::HeaderValue;
@@ -20,6 +21,8 @@ pub(crate) struct Conn {
     pub(crate) worker: Rc<Worker>,
     /// Addresses, server name and peer, in the form that policy reads.
     pub(crate) facts: Connection,
+    /// Where the client wanted to go, if the kernel brought it here instead.
+    pub(crate) original: Option<SocketAddr>,
     /// Towards the local workload.
     pub(crate) inbound: bool,
     /// Who connected, for metrics.
@@ -35,7 +38,13 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(worker: Rc<Worker>, place: Place, facts: Connection, peer: Option<&VerifiedPeer>) -> Self {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        place: Place,
+        facts: Connection,
+        local: SocketAddr,
+        peer: Option<&VerifiedPeer>,
+    ) -> Self {
         let inbound = place.life.listener.listener.direction == Direction::Inbound;
         let peer_labels =
             peer.map(|peer| WorkloadLabels::from_spiffe_id(peer.spiffe_id().as_str())).unwrap_or_default();
@@ -55,7 +64,19 @@ impl Conn {
             (true, None) => Security::None,
         };
         let labels_key = worker.labels_key(&peer_labels, inbound, security);
-        Self { worker, facts, inbound, peer_labels, security, labels_key, client_cert, requests: Cell::new(0), place }
+        let original = Some(facts.destination).filter(|wanted| *wanted != local);
+        Self {
+            worker,
+            facts,
+            original,
+            inbound,
+            peer_labels,
+            security,
+            labels_key,
+            client_cert,
+            requests: Cell::new(0),
+            place,
+        }
     }
 
     pub(crate) fn life(&self) -> &Rc<Life> {

@@ -58,6 +58,7 @@ pub(crate) const UPSTREAM_OVERFLOW: &str = "UPSTREAM_OVERFLOW";
 pub(crate) const UPSTREAM_TIMEOUT: &str = "UPSTREAM_TIMEOUT";
 pub(crate) const UPSTREAM_CONNECT_FAILED: &str = "UPSTREAM_CONNECT_FAILED";
 pub(crate) const UPSTREAM_TLS_FAILED: &str = "UPSTREAM_TLS_FAILED";
+pub(crate) const STREAM_IDLE: &str = "STREAM_IDLE";
 pub(crate) const UPSTREAM_RESET: &str = "UPSTREAM_RESET";
 pub(crate) const UPSTREAM_RESPONSE_INVALID: &str = "UPSTREAM_RESPONSE_INVALID";
 pub(crate) const PLAINTEXT_REFUSED: &str = "PLAINTEXT_REFUSED";
@@ -122,6 +123,11 @@ pub const REASONS: &[ReasonDoc] = &[
         UPSTREAM_TLS_FAILED,
         "the endpoint's TLS handshake failed or it proved another identity than expected",
         "see the peer's certificate with `kasbah cert show` and the DestinationRule's subjectAltNames",
+    ),
+    doc(
+        STREAM_IDLE,
+        "nothing moved on the stream for its idle time",
+        "raise the idle timeout, or send keep-alive messages",
     ),
     doc(UPSTREAM_RESET, "the endpoint broke off before it answered", "see the workload's own log"),
     doc(UPSTREAM_RESPONSE_INVALID, "the endpoint's answer is no valid HTTP", "see the workload"),

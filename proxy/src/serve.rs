@@ -68,6 +68,7 @@ async fn serve(
     let _ = tcp.set_nodelay(true);
     let _ = socket2::SockRef::from(&tcp).set_keepalive(true);
     let (mut source, mut destination) = (direct_source, destination_of(listener, &tcp));
+    let local = tcp.local_addr().unwrap_or(destination);
     for filter in &listener.listener.filters {
         if let ListenerFilter::ProxyProtocol { optional } = filter {
             let told = tokio::time::timeout(PROXY_HEADER_TIMEOUT, proxy_protocol::read(&mut tcp, *optional)).await;
@@ -97,7 +98,7 @@ async fn serve(
         }
     };
     check_connection(&chain, &facts)?;
-    let conn = Rc::new(Conn::new(worker.clone(), place, facts, proven.as_ref()));
+    let conn = Rc::new(Conn::new(worker.clone(), place, facts, local, proven.as_ref()));
     match &chain.terminal {
         Terminal::Http(hcm) => {
             let hcm = worker.config().hcm(worker, hcm);

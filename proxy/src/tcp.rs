@@ -90,12 +90,13 @@ async fn open(conn: &Rc<Conn>, proxy: &TcpProxy, name: &str) -> Result<Opened, F
         true => failed(ResponseFlags::NR, refusal::HOST_NOT_IN_MESH, name),
         false => failed(ResponseFlags::NC, refusal::NO_CLUSTER, name),
     })?;
-    let admitted = cluster.admit().ok_or_else(|| failed(ResponseFlags::UO, refusal::UPSTREAM_OVERFLOW, name))?;
+    let admitted =
+        cluster.admit_connection().ok_or_else(|| failed(ResponseFlags::UO, refusal::UPSTREAM_OVERFLOW, name))?;
     let hash = proxy.hash_source_ip.then(|| routing::route::hash_bytes(conn.facts.source.ip().to_string().as_bytes()));
     let mut tried = SmallVec::<[usize; 4]>::new();
     loop {
         let dice = conn.worker.random.next();
-        let chosen = cluster.pick(dice, hash, &tried, Some(conn.facts.destination)).ok_or_else(|| match outside {
+        let chosen = cluster.pick(dice, hash, &tried, conn.original).ok_or_else(|| match outside {
             true => failed(ResponseFlags::UH, refusal::HOST_NOT_IN_MESH, name),
             false => failed(ResponseFlags::UH, refusal::NO_HEALTHY_ENDPOINT, name),
         })?;

@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 import sys
+import time
 
 TLS13 = b"\x03\x04"
 HANDSHAKE, APPLICATION_DATA = 22, 23
@@ -38,18 +39,19 @@ def main():
 def capture(device, port):
     """The segments of each connection to the port: {(client, its port, server): {"to"|"from": {sequence: bytes}}}."""
     streams = {}
-    ending = False
+    ends_at = None
     while True:
-        ready, _, _ = select.select([device] if ending else [device, sys.stdin], [], [], 0.5 if ending else None)
-        if device in ready:
+        ready, _, _ = select.select([device] if ends_at else [device, sys.stdin], [], [], 0.5 if ends_at else None)
+        if ends_at and (not ready or time.monotonic() > ends_at):
+            return streams
+        if sys.stdin in ready:
+            # What is under way still arrives; other programs' traffic may never end.
+            ends_at = time.monotonic() + 3
+        elif device in ready:
             packet, origin = device.recvfrom(1 << 16)
             # Loopback shows every packet twice: as it leaves and as it arrives.
             if origin[2] != socket.PACKET_OUTGOING:
                 note(streams, packet, port)
-        elif sys.stdin in ready:
-            ending = True
-        elif ending:
-            return streams
 
 
 def note(streams, packet, port):

@@ -110,9 +110,10 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8], mode: u32) -> std::i
 
 /// A stable number for a path: FNV-1a, which is enough to spread meshes over addresses and folder names.
 pub(crate) fn path_number(path: &Path) -> u64 {
-    path.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn short_folder(dir: &Path) -> PathBuf {

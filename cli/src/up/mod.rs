@@ -154,13 +154,7 @@ fn mesh(layout: &Layout, addresses: &Addresses) -> Vec<Process> {
     ]
 }
 
-fn role(
-    name: &'static str,
-    verb: &str,
-    launch_name: Option<&'static str>,
-    admin: u16,
-    layout: &Layout,
-) -> Process {
+fn role(name: &'static str, verb: &str, launch_name: Option<&'static str>, admin: u16, layout: &Layout) -> Process {
     let settings = layout.settings_of(name).display().to_string();
     let arguments = [verb, "run", "--config", &settings].iter().map(|s| (*s).to_owned()).collect();
     Process { name, arguments, launch_name, ready: Probe::Admin(loopback(admin)) }

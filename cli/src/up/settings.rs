@@ -35,11 +35,7 @@ pub(crate) const IDENTITIES: [Identity; 6] = [
     Identity { launch_name: "policy", namespace: "kasbah-system", account: "policy" },
     Identity { launch_name: "helloworld", namespace: "default", account: "helloworld" },
     Identity { launch_name: "test", namespace: "default", account: "test" },
-    Identity {
-        launch_name: "istio-ingressgateway",
-        namespace: "istio-system",
-        account: "istio-ingressgateway",
-    },
+    Identity { launch_name: "istio-ingressgateway", namespace: "istio-system", account: "istio-ingressgateway" },
     Identity { launch_name: "istio-egressgateway", namespace: "istio-system", account: "istio-egressgateway" },
 ];
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use agent::client::WhoAmI;
 use serde_json::{Value, json};
 
 use super::wait;
@@ -100,13 +101,10 @@ fn fetch_jwt(
     output: OutputArg,
 ) -> Result<(), Failure> {
     let address = address(socket)?;
-    let svids =
-        wait(async { agent::client::fetch_jwt(&address, audiences, spiffe_id).await.map_err(failure) })?;
+    let svids = wait(async { agent::client::fetch_jwt(&address, audiences, spiffe_id).await.map_err(failure) })?;
     let value: Vec<Value> =
         svids.iter().map(|svid| json!({"spiffe_id": svid.spiffe_id, "token": svid.token, "hint": svid.hint})).collect();
-    output::print(output.output, &value, || {
-        svids.iter().map(|svid| svid.token.clone()).collect::<Vec<_>>().join("\n")
-    })
+    output::print(output.output, &value, || svids.iter().map(|svid| svid.token.clone()).collect::<Vec<_>>().join("\n"))
 }
 
 fn watch(socket: &SocketArg, output: OutputArg) -> Result<(), Failure> {
@@ -131,34 +129,28 @@ fn whoami(dir: &crate::args::DirArg, pid: u32, output: OutputArg) -> Result<(), 
             Failure::new(Exit::Unavailable, format!("no mesh is known in {}", layout.dir.display()))
                 .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
         })?;
-    let answer = wait(async {
-        let (status, body) = runtime::ask::get(admin, &format!("/whoami?pid={pid}"))
-            .await
-            .map_err(|e| Failure::new(Exit::Unavailable, crate::exit::chain(&e)))?;
-        if status.is_success() { Ok(body) } else { Err(Failure::failed(String::from_utf8_lossy(&body).trim().to_owned())) }
-    })?;
-    let value: Value = serde_json::from_slice(&answer).map_err(anyhow::Error::from)?;
-    output::print(output.output, &value, || whoami_text(&value))
+    let pid = i32::try_from(pid).map_err(|_| Failure::new(Exit::Usage, format!("{pid} is no process id")))?;
+    let answer = wait(async { agent::client::whoami(admin, pid).await.map_err(failure) })?;
+    output::print(output.output, &answer, || whoami_text(&answer))
 }
 
-fn whoami_text(value: &Value) -> String {
-    let list = |name: &str| -> Vec<String> {
-        value
-            .get(name)
-            .and_then(Value::as_array)
-            .map(|items| items.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect())
-            .unwrap_or_default()
-    };
-    let mut lines: Vec<String> = list("selectors").into_iter().map(|s| format!("selector  {s}")).collect();
-    let identities = list("identities");
-    if identities.is_empty() {
+fn whoami_text(answer: &WhoAmI) -> String {
+    let mut lines: Vec<String> = answer.selectors.iter().map(|selector| format!("selector  {selector}")).collect();
+    for identity in &answer.identities {
+        let asked = identity.selectors.join(", ");
+        lines.push(format!("identity  {}  (entry {} asks for {asked})", identity.spiffe_id, identity.entry_id));
+    }
+    if answer.identities.is_empty() {
         lines.push("identity  none: no entry's selectors are all among these".to_owned());
     }
-    lines.extend(identities.into_iter().map(|id| format!("identity  {id}")));
+    for miss in &answer.near_misses {
+        let missing = miss.missing.join(", ");
+        lines.push(format!("not       {}  (entry {} also asks for {missing})", miss.spiffe_id, miss.entry_id));
+    }
     lines.join("\n")
 }
 
 fn failure(error: agent::client::ClientError) -> Failure {
     let exit = if error.is_unreachable() { Exit::Unavailable } else { Exit::Denied };
-    Failure::new(exit, crate::exit::chain(&error))
+    Failure::new(exit, format!("{} ({})", crate::exit::chain(&error), error.reason()))
 }

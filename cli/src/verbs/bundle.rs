@@ -14,10 +14,13 @@ use crate::output;
 pub(crate) fn run(command: &BundleCommand) -> Result<(), Failure> {
     let BundleCommand::Show { ca: arg, format } = command;
     let bundle = from_wire(&wait(async { ca(arg).await?.bundle().await })?)?;
-    output::line(match format {
-        BundleFormat::Pem => bundle.to_pem(),
-        BundleFormat::Spiffe => bundle.to_spiffe_json(),
-    }.trim_end());
+    output::line(
+        match format {
+            BundleFormat::Pem => bundle.to_pem(),
+            BundleFormat::Spiffe => bundle.to_spiffe_json(),
+        }
+        .trim_end(),
+    );
     Ok(())
 }
 

@@ -32,7 +32,8 @@ fn command_help(path: &[String]) -> Result<(), Failure> {
 }
 
 fn exit_codes(output: OutputArg) -> Result<(), Failure> {
-    let value: Vec<Value> = EXIT_CODES.iter().map(|(code, meaning)| json!({"code": code, "meaning": meaning})).collect();
+    let value: Vec<Value> =
+        EXIT_CODES.iter().map(|(code, meaning)| json!({"code": code, "meaning": meaning})).collect();
     output::print(output.output, &value, || {
         output::table(["CODE", "MEANING"], EXIT_CODES.iter().map(|(code, text)| [code.to_string(), (*text).to_owned()]))
     })
@@ -40,10 +41,8 @@ fn exit_codes(output: OutputArg) -> Result<(), Failure> {
 
 fn reasons(output: OutputArg) -> Result<(), Failure> {
     let docs = all_reasons();
-    let value: Vec<Value> = docs
-        .iter()
-        .map(|doc| json!({"code": doc.code, "cause": doc.cause, "remedy": doc.remedy}))
-        .collect();
+    let value: Vec<Value> =
+        docs.iter().map(|doc| json!({"code": doc.code, "cause": doc.cause, "remedy": doc.remedy})).collect();
     output::print(output.output, &value, || {
         docs.iter()
             .map(|doc| format!("{}\n  cause:  {}\n  remedy: {}", doc.code, doc.cause, doc.remedy))

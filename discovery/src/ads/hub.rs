@@ -150,7 +150,7 @@ impl ClientGuard {
                 metrics.stale.inc();
             }
             Heard::UnknownType => {
-                tracing::debug!(node = node.id, type_url, "a client asks for a type that is not served")
+                tracing::debug!(node = node.id, type_url, "a client asks for a type that is not served");
             }
             Heard::Request | Heard::Acknowledged => {}
         }

@@ -8,7 +8,7 @@ use prost::{Message, Name};
 /// Which fields of a message are maps, and which fields hold messages that have some.
 pub(crate) struct Maps {
     maps: &'static [u32],
-    nested: &'static [(u32, &'static Maps)],
+    nested: &'static [(u32, &'static Self)],
 }
 
 /// The message as `Any`, in canonical bytes.

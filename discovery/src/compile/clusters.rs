@@ -92,7 +92,7 @@ fn outbound(
     if let Some(upstream) = upstream {
         set_protocol(&mut cluster, upstream, traffic.pool.and_then(|pool| pool.http.as_ref()));
     }
-    cluster.metadata = Some(service_metadata(service, &subset_name));
+    cluster.metadata = Some(service_metadata(service, subset_name));
     // On loopback addresses every process looks the same; bound to its own, a peer sees who connects.
     if !scope.node.capture && scope.node.ip.is_loopback() {
         let bind = core::BindConfig {

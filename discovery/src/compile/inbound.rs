@@ -83,7 +83,8 @@ fn ports<'a>(scope: &Scope<'a>) -> BTreeMap<u16, Port<'a>> {
 fn chains(scope: &Scope<'_>, ports: &BTreeMap<u16, Port<'_>>) -> Vec<pb::FilterChain> {
     let mut chains = Vec::new();
     // A connection that does not say which port it means gets the first HTTP port, else the first.
-    let first = ports.values().find(|port| port.protocol.is_http()).or(ports.values().next()).map(|port| port.number);
+    let first =
+        ports.values().find(|port| port.protocol.is_http()).or_else(|| ports.values().next()).map(|port| port.number);
     let mut taken = std::collections::BTreeSet::new();
     for port in ports.values() {
         let accepts = accepts(scope.model, scope.node, port.number);

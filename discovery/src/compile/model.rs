@@ -94,7 +94,7 @@ impl Model {
                 Spec::MeshConfig(config) => model.config = (**config).clone(),
                 Spec::Gateway(spec) => model.gateways.push(Named { meta, spec: spec.clone() }),
                 Spec::VirtualService(spec) => model.virtual_services.push(Named { meta, spec: spec.clone() }),
-                Spec::DestinationRule(spec) => model.destination_rules.push(Named { meta, spec: spec.clone() }),
+                Spec::DestinationRule(spec) => model.destination_rules.push(Named { meta, spec: (**spec).clone() }),
                 Spec::PeerAuthentication(spec) => model.peer_authentications.push(Named { meta, spec: spec.clone() }),
                 Spec::RequestAuthentication(spec) => {
                     model.request_authentications.push(Named { meta, spec: spec.clone() });

@@ -43,7 +43,7 @@ fn explicit(scope: &mut Scope<'_>) {
 /// One virtual host per HTTP port; the bare name means port 80 or else the first.
 fn hosts_of(scope: &Scope<'_>, service: &Service) -> Vec<route::VirtualHost> {
     let http: Vec<&ServicePort> = service.ports.iter().filter(|port| port.protocol.is_http()).collect();
-    let bare = http.iter().find(|port| port.number == 80).or(http.first()).map(|port| port.number);
+    let bare = http.iter().find(|port| port.number == 80).or_else(|| http.first()).map(|port| port.number);
     http.iter()
         .map(|port| {
             let name = format!("{}:{}", service.host, port.number);

@@ -348,12 +348,11 @@ fn fault_config(own: &Fault) -> Any {
     let share = |percentage: Option<f64>| short::fraction(percentage.unwrap_or(0.0));
     let delay = own.delay.as_ref().map(|own| delay::FaultDelay {
         percentage: Some(share(
-            own.percentage.as_ref().map(|percentage| percentage.value).or(Some(f64::from(own.percent))),
+            own.percentage.as_ref().map(|percentage| percentage.value).or_else(|| Some(f64::from(own.percent))),
         )),
         fault_delay_secifier: own
             .fixed_delay
             .map(|span| delay::fault_delay::FaultDelaySecifier::FixedDelay(short::duration(span.0))),
-        ..Default::default()
     });
     let abort = own.abort.as_ref().map(|own| {
         let status = own.http_status.and_then(|status| u32::try_from(status).ok());

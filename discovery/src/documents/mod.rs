@@ -44,10 +44,11 @@ pub struct Document {
 }
 
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "one per document, behind an Arc")]
 pub(crate) enum Spec {
     Gateway(networking::Gateway),
     VirtualService(virtual_service::VirtualService),
-    DestinationRule(networking::DestinationRule),
+    DestinationRule(Box<networking::DestinationRule>),
     ServiceEntry(networking::ServiceEntry),
     WorkloadEntry(networking::WorkloadEntry),
     PeerAuthentication(security::PeerAuthentication),
@@ -173,7 +174,7 @@ fn read_spec(kind: Kind, meta: &Meta, node: &Node, review: &mut Review<'_>) -> O
     let spec = match kind {
         Kind::Gateway => decode::decode(body).map(Spec::Gateway),
         Kind::VirtualService => decode::decode(body).map(Spec::VirtualService),
-        Kind::DestinationRule => decode::decode(body).map(Spec::DestinationRule),
+        Kind::DestinationRule => decode::decode(body).map(Box::new).map(Spec::DestinationRule),
         Kind::ServiceEntry => decode::decode(body).map(Spec::ServiceEntry),
         Kind::WorkloadEntry => decode::decode(body).map(Spec::WorkloadEntry),
         Kind::PeerAuthentication => decode::decode(body).map(Spec::PeerAuthentication),

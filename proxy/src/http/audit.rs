@@ -196,7 +196,7 @@ impl Auditor {
                     at += skipped;
                 }
                 At::Value if self.framing == Framing::None => {
-                    at += self.run_of_value(&bytes[at..]).map_err(|(n, o)| (at + n, o))?
+                    at += self.run_of_value(&bytes[at..]).map_err(|(n, o)| (at + n, o))?;
                 }
                 _ => {
                     self.step(bytes[at]).map_err(|offence| (at, offence))?;

@@ -175,7 +175,7 @@ fn to_https(record: &mut Record) -> Answer {
     reply.into()
 }
 
-fn redirected(record: &mut Record, selection: &Selection<'_>, redirect: &Redirect) -> Result<Answer, Refusal> {
+fn redirected(record: &Record, selection: &Selection<'_>, redirect: &Redirect) -> Result<Answer, Refusal> {
     let canonical = record.canonical.as_ref().ok_or_else(Refusal::no_route)?;
     let location = redirect.location(&record.request(canonical), selection.route.matches());
     let mut reply = reply::empty(redirect.status);

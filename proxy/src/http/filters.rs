@@ -21,6 +21,7 @@ use crate::refusal::{self, Refusal};
 use crate::rpc::{ext_authz, rate_limit};
 
 /// How a request came through the filters.
+#[allow(clippy::large_enum_variant, reason = "moved once a request; a box would cost an allocation")]
 pub(crate) enum Filtered {
     /// On to its route, with its body.
     Pass(Body),
@@ -28,6 +29,7 @@ pub(crate) enum Filtered {
     Answer(Answer),
 }
 
+#[allow(clippy::large_enum_variant, reason = "moved once a request; a box would cost an allocation")]
 enum Step {
     Pass,
     Answer(Answer),

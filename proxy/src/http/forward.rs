@@ -6,10 +6,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, PathAndQuery, Scheme as UriScheme};
 use http::{HeaderName, Method, StatusCode, Version};
+use routing::cluster::Cluster;
 use routing::filters::FilterKind;
 use routing::format::ResponseFlags;
 use routing::outlier::OutlierEvent;
@@ -41,6 +43,8 @@ pub(crate) struct Plan<'t> {
     pub(crate) endpoint_name: bool,
     pub(crate) deadline: Option<Instant>,
     speak: Speak,
+    /// How long the stream may be silent.
+    idle: Option<Duration>,
     retry: Option<Arc<RetryPolicy>>,
 }
 
@@ -60,9 +64,12 @@ pub(crate) async fn run(
         }
         return tunnel::run(record, selection, plan, upgrade).await;
     }
-    let admitted = plan.cluster.admit().ok_or_else(Refusal::overflow)?;
+    if plan.cluster.config.endpoints.drops(mix(record.dice)) {
+        return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, refusal::UPSTREAM_OVERFLOW, ResponseFlags::DO));
+    }
+    let admitted = plan.cluster.admit(forward.high_priority).ok_or_else(Refusal::overflow)?;
     mirror::run(record, forward, &plan.outgoing, &body);
-    let source = (!body.is_empty()).then(|| Rc::new(ReplaySource::new(body)));
+    let source = (!body.is_empty()).then(|| Rc::new(ReplaySource::new(body, record.grpc)));
     record.request_body.clone_from(&source);
     let answered = attempts(record, selection, &mut plan, source.as_deref()).await?;
     Ok(relay(record, selection, &plan, answered, admitted))
@@ -106,7 +113,6 @@ fn plan<'t>(record: &mut Record, selection: &Selection<'t>, forward: &'t Forward
     let came_by_http2 = record.head.version >= Version::HTTP_2;
     Ok(Plan {
         speak: cluster.speak(came_by_http2),
-        cluster,
         weighted: picked.weighted,
         outgoing: Outgoing {
             method: record.head.method.clone(),
@@ -117,9 +123,17 @@ fn plan<'t>(record: &mut Record, selection: &Selection<'t>, forward: &'t Forward
         },
         hash: hash.hash,
         endpoint_name,
-        deadline: timeout.map(|timeout| record.started + timeout),
-        retry: forward.retry.clone(),
+        cluster: cluster.clone(),
+        deadline: longest(record, forward, timeout, cluster.cluster()).map(|timeout| record.started + timeout),
+        retry: forward.retry.clone().filter(|policy| policy.concerns(&record.head.headers)),
+        idle: forward.idle_timeout.or(record.hcm.config.timeouts.stream_idle),
     })
+}
+
+/// How long the whole exchange may take: the shortest of all that limit it.
+fn longest(record: &Record, forward: &Forward, timeout: Option<Duration>, cluster: &Cluster) -> Option<Duration> {
+    let limits = [timeout, forward.stream_max, record.hcm.config.timeouts.stream, cluster.http.stream_max];
+    limits.into_iter().flatten().min()
 }
 
 /// Istio's name for "outside of the mesh" is a cluster without endpoints.
@@ -195,11 +209,14 @@ async fn attempts(
                 }
                 retries += 1;
                 record.conn.worker.process.counters.retries.fetch_add(1, Ordering::Relaxed);
+                let asked = outcome.as_ref().ok().and_then(|answered| {
+                    plan.retry.as_ref().and_then(|policy| policy.asked_backoff(&answered.head.headers))
+                });
                 drop(outcome);
                 if plan.retry.as_ref().is_some_and(|policy| policy.avoid_previous_hosts) {
                     tried.push(chosen.index);
                 }
-                back_off(record, plan, retries).await?;
+                back_off(record, plan, retries, asked).await?;
             }
         }
     }
@@ -216,7 +233,7 @@ enum Next {
 
 fn choose(record: &Record, plan: &Plan<'_>, tried: &[usize]) -> Result<Chosen, Refusal> {
     let dice = record.conn.worker.random.next();
-    let chosen = plan.cluster.pick(dice, plan.hash, tried, Some(record.conn.facts.destination));
+    let chosen = plan.cluster.pick(dice, plan.hash, tried, record.conn.original);
     chosen.ok_or_else(|| {
         if record.cluster_name.as_deref() == Some("BlackHoleCluster") {
             return Refusal::new(StatusCode::BAD_GATEWAY, refusal::HOST_NOT_IN_MESH, ResponseFlags::UH);
@@ -249,7 +266,8 @@ async fn attempt(
     let in_flight = plan.cluster.begin(chosen.index);
     let now = Instant::now();
     let per_try = plan.retry.as_ref().and_then(|policy| policy.per_try_timeout).map(|timeout| now + timeout);
-    let limit = [per_try, plan.deadline].into_iter().flatten().min();
+    let silent = plan.idle.map(|idle| now + idle);
+    let limit = [per_try, plan.deadline, silent].into_iter().flatten().min();
     let sending = send(pool, plan.speak, &plan.outgoing, body);
     let result = match limit {
         None => sending.await,
@@ -313,9 +331,9 @@ fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }
 
-async fn back_off(record: &Record, plan: &Plan<'_>, retries: u32) -> Result<(), Refusal> {
+async fn back_off(record: &Record, plan: &Plan<'_>, retries: u32, asked: Option<Duration>) -> Result<(), Refusal> {
     let Some(policy) = &plan.retry else { return Ok(()) };
-    let pause = policy.backoff(retries, record.conn.worker.random.next());
+    let pause = asked.unwrap_or_else(|| policy.backoff(retries, record.conn.worker.random.next()));
     let end = Instant::now() + pause;
     if plan.deadline.is_some_and(|deadline| end >= deadline) {
         return Err(Refusal::timeout());
@@ -352,7 +370,7 @@ fn finish(
 
 /// Brings a response into the form that the client gets.
 fn relay(
-    record: &mut Record,
+    record: &Record,
     selection: &Selection<'_>,
     plan: &Plan<'_>,
     answered: Answered,
@@ -374,6 +392,7 @@ fn relay(
     }
     hold.admitted = Some(admitted);
     hold.deadline = plan.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+    hold.idle = plan.idle;
     let mut reply = Reply { head, body };
     edit_response(record, selection, plan.weighted, &mut reply);
     Answer { reply, hold }

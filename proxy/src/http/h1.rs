@@ -28,13 +28,17 @@ pub(crate) async fn serve(conn: Rc<Conn>, hcm: Rc<HcmState>, io: Io) -> Result<(
     let (audited, gate) = Audited::new(io);
     conn.life().watch_heads(gate.clone());
     let head_bytes = usize::try_from(hcm.config.limits.headers_bytes_max).unwrap_or(HEAD_BYTES_MIN);
+    let mut builder = Builder::new();
+    // The parser's own limit of 100 fields costs nothing; any other one costs an allocation per request.
+    if hcm.config.limits.headers_max > PARSER_HEADERS_MAX {
+        builder.max_headers(HEADERS_MAX);
+    }
     let of_service = (conn.clone(), hcm);
     let service = service_fn(move |request: Request<Incoming>| {
         let (conn, hcm) = of_service.clone();
         async move { Ok::<_, Infallible>(answer(conn, hcm, request).await) }
     });
-    let connection = Builder::new()
-        .max_headers(HEADERS_MAX)
+    let connection = builder
         .max_buf_size(head_bytes.max(HEAD_BYTES_MIN))
         .serve_connection(TokioIo::new(audited), service)
         .with_upgrades();
@@ -67,6 +71,8 @@ async fn answer(conn: Rc<Conn>, hcm: Rc<HcmState>, request: Request<Incoming>) -
 
 /// How long the head of a request may take.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Header fields the parser takes; the listener's own limit may be lower.
+/// Header fields the parser takes unless told otherwise.
+const PARSER_HEADERS_MAX: u32 = 100;
+/// Header fields the parser takes where the listener's own limit is higher.
 const HEADERS_MAX: usize = 256;
 const HEAD_BYTES_MIN: usize = 16 * 1024;

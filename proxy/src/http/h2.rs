@@ -77,6 +77,7 @@ pub(crate) async fn serve(conn: Rc<Conn>, hcm: Rc<HcmState>, io: Io) -> Result<(
 
 /// One request.
 async fn stream(conn: Rc<Conn>, hcm: Rc<HcmState>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let patience = hcm.config.timeouts.stream_idle;
     let (head, body) = request.into_parts();
     let mut answer = pin!(exchange::run(&conn, hcm, head, Body::http2(body), None));
     let answered = poll_fn(|cx| match answer.as_mut().poll(cx) {
@@ -86,17 +87,17 @@ async fn stream(conn: Rc<Conn>, hcm: Rc<HcmState>, request: Request<RecvStream>,
     .await;
     // A client that has gone away cancels what was begun for it.
     if let Some(response) = answered {
-        send(response, &mut respond).await;
+        send(response, &mut respond, patience).await;
     }
 }
 
-async fn send(response: Response<Recorded>, respond: &mut SendResponse<Bytes>) {
+async fn send(response: Response<Recorded>, respond: &mut SendResponse<Bytes>, patience: Option<Duration>) {
     let (head, mut body) = response.into_parts();
     let ended = body.is_end_stream();
     match respond.send_response(Response::from_parts(head, ()), ended) {
         Ok(_) if ended => body.complete(),
         Ok(mut stream) => {
-            if let Err(error) = pump(&mut body, &mut stream).await {
+            if let Err(error) = pump(&mut body, &mut stream, patience).await {
                 tracing::trace!(?error, "response not sent to its end");
             }
         }

@@ -26,9 +26,9 @@ pub(crate) fn run(record: &Record, forward: &Forward, outgoing: &Outgoing, body:
         {
             copy.authority = host;
         }
-        let (worker, original) = (worker.clone(), record.conn.facts.destination);
+        let (worker, original) = (worker.clone(), record.conn.original);
         let copied = async move {
-            let chosen = cluster.pick(worker.random.next(), None, &[], Some(original))?;
+            let chosen = cluster.pick(worker.random.next(), None, &[], original)?;
             let pool = cluster.pool(&worker, &chosen, copy.authority.host());
             let answered = send(&pool, cluster.speak(true), &copy, Body::Empty).await.ok()?;
             let mut body = answered.body;

@@ -7,6 +7,7 @@ pub(crate) mod canonical;
 pub(crate) mod exchange;
 pub(crate) mod filters;
 pub(crate) mod forward;
+pub(crate) mod grpc;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod hcm;

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
@@ -19,8 +20,13 @@ pub(crate) enum PumpError<E> {
     Reset(#[expect(dead_code, reason = "told by Debug")] Reason),
 }
 
-/// Sends `body` and ends the stream. A body that breaks off resets the stream.
-pub(crate) async fn pump<B>(body: &mut B, stream: &mut SendStream<Bytes>) -> Result<(), PumpError<B::Error>>
+/// Sends `body` and ends the stream. A body that breaks off resets the stream; so does a peer that takes nothing for
+/// the time of `patience`.
+pub(crate) async fn pump<B>(
+    body: &mut B,
+    stream: &mut SendStream<Bytes>,
+    patience: Option<Duration>,
+) -> Result<(), PumpError<B::Error>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -41,7 +47,7 @@ where
                 Ok(data) => {
                     let last = body.is_end_stream();
                     if !data.is_empty() {
-                        wait_for_room(stream).await?;
+                        wait_for_room(stream, patience).await?;
                     }
                     stream.send_data(data, last).map_err(PumpError::Stream)?;
                     if last {
@@ -58,10 +64,22 @@ where
 }
 
 /// Waits until the peer's window has room. The h2 crate keeps what exceeds it, at most one piece of a body.
-async fn wait_for_room<E>(stream: &mut SendStream<Bytes>) -> Result<(), PumpError<E>> {
+/// A peer that opens no window for the time of `patience` loses the stream.
+async fn wait_for_room<E>(stream: &mut SendStream<Bytes>, patience: Option<Duration>) -> Result<(), PumpError<E>> {
     stream.reserve_capacity(1);
     while stream.capacity() == 0 {
-        match poll_fn(|cx| stream.poll_capacity(cx)).await {
+        let room = poll_fn(|cx| stream.poll_capacity(cx));
+        let room = match patience {
+            None => room.await,
+            Some(patience) => match tokio::time::timeout(patience, room).await {
+                Ok(room) => room,
+                Err(_) => {
+                    stream.send_reset(Reason::CANCEL);
+                    return Err(PumpError::Reset(Reason::CANCEL));
+                }
+            },
+        };
+        match room {
             Some(Ok(_)) => {}
             Some(Err(error)) => return Err(PumpError::Stream(error)),
             None => return Err(PumpError::Reset(Reason::CANCEL)),

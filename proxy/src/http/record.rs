@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::body::{Body, BodyError};
 use super::canonical::Canonical;
+use super::grpc::MessageCount;
 use super::hcm::HcmState;
 use super::replay::ReplaySource;
 use super::reply::GRPC_STATUS;
@@ -65,6 +66,7 @@ pub(crate) struct Record {
     response_trailers: Option<HeaderMap>,
     grpc_status: Option<u16>,
     bytes_sent: u64,
+    messages_sent: MessageCount,
     told: bool,
     tunnel: Option<Rc<Tunnel>>,
     _running: Running,
@@ -84,6 +86,8 @@ pub(crate) struct Hold {
     /// The request body that is still on its way up.
     #[expect(dead_code, reason = "held until the response ends")]
     pub(crate) upload: Option<Upload>,
+    /// How long the response may be silent.
+    pub(crate) idle: Option<Duration>,
     /// When the whole exchange must be over.
     pub(crate) deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -134,6 +138,9 @@ pub(crate) struct Recorded {
     body: Body,
     record: Option<Box<Record>>,
     hold: Hold,
+    /// Armed when the body first keeps us waiting.
+    silence: Option<Pin<Box<Sleep>>>,
+    heard: bool,
 }
 
 impl Record {
@@ -170,6 +177,7 @@ impl Record {
             response_trailers: None,
             grpc_status: None,
             bytes_sent: 0,
+            messages_sent: MessageCount::default(),
             told: false,
             tunnel: None,
             _running: conn.life().begin_request(),
@@ -315,6 +323,10 @@ impl Record {
         let (received, sent) = self.bytes();
         series.request_bytes.record(received);
         series.response_bytes.record(sent);
+        if self.grpc {
+            series.request_messages.add(self.request_body.as_ref().map_or(0, |body| body.messages()));
+            series.response_messages.add(self.messages_sent.count());
+        }
     }
 }
 
@@ -330,7 +342,7 @@ impl Drop for Record {
 
 impl Recorded {
     pub(crate) fn new(body: Body, record: Box<Record>, hold: Hold) -> Self {
-        Self { body, record: Some(record), hold }
+        Self { body, record: Some(record), hold, silence: None, heard: false }
     }
 
     /// The response was sent to its end.
@@ -347,6 +359,19 @@ impl Recorded {
         self.hold = Hold::default();
     }
 
+    /// Whether nothing has come for the idle time. The timer is moved on only when it fires.
+    fn is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(idle) = self.hold.idle else { return false };
+        let sleep = self.silence.get_or_insert_with(|| Box::pin(tokio::time::sleep(idle)));
+        while sleep.as_mut().poll(cx).is_ready() {
+            if !std::mem::replace(&mut self.heard, false) {
+                return true;
+            }
+            sleep.as_mut().reset(Instant::now() + idle);
+        }
+        false
+    }
+
     fn broken(&mut self, flags: ResponseFlags, reason: &'static str) {
         if let Some(mut record) = self.record.take() {
             record.flags.insert(flags);
@@ -360,6 +385,9 @@ impl Recorded {
         let Some(record) = &mut self.record else { return };
         if let Some(data) = frame.data_ref() {
             record.bytes_sent += data.len() as u64;
+            if record.grpc {
+                record.messages_sent.follow(data);
+            }
         }
         if let Some(trailers) = frame.trailers_ref() {
             if record.grpc {
@@ -380,6 +408,7 @@ impl http_body::Body for Recorded {
         let this = self.get_mut();
         match Pin::new(&mut this.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                this.heard = true;
                 this.note(&frame);
                 if frame.is_trailers() || this.body.is_end_stream() {
                     this.complete();
@@ -398,6 +427,10 @@ impl http_body::Body for Recorded {
                 let late = this.hold.deadline.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready());
                 if late {
                     this.broken(ResponseFlags::UT, refusal::UPSTREAM_TIMEOUT);
+                    return Poll::Ready(Some(Err(BodyError::Late)));
+                }
+                if this.is_silent(cx) {
+                    this.broken(ResponseFlags::SI, refusal::STREAM_IDLE);
                     return Poll::Ready(Some(Err(BodyError::Late)));
                 }
                 Poll::Pending

@@ -13,6 +13,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::body::{Body, BodyError};
+use super::grpc::MessageCount;
 
 /// One attempt's reader.
 #[derive(Debug)]
@@ -38,10 +39,12 @@ struct Shared {
     overflowed: bool,
     attempt: u32,
     total: u64,
+    messages: Option<MessageCount>,
 }
 
 impl ReplaySource {
-    pub(crate) fn new(source: Body) -> Self {
+    /// `grpc` says whether messages are to be counted.
+    pub(crate) fn new(source: Body, grpc: bool) -> Self {
         Self(Rc::new(RefCell::new(Shared {
             source,
             kept: Vec::new(),
@@ -51,6 +54,7 @@ impl ReplaySource {
             overflowed: false,
             attempt: 0,
             total: 0,
+            messages: grpc.then(MessageCount::default),
         })))
     }
 
@@ -67,6 +71,11 @@ impl ReplaySource {
     /// Whether another reader could be made.
     pub(crate) fn is_replayable(&self) -> bool {
         !self.0.borrow().overflowed
+    }
+
+    /// gRPC messages taken from downstream so far.
+    pub(crate) fn messages(&self) -> u64 {
+        self.0.borrow().messages.as_ref().map_or(0, MessageCount::count)
     }
 
     /// Body bytes taken from downstream so far.
@@ -121,6 +130,9 @@ impl Shared {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
                     self.total += data.len() as u64;
+                    if let Some(messages) = &mut self.messages {
+                        messages.follow(data);
+                    }
                     if self.kept_bytes + data.len() > REPLAY_BYTES_MAX || self.kept.len() == REPLAY_FRAMES_MAX {
                         self.overflow();
                     } else if !self.overflowed {
@@ -154,7 +166,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_second_attempt_reads_the_same_and_cuts_off_the_first() {
-        let source = ReplaySource::new(Body::Full(Bytes::from_static(b"hello")));
+        let source = ReplaySource::new(Body::Full(Bytes::from_static(b"hello")), false);
         let mut first = Body::Replay(source.reader().unwrap());
         assert_eq!(first.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
         let second = Body::Replay(source.reader().unwrap());
@@ -168,7 +180,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_long_body_is_sent_once() {
-        let source = ReplaySource::new(Body::Full(vec![0; REPLAY_BYTES_MAX + 1].into()));
+        let source = ReplaySource::new(Body::Full(vec![0; REPLAY_BYTES_MAX + 1].into()), false);
         let first = Body::Replay(source.reader().unwrap());
         assert!(source.is_replayable());
         assert_eq!(first.collect().await.unwrap().to_bytes().len(), REPLAY_BYTES_MAX + 1);
@@ -178,7 +190,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_of_the_limit_is_still_kept() {
-        let source = ReplaySource::new(Body::Full(vec![0; REPLAY_BYTES_MAX].into()));
+        let source = ReplaySource::new(Body::Full(vec![0; REPLAY_BYTES_MAX].into()), false);
         Body::Replay(source.reader().unwrap()).collect().await.unwrap();
         assert!(source.is_replayable());
     }

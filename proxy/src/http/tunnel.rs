@@ -34,7 +34,7 @@ pub(crate) async fn run(
     upgrade: Upgrade,
 ) -> Result<Answer, Refusal> {
     let dice = record.conn.worker.random.next();
-    let chosen = plan.cluster.pick(dice, plan.hash, &[], Some(record.conn.facts.destination));
+    let chosen = plan.cluster.pick(dice, plan.hash, &[], record.conn.original);
     let chosen = chosen.ok_or_else(Refusal::no_endpoint)?;
     record.endpoint = Some(chosen.index);
     record.attempts = 1;

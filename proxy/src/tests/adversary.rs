@@ -31,7 +31,9 @@ async fn smuggling_is_answered_400_and_nothing_reaches_the_upstream() {
     let (proxy, address) = proxy_to(echo().await).await;
     let post = "POST / HTTP/1.1\r\nHost: a\r\n";
     for attack in [
-        format!("{post}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!(
+            "{post}Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+        ),
         format!("{post}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
         format!("{post}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         format!("{post}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
@@ -88,10 +90,20 @@ async fn hosts_and_paths_that_hide_are_refused() {
 async fn too_many_headers_are_refused() {
     let (_proxy, address) = proxy_to(echo().await).await;
     let many = |count: usize| {
-        (0..count).fold(Request::get("/").header("host", "a"), |r, n| r.header(format!("x-{n}"), "1")).body(Full::default()).unwrap()
+        (0..count)
+            .fold(Request::get("/").header("host", "a"), |r, n| r.header(format!("x-{n}"), "1"))
+            .body(Full::default())
+            .unwrap()
     };
     assert_eq!(http1(dial(address).await, many(90)).await.status, 200);
-    let got = http1(dial(address).await, many(110)).await;
+    assert_eq!(http1(dial(address).await, many(110)).await.status, 431);
+    let got = http2(dial(address).await, {
+        let mut request = many(110);
+        request.headers_mut().remove("host");
+        *request.uri_mut() = "http://a/".parse().unwrap();
+        request
+    })
+    .await;
     assert_eq!((got.status.as_u16(), got.header("x-kasbah-reason")), (431, "HEADERS_TOO_MANY"));
     let huge = Request::get("/").header("host", "a").header("x", "y".repeat(100_000)).body(Full::default()).unwrap();
     assert_eq!(http1(dial(address).await, huge).await.status, 431);
@@ -125,7 +137,11 @@ async fn broken_answers_become_502_and_are_not_pooled() {
         });
         let (_proxy, address) = proxy_to(at).await;
         let got = http1(dial(address).await, get("/")).await;
-        assert_eq!((got.status.as_u16(), got.header("x-kasbah-reason")), (502, "UPSTREAM_RESPONSE_INVALID"), "{answer:?}");
+        assert_eq!(
+            (got.status.as_u16(), got.header("x-kasbah-reason")),
+            (502, "UPSTREAM_RESPONSE_INVALID"),
+            "{answer:?}"
+        );
     }
 }
 

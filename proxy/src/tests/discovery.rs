@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
-    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret, spiffe_cert_validator_config,
+    CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
+    spiffe_cert_validator_config,
 };
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -95,14 +96,23 @@ impl Fake {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let service = AggregatedDiscoveryServiceServer::new(self.clone());
-        tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(socket)));
+        tokio::spawn(
+            tonic::transport::Server::builder()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(socket)),
+        );
         address
     }
 
     fn say(&self, kind: Kind, nonce: &str, resources: Vec<(&str, Any)>, removed: &[&str]) {
         let resources = resources
             .into_iter()
-            .map(|(name, body)| Resource { name: name.to_owned(), version: nonce.to_owned(), resource: Some(body), ..Resource::default() })
+            .map(|(name, body)| Resource {
+                name: name.to_owned(),
+                version: nonce.to_owned(),
+                resource: Some(body),
+                ..Resource::default()
+            })
             .collect();
         let response = DeltaDiscoveryResponse {
             type_url: kind.type_url().to_owned(),
@@ -133,13 +143,15 @@ impl Fake {
 
 impl Seen {
     async fn delta(&mut self, kind: Kind) -> DeltaDiscoveryRequest {
-        let request = tokio::time::timeout(Duration::from_secs(10), self.delta.recv()).await.expect("a request").unwrap();
+        let request =
+            tokio::time::timeout(Duration::from_secs(10), self.delta.recv()).await.expect("a request").unwrap();
         assert_eq!(request.type_url, kind.type_url(), "{request:?}");
         request
     }
 
     async fn sotw(&mut self, kind: Kind) -> DiscoveryRequest {
-        let request = tokio::time::timeout(Duration::from_secs(10), self.sotw.recv()).await.expect("a request").unwrap();
+        let request =
+            tokio::time::timeout(Duration::from_secs(10), self.sotw.recv()).await.expect("a request").unwrap();
         assert_eq!(request.type_url, kind.type_url(), "{request:?}");
         request
     }
@@ -162,7 +174,11 @@ impl Running {
     }
 
     async fn page(&self, path: &str) -> (u16, String) {
-        let got = http1(dial(self.admin).await, http::Request::get(path).header("host", "localhost").body(Default::default()).unwrap()).await;
+        let got = http1(
+            dial(self.admin).await,
+            http::Request::get(path).header("host", "localhost").body(Default::default()).unwrap(),
+        )
+        .await;
         (got.status.as_u16(), got.body)
     }
 
@@ -376,7 +392,8 @@ async fn secrets_come_from_the_agent_and_bad_ones_do_not_replace_good_ones() {
         ..DiscoveryResponse::default()
     };
     assert!(running.page("/healthz/ready").await.1.contains("own identity"));
-    say.send(response("1", vec![svid_secret(&authority, "helloworld"), roots_secret(&[&authority, &elsewhere])])).unwrap();
+    say.send(response("1", vec![svid_secret(&authority, "helloworld"), roots_secret(&[&authority, &elsewhere])]))
+        .unwrap();
     let ack = requests.recv().await.unwrap();
     assert_eq!((ack.version_info.as_str(), ack.error_detail), ("1", None));
     let certs: serde_json::Value = serde_json::from_str(&running.page("/certs").await.1).unwrap();

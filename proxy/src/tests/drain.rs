@@ -84,7 +84,8 @@ async fn rotation_under_load_fails_no_request() {
     for name in ["one", "two"] {
         let (address, stop, done) = (client.address(name), stop.clone(), done.clone());
         users.push(tokio::spawn(async move {
-            let (mut send, conn) = hyper::client::conn::http1::handshake(TokioIo::new(dial(address).await)).await.unwrap();
+            let (mut send, conn) =
+                hyper::client::conn::http1::handshake(TokioIo::new(dial(address).await)).await.unwrap();
             tokio::spawn(conn);
             while !stop.load(Ordering::Relaxed) {
                 send.ready().await.unwrap();

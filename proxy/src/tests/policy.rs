@@ -8,12 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{DataSource, GrpcService, data_source::Specifier};
+use envoy_types::pb::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use envoy_types::pb::envoy::config::rbac::v3::rbac::Action as RbacAction;
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules, permission, principal};
 use envoy_types::pb::envoy::config::route::v3::rate_limit::Action as LimitAction;
 use envoy_types::pb::envoy::config::route::v3::rate_limit::action::{ActionSpecifier, GenericKey};
 use envoy_types::pb::envoy::config::route::v3::{RateLimit as RouteLimit, RouteAction, route::Action};
-use envoy_types::pb::envoy::config::ratelimit::v3::RateLimitServiceConfig;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ext_authz::Services};
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::JwksSourceSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_requirement::RequiresType;
@@ -24,7 +24,6 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::RateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
-use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::envoy::service::accesslog::v3::access_log_service_server::{
     AccessLogService, AccessLogServiceServer,
 };
@@ -38,6 +37,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
     RateLimitService, RateLimitServiceServer,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Empty, UInt32Value};
 use http::Request;
 use http_body_util::Full;
@@ -48,8 +48,8 @@ use tonic::{Response, Status, Streaming};
 
 use super::harness::{Authority, Got, TestProxy, dial, dial_tls, echo, get, http1, http2};
 use super::protos::{
-    all_to, any, cluster, filter, hcm, host, http_chain, inbound, listener, mtls_chain, route, route_action, router, span,
-    speaking_http2, table,
+    all_to, any, cluster, filter, hcm, host, http_chain, inbound, listener, mtls_chain, route, route_action, router,
+    span, speaking_http2, table,
 };
 
 fn exact(text: &str) -> StringMatcher {
@@ -123,7 +123,8 @@ impl Tokens {
 
     fn token(&self, changes: serde_json::Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let mut claims = json!({"iss": "https://issuer.test", "sub": "somebody", "exp": now + 600, "groups": ["testers"]});
+        let mut claims =
+            json!({"iss": "https://issuer.test", "sub": "somebody", "exp": now + 600, "groups": ["testers"]});
         claims.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
         self.key.sign(claims.as_object().unwrap()).unwrap()
     }
@@ -344,15 +345,15 @@ impl Service {
 
 fn grpc(cluster: &str) -> GrpcService {
     let target = TargetSpecifier::EnvoyGrpc(EnvoyGrpc { cluster_name: cluster.to_owned(), ..EnvoyGrpc::default() });
-    GrpcService { target_specifier: Some(target), timeout: Some(span(Duration::from_secs(2))), ..GrpcService::default() }
+    GrpcService {
+        target_specifier: Some(target),
+        timeout: Some(span(Duration::from_secs(2))),
+        ..GrpcService::default()
+    }
 }
 
 fn ext_authz(open: bool) -> ExtAuthz {
-    ExtAuthz {
-        services: Some(Services::GrpcService(grpc("policy"))),
-        failure_mode_allow: open,
-        ..ExtAuthz::default()
-    }
+    ExtAuthz { services: Some(Services::GrpcService(grpc("policy"))), failure_mode_allow: open, ..ExtAuthz::default() }
 }
 
 #[tokio::test]
@@ -456,7 +457,8 @@ async fn an_access_log_service_gets_entries_in_batches() {
         ..AccessLog::default()
     }];
     let address = proxy.listeners(&[listener("in", vec![http_chain(&manager)])]).await;
-    let request = Request::post("/logged").header("host", "a.test").body(Full::new(Bytes::from_static(b"12345"))).unwrap();
+    let request =
+        Request::post("/logged").header("host", "a.test").body(Full::new(Bytes::from_static(b"12345"))).unwrap();
     assert_eq!(http1(dial(address).await, request).await.status, 200);
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -464,8 +466,12 @@ async fn an_access_log_service_gets_entries_in_batches() {
         let Some(message) = logs.first() else { continue };
         assert_eq!(message.identifier.as_ref().unwrap().log_name, "mesh");
         let Some(LogEntries::HttpLogs(entries)) = &message.log_entries else { panic!("{message:?}") };
-        let (request, response) = (entries.log_entry[0].request.clone().unwrap(), entries.log_entry[0].response.clone().unwrap());
-        assert_eq!((request.path.as_str(), request.authority.as_str(), request.request_body_bytes), ("/logged", "a.test", 5));
+        let (request, response) =
+            (entries.log_entry[0].request.clone().unwrap(), entries.log_entry[0].response.clone().unwrap());
+        assert_eq!(
+            (request.path.as_str(), request.authority.as_str(), request.request_body_bytes),
+            ("/logged", "a.test", 5)
+        );
         assert_eq!(response.response_code.unwrap().value, 200);
         return;
     }

@@ -33,7 +33,7 @@ impl ServerSide {
             (RootsRef::Unset, false) => ClientAuth::None,
             (_, false) => ClientAuth::Optional,
         };
-        let mesh = matches!(tls.common.certificates.first(), Some(CertificateRef::Sds { .. }));
+        let mesh = super::is_own(tls.common.certificates.first())?;
         let config = if mesh {
             tls::server_config(identity.clone(), auth, peer_rule(&tls.common.validation), &alpn)?
         } else {

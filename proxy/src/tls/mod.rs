@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use identity::tls::{PeerRule, TlsError};
-use routing::tls::{RootsRef, TlsCommon, Validation};
+use routing::tls::{CertificateRef, RootsRef, TlsCommon, Validation};
 
 /// Why the TLS of a configuration cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,15 @@ pub(crate) enum SetupError {
     },
     #[error("{0} is not supported here")]
     NotSupported(&'static str),
+}
+
+/// Whether what is shown is our own SVID. Other secrets are not fetched, and nothing else may be shown in their place.
+fn is_own(certificate: Option<&CertificateRef>) -> Result<bool, SetupError> {
+    match certificate {
+        Some(CertificateRef::Sds { name }) if &**name == "default" || name.starts_with("spiffe://") => Ok(true),
+        Some(CertificateRef::Sds { .. }) => Err(SetupError::NotSupported("a secret other than `default`")),
+        Some(CertificateRef::Files { .. } | CertificateRef::Inline { .. }) | None => Ok(false),
+    }
 }
 
 /// The SPIFFE IDs that a validation context expects.

@@ -30,6 +30,7 @@ impl ClientSide {
     /// Sets it up. Secrets are read at each handshake, so rotation needs no new setup.
     pub(crate) fn build(tls: &UpstreamTls, auto_sni: bool, identity: &Arc<OwnIdentity>) -> Result<Self, SetupError> {
         let mesh = matches!(tls.common.validation.roots, RootsRef::Sds { .. });
+        super::is_own(tls.common.certificates.first())?;
         let validation = (!mesh && !tls.common.validation.sans.is_empty()).then(|| tls.common.validation.clone());
         let make = |alpn: &[&[u8]]| make_config(tls, identity, mesh, alpn);
         let listed: Vec<&[u8]> = tls.common.alpn.iter().map(Vec::as_slice).collect();

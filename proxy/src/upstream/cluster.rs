@@ -143,6 +143,9 @@ impl ClusterState {
             bind: cluster.bind,
             tls,
             requested_name,
+            requests_max: cluster.http.requests_per_connection_max,
+            age_max: cluster.http.connection_max,
+            keepalive: cluster.keepalive,
             identity: worker.process.identity.clone(),
             counters: worker.process.counters.clone(),
         }
@@ -172,11 +175,20 @@ impl ClusterState {
     }
 
     /// Admits a request by the cluster's limits.
-    pub(crate) fn admit(&self) -> Option<Admitted> {
+    pub(crate) fn admit(&self, high_priority: bool) -> Option<Admitted> {
         let gauge = &self.config.shared.requests;
         let before = gauge.fetch_add(1, Ordering::Relaxed);
         let admitted = Admitted(self.config.clone());
-        (before < self.cluster().limits.requests).then_some(admitted)
+        let cluster = self.cluster();
+        let limits = if high_priority { &cluster.high_limits } else { &cluster.limits };
+        (before < limits.requests).then_some(admitted)
+    }
+
+    /// Admits a TCP connection by the cluster's limits.
+    pub(crate) fn admit_connection(&self) -> Option<Admitted> {
+        let before = self.config.shared.requests.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted(self.config.clone());
+        (before < self.cluster().limits.connections).then_some(admitted)
     }
 
     /// Admits a retry by the cluster's budget; it must be given back.
@@ -226,6 +238,7 @@ impl ClusterState {
     /// Drops connections that are of no use any more.
     pub(crate) fn sweep(&self, now: Instant) {
         self.pools.borrow_mut().retain(|_, pool| pool.sweep(now) || Rc::strong_count(pool) > 1);
+        self.config.shared.sweep();
     }
 
     /// The labels of a request to an endpoint of this cluster.

@@ -1,5 +1,6 @@
 //! Opening one connection to an endpoint: TCP, then TLS with the peer proven.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use identity::tls::{self, reason_of_io};
 use identity::unix_time;
+use routing::cluster::TcpKeepalive;
 use routing::request::PeerIdentity;
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
@@ -30,6 +32,11 @@ pub(crate) struct Dialer {
     /// The local address to connect from.
     pub(crate) bind: Option<SocketAddr>,
     pub(crate) tls: Option<Arc<ClientSide>>,
+    /// Requests that a connection may carry.
+    pub(crate) requests_max: Option<u32>,
+    /// How old a connection may grow.
+    pub(crate) age_max: Option<Duration>,
+    pub(crate) keepalive: Option<TcpKeepalive>,
     /// The server name of the request, where that is what to ask for.
     pub(crate) requested_name: Option<Box<str>>,
     pub(crate) identity: Arc<OwnIdentity>,
@@ -54,6 +61,8 @@ pub(crate) struct ConnFacts {
     /// Under which SVID of ours it was opened; 0 without TLS.
     generation: Option<u64>,
     retire_at: Option<Instant>,
+    /// Requests that it may still carry.
+    left: Cell<Option<u32>>,
 }
 
 /// Why no connection came about.
@@ -107,7 +116,14 @@ impl DialError {
 impl ConnFacts {
     /// Whether the connection may not carry new requests: our SVID is another one now, or the peer's is about to expire.
     pub(crate) fn is_retired(&self, generation: u64, now: Instant) -> bool {
-        self.generation.is_some_and(|born| born != generation) || self.retire_at.is_some_and(|at| now >= at)
+        self.generation.is_some_and(|born| born != generation)
+            || self.retire_at.is_some_and(|at| now >= at)
+            || self.left.get() == Some(0)
+    }
+
+    /// Counts a request.
+    pub(crate) fn begin_request(&self) {
+        self.left.set(self.left.get().map(|left| left.saturating_sub(1)));
     }
 }
 
@@ -134,12 +150,25 @@ impl Dialer {
         dialed
     }
 
+    fn facts(
+        &self,
+        remote: SocketAddr,
+        local: Option<SocketAddr>,
+        peer: Option<PeerIdentity>,
+        generation: Option<u64>,
+        retire_at: Option<Instant>,
+    ) -> ConnFacts {
+        let too_old = self.age_max.map(|age| Instant::now() + age);
+        let retire_at = [retire_at, too_old].into_iter().flatten().min();
+        ConnFacts { remote, local, peer, generation, retire_at, left: Cell::new(self.requests_max) }
+    }
+
     async fn open(&self, address: SocketAddr, speak: Speak) -> Result<Dialed, DialError> {
-        let tcp = connect(address, self.bind).await.map_err(DialError::Connect)?;
+        let tcp = connect(address, self.bind, self.keepalive).await.map_err(DialError::Connect)?;
         let local = tcp.local_addr().ok();
         let socket = Socket::new(tcp, Bytes::new());
         let Some(tls) = &self.tls else {
-            let facts = ConnFacts { remote: address, local, peer: None, generation: None, retire_at: None };
+            let facts = self.facts(address, local, None, None, None);
             let speaks = if speak == Speak::Http2 { Speak::Http2 } else { Speak::Http1 };
             return Ok(Dialed { io: Io::Plain(socket), facts: std::rc::Rc::new(facts), speaks });
         };
@@ -166,13 +195,17 @@ impl Dialer {
         };
         let retire_at = peer.as_ref().map(|peer| retire_at(peer.not_after(), runtime::clock::now()));
         let peer = peer.as_ref().map(PeerIdentity::from);
-        let facts = ConnFacts { remote: address, local, peer, generation: tls.mesh.then_some(generation), retire_at };
+        let facts = self.facts(address, local, peer, tls.mesh.then_some(generation), retire_at);
         Ok(Dialed { io: Io::Opened(Box::new(stream)), facts: std::rc::Rc::new(facts), speaks })
     }
 }
 
 /// A plain TCP connection with the options every one of ours has.
-pub(crate) async fn connect(address: SocketAddr, bind: Option<SocketAddr>) -> io::Result<TcpStream> {
+async fn connect(
+    address: SocketAddr,
+    bind: Option<SocketAddr>,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(bind) = bind.filter(|bind| bind.is_ipv4() == address.is_ipv4()) {
         socket.bind(bind)?;
@@ -180,8 +213,26 @@ pub(crate) async fn connect(address: SocketAddr, bind: Option<SocketAddr>) -> io
     let stream = socket.connect(address).await?;
     // A socket that refuses these options works all the same.
     let _ = stream.set_nodelay(true);
-    let _ = socket2::SockRef::from(&stream).set_keepalive(true);
+    let options = socket2::SockRef::from(&stream);
+    let _ = options.set_keepalive(true);
+    if let Some(wanted) = keepalive {
+        let _ = options.set_tcp_keepalive(&keepalive_of(wanted));
+    }
     Ok(stream)
+}
+
+fn keepalive_of(wanted: TcpKeepalive) -> socket2::TcpKeepalive {
+    let mut keepalive = socket2::TcpKeepalive::new();
+    if let Some(time) = wanted.time {
+        keepalive = keepalive.with_time(time);
+    }
+    if let Some(interval) = wanted.interval {
+        keepalive = keepalive.with_interval(interval);
+    }
+    if let Some(probes) = wanted.probes {
+        keepalive = keepalive.with_retries(probes);
+    }
+    keepalive
 }
 
 /// When a connection should carry no new requests: a third of the leaf's remaining life before its end.

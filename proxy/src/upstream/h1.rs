@@ -36,11 +36,7 @@ impl Http1 {
     /// Begins HTTP/1 on `io` and drives the connection on this worker. `tunnel` for a connection that may be
     /// upgraded; such a one is never pooled.
     pub(crate) async fn begin(io: Io, facts: Rc<ConnFacts>, tunnel: bool) -> Result<Self, hyper::Error> {
-        let (send, conn) = Builder::new()
-            .max_headers(RESPONSE_HEADERS_MAX)
-            .max_buf_size(RESPONSE_HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(io))
-            .await?;
+        let (send, conn) = Builder::new().max_buf_size(RESPONSE_HEAD_BYTES_MAX).handshake(TokioIo::new(io)).await?;
         tokio::task::spawn_local(async move {
             let ended = if tunnel { conn.with_upgrades().await } else { conn.await };
             if let Err(error) = ended {
@@ -75,6 +71,7 @@ impl Lease {
         &mut self,
         request: Request<Body>,
     ) -> Result<Response<Incoming>, TrySendError<Request<Body>>> {
+        self.conn.facts.begin_request();
         self.conn.send.try_send_request(request).await
     }
 
@@ -89,5 +86,4 @@ impl Lease {
     }
 }
 
-const RESPONSE_HEADERS_MAX: usize = 200;
 const RESPONSE_HEAD_BYTES_MAX: usize = 256 * 1024;

@@ -75,6 +75,7 @@ impl Http2 {
             return None;
         }
         self.shared.in_flight.set(running + 1);
+        self.facts.begin_request();
         Some(Share { send: self.send.clone(), facts: self.facts.clone(), shared: self.shared.clone() })
     }
 }

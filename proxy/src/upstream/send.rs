@@ -228,7 +228,7 @@ pub(crate) async fn send_http2(mut share: Share, outgoing: &Outgoing, body: Body
 /// Sends the request body; false when the client broke it off.
 async fn upload(mut body: Body, mut stream: SendStream<Bytes>) -> bool {
     // A stream that the endpoint reset is told by the response.
-    !matches!(pump(&mut body, &mut stream).await, Err(PumpError::Body(_)))
+    !matches!(pump(&mut body, &mut stream, None).await, Err(PumpError::Body(_)))
 }
 
 fn stream_failure(share: &Share, error: &h2::Error) -> Failure {

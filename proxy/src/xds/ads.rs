@@ -187,10 +187,8 @@ impl<C: Connect, P: Publish> Ads<C, P> {
             } else if of.is_wildcard() {
                 sender.send(subscription.begin());
             }
-            if !of.is_wildcard() {
-                if subscription.is_begun() || !wanted.is_empty() {
-                    sender.send(subscription.want(wanted));
-                }
+            if !of.is_wildcard() && (subscription.is_begun() || !wanted.is_empty()) {
+                sender.send(subscription.want(wanted));
             }
         }
     }

@@ -31,10 +31,13 @@ fn any(ids: Vec<pb::Principal>) -> pb::Principal {
     id(Identifier::OrIds(pb::principal::Set { ids }))
 }
 
+/// Values, values that must not be, their test, and whether only HTTP can answer it.
+type List<'a> = (&'a [String], &'a [String], &'a dyn Fn(&str) -> pb::Principal, bool);
+
 pub(super) fn source(source: &Source, context: Context<'_>) -> Vec<Part<pb::Principal>> {
     let domains = context.trust_domains;
     let namespace = context.namespace;
-    let lists: [(&[String], &[String], &dyn Fn(&str) -> pb::Principal, bool); 6] = [
+    let lists: [List<'_>; 6] = [
         (&source.service_accounts, &source.not_service_accounts, &|value| service_account(value, namespace), false),
         (&source.request_principals, &source.not_request_principals, &request_principal, true),
         (&source.namespaces, &source.not_namespaces, &self::namespace, false),

@@ -98,9 +98,12 @@ pub(super) fn keeps_going(context: Context<'_>) -> bool {
     matches!(context.action, Action::Deny | Action::Audit)
 }
 
+/// Values, values that must not be, their test, and whether only HTTP can answer it.
+type List<'a> = (&'a [String], &'a [String], &'a dyn Fn(&str) -> Test, bool);
+
 fn operation(operation: &Operation, context: Context<'_>) -> Vec<Part<pb::Permission>> {
     let deny = context.action == Action::Deny;
-    let lists: [(&[String], &[String], &dyn Fn(&str) -> Test, bool); 4] = [
+    let lists: [List<'_>; 4] = [
         (&operation.hosts, &operation.not_hosts, &|value| host(value, deny), true),
         (&operation.methods, &operation.not_methods, &|value| header(":method", value), true),
         (&operation.paths, &operation.not_paths, &path, true),

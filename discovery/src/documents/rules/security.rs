@@ -124,10 +124,9 @@ pub(super) fn check_authorization_policy(policy: &AuthorizationPolicy, meta: &Me
     if policy.rules.len() > RULES_MAX {
         review.error("spec.rules", "OUT_OF_RANGE", format!("at most {RULES_MAX} rules"));
     }
-    if let Some(value) = meta.annotations.get("istio.io/dry-run") {
-        if !matches!(value.as_str(), "true" | "false") {
-            review.error("metadata.annotations", "VALUE_INVALID", "istio.io/dry-run is `true` or `false`");
-        }
+    let dry_run = meta.annotations.get("istio.io/dry-run");
+    if dry_run.is_some_and(|value| !matches!(value.as_str(), "true" | "false")) {
+        review.error("metadata.annotations", "VALUE_INVALID", "istio.io/dry-run is `true` or `false`");
     }
     for (index, rule) in policy.rules.iter().enumerate() {
         check_rule(policy.action, rule, &format!("spec.rules[{index}]"), review);

@@ -166,10 +166,8 @@ pub(super) fn check_destination(destination: &Destination, path: &str, review: &
 }
 
 pub(super) fn check_percent(percent: Option<&Percent>, path: &str, review: &mut Review<'_>) {
-    if let Some(percent) = percent {
-        if !(0.0..=100.0).contains(&percent.value) {
-            review.error(path, "OUT_OF_RANGE", format!("{} is not between 0 and 100", percent.value));
-        }
+    if let Some(percent) = percent.filter(|percent| !(0.0..=100.0).contains(&percent.value)) {
+        review.error(path, "OUT_OF_RANGE", format!("{} is not between 0 and 100", percent.value));
     }
 }
 

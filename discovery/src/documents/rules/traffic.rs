@@ -86,7 +86,7 @@ fn check_balancer(balancer: &LoadBalancer, at: &str, review: &mut Review<'_>) {
         if warmup.minimum_percent.is_some_and(|percent| !(0.0..=100.0).contains(&percent)) {
             review.error(format!("{at}.warmup.minimumPercent"), "OUT_OF_RANGE", "not between 0 and 100");
         }
-        if warmup.aggression.is_some_and(|aggression| !(aggression >= 1.0)) {
+        if warmup.aggression.is_some_and(|aggression| aggression < 1.0) {
             review.error(format!("{at}.warmup.aggression"), "OUT_OF_RANGE", "less than 1");
         }
     }
@@ -119,7 +119,7 @@ fn check_hash(hash: &ConsistentHash, at: &str, review: &mut Review<'_>) {
 }
 
 fn is_prime(number: u64) -> bool {
-    number > 1 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| number % divisor != 0)
+    number > 1 && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
 fn check_locality(setting: &LocalityBalancer, at: &str, review: &mut Review<'_>) {

@@ -168,10 +168,8 @@ fn check_destinations<'a>(
     if count > 1 && sum == 0 {
         review.error(format!("{at}.route"), "WEIGHTS_ZERO", "the weights of several destinations sum up to 0");
     }
-    if at.contains(".tls[") || at.contains(".tcp[") {
-        if count == 0 {
-            review.error(at, "EMPTY", "at least one destination is needed");
-        }
+    if count == 0 && (at.contains(".tls[") || at.contains(".tcp[")) {
+        review.error(at, "EMPTY", "at least one destination is needed");
     }
 }
 
