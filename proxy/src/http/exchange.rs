@@ -113,6 +113,13 @@ async fn decide(record: &mut Record, body: Body, upgrade: Option<Upgrade>) -> Re
     check_upgrade(&hcm, upgrade.as_ref(), &record.head)?;
     record.canonical = Some(canonicalize(&conn, &hcm.config, &mut record.head)?);
     let table = hcm.table();
+    if hcm.config.forwarding.use_remote_address
+        && let Some(table) = &table
+    {
+        for name in table.internal_headers() {
+            record.head.headers.remove(name);
+        }
+    }
     let body = match filters::run(record, table.as_deref(), body).await? {
         Filtered::Pass(body) => body,
         Filtered::Answer(answer) => return Ok(answer),

@@ -82,6 +82,7 @@ pub(crate) struct TestProxy {
     pub(crate) identity: Arc<OwnIdentity>,
     pub(crate) process: Arc<Process>,
     pub(crate) workers: Workers,
+    pub(crate) files: Arc<CertificateFiles>,
     pub(crate) log: tempfile::NamedTempFile,
     threads: Option<Threads>,
     version: u64,
@@ -103,10 +104,11 @@ impl TestProxy {
         let process = Arc::new(Process::new(settings, identity.clone(), counters.clone()).unwrap());
         let (workers, threads) = Workers::start(&process, workers_count).unwrap();
         let listeners = Listeners::new(workers.clone(), counters.clone(), process.settings.connections_max);
-        let assembler = Assembler::new(identity.clone(), Arc::new(CertificateFiles::default()));
+        let files = Arc::new(CertificateFiles::default());
+        let assembler = Assembler::new(identity.clone(), files.clone());
         let readiness = runtime::readiness::Readiness::new();
         let control = Control::new(assembler, listeners, workers.clone(), counters, readiness);
-        Self { control, identity, process, workers, log, threads: Some(threads), version: 0 }
+        Self { control, identity, process, workers, files, log, threads: Some(threads), version: 0 }
     }
 
     /// Gives it an SVID and a trust bundle.

@@ -176,3 +176,136 @@ async fn a_proxy_without_an_identity_says_so() {
     assert_eq!(got.status, 503);
     drop(authority);
 }
+
+/// Two sidecars with HTTP/2 and mTLS between them, before this upstream.
+async fn chain_to(
+    authority: &Authority,
+    upstream: std::net::SocketAddr,
+    http2: bool,
+) -> (TestProxy, TestProxy, std::net::SocketAddr) {
+    let mut server = TestProxy::start().identify(authority, "helloworld");
+    let inside = cluster("in", &[upstream]);
+    server.clusters(&[if http2 { speaking_http2(inside) } else { inside }]).await;
+    let chain = mtls_chain(http_chain(&hcm(all_to("inbound", "in"))), &[]);
+    let address = server.listeners(&[inbound(listener("in", vec![chain]))]).await;
+    let mut client = TestProxy::start().identify(authority, "test");
+    let expected = authority.id("helloworld").to_string();
+    client.clusters(&[speaking_http2(with_mtls(cluster("out", &[address]), SNI, &expected))]).await;
+    let entry = client.listeners(&[listener("out", vec![http_chain(&hcm(all_to("out", "out")))])]).await;
+    (client, server, entry)
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_status_and_is_counted_by_message() {
+    use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitRequest;
+    use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+    let authority = Authority::new();
+    let service = super::policy::Service::default();
+    let (client, server, entry) = chain_to(&authority, service.start().await, true).await;
+    let mut calls = RateLimitServiceClient::connect(format!("http://{entry}")).await.unwrap();
+    for _ in 0..3 {
+        calls.should_rate_limit(RateLimitRequest { domain: "d".to_owned(), ..Default::default() }).await.unwrap();
+    }
+    let mut unknown = tonic::client::Grpc::new(
+        tonic::transport::Endpoint::from_shared(format!("http://{entry}")).unwrap().connect().await.unwrap(),
+    );
+    unknown.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static("/no.such.Service/Call");
+    let codec = tonic_prost::ProstCodec::<RateLimitRequest, RateLimitRequest>::default();
+    let status = unknown.unary(tonic::Request::new(RateLimitRequest::default()), path, codec).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    for metrics in [client.metrics(), server.metrics()] {
+        let count = |name: &str, status: &str| {
+            let of = format!("grpc_response_status=\"{status}\"");
+            metrics
+                .lines()
+                .find(|l| l.starts_with(name) && l.contains("request_protocol=\"grpc\"") && l.contains(&of))
+                .unwrap_or_default()
+                .to_owned()
+        };
+        assert!(count("istio_requests_total", "0").ends_with(" 3"), "{metrics}");
+        assert!(count("istio_requests_total", "12").ends_with(" 1"), "{metrics}");
+        assert!(count("istio_request_messages_total", "0").ends_with(" 3"), "{metrics}");
+        assert!(count("istio_response_messages_total", "0").ends_with(" 3"), "{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_websocket_passes_between_sidecars_that_otherwise_speak_http2() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let authority = Authority::new();
+    let upstream = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let at = upstream.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = upstream.accept().await {
+            let mut buf = vec![0; 4096];
+            let _ = socket.read(&mut buf).await.unwrap();
+            let answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+            socket.write_all(answer).await.unwrap();
+            let n = socket.read(&mut buf).await.unwrap();
+            socket.write_all(&buf[..n]).await.unwrap();
+        }
+    });
+    let (_client, server, entry) = chain_to(&authority, at, false).await;
+    let mut socket = dial(entry).await;
+    let ask = b"GET /ws HTTP/1.1\r\nHost: helloworld\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    socket.write_all(ask).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    socket.write_all(b"\x81\x02hi").await.unwrap();
+    let mut back = [0; 4];
+    socket.read_exact(&mut back).await.unwrap();
+    assert_eq!(&back, b"\x81\x02hi");
+    // A stream is not cut by a rotation.
+    server.identity.set_svid(authority.svid("helloworld", HOUR));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    drop(socket);
+    assert!(server.log_lines(1).await[0].contains(" 101 "));
+}
+
+#[tokio::test]
+async fn a_gateway_shows_a_certificate_from_files_and_notices_a_new_one() {
+    use identity::authority::WebAuthority;
+    use std::time::SystemTime;
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    let authority = WebAuthority::generate("test", HOUR, SystemTime::now()).unwrap();
+    let issue = || {
+        let issued = authority.issue_server(&["localhost".to_owned()], &[], HOUR, SystemTime::now()).unwrap();
+        std::fs::write(&key, issued.key.pkcs8_pem().as_bytes()).unwrap();
+        std::fs::write(&cert, identity::pem::certificate(&issued.certificate)).unwrap();
+        issued.certificate
+    };
+    let first = issue();
+    let mut proxy = TestProxy::start();
+    proxy.clusters(&[cluster("echo", &[echo().await])]).await;
+    let mut manager = hcm(all_to("r", "echo"));
+    manager.use_remote_address = Some(envoy_types::pb::google::protobuf::BoolValue { value: true });
+    let chain = super::protos::file_tls_chain(http_chain(&manager), &cert, &key);
+    let address = proxy.listeners(&[listener("https", vec![chain])]).await;
+    let connect = async |alpn: &'static [u8]| {
+        let roots = authority.certificate_pem();
+        let config = identity::tls::web::client_config(roots.as_bytes(), None, &[alpn]).unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        tokio_rustls::TlsConnector::from(config).connect(name, dial(address).await).await.unwrap()
+    };
+    let stream = connect(b"h2").await;
+    assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], first);
+    let got = http2(stream, Request::get("https://localhost/x").body(Full::default()).unwrap()).await;
+    assert!(
+        got.body.contains("x-forwarded-proto: https") && got.body.contains("x-forwarded-for: 127.0.0.1"),
+        "{}",
+        got.body
+    );
+    let got = http1(connect(b"http/1.1").await, get("/x")).await;
+    assert_eq!(got.status, 200);
+    // Modification times may have whole seconds only.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let second = issue();
+    proxy.files.refresh_all();
+    let stream = connect(b"h2").await;
+    assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], second);
+}

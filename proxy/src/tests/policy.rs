@@ -256,7 +256,7 @@ async fn local_quotas_are_shared_by_all_workers() {
 
 /// What the fake services saw.
 #[derive(Clone, Default)]
-struct Service {
+pub(super) struct Service {
     checks: Arc<Mutex<Vec<CheckRequest>>>,
     limits: Arc<Mutex<Vec<RateLimitRequest>>>,
     logs: Arc<Mutex<Vec<StreamAccessLogsMessage>>>,
@@ -330,7 +330,7 @@ impl AccessLogService for Service {
 }
 
 impl Service {
-    async fn start(&self) -> SocketAddr {
+    pub(super) async fn start(&self) -> SocketAddr {
         let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let server = tonic::transport::Server::builder()

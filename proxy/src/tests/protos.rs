@@ -10,8 +10,8 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address, AggregatedConfigSource, ApiConfigSource, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions,
-    SocketAddress, TransportSocket,
+    Address, AggregatedConfigSource, ApiConfigSource, ConfigSource, Http2ProtocolOptions, SocketAddress,
+    TransportSocket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
@@ -118,18 +118,6 @@ pub(crate) fn ads() -> ConfigSource {
 pub(crate) fn speaking_http2(mut cluster: Cluster) -> Cluster {
     let explicit = ExplicitHttpConfig {
         protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())),
-    };
-    let options = HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-        ..HttpProtocolOptions::default()
-    };
-    cluster.typed_extension_protocol_options.insert(HTTP_OPTIONS.to_owned(), any(&options));
-    cluster
-}
-
-pub(crate) fn speaking_http1(mut cluster: Cluster) -> Cluster {
-    let explicit = ExplicitHttpConfig {
-        protocol_config: Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())),
     };
     let options = HttpProtocolOptions {
         upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),

@@ -51,10 +51,15 @@ impl CertificateFiles {
     /// Looks for changes until shutdown.
     pub(crate) async fn run(self: Arc<Self>, shutdown: Shutdown) {
         while shutdown.unless(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            for file in known.iter().filter_map(Weak::upgrade) {
-                file.refresh();
-            }
+            self.refresh_all();
+        }
+    }
+
+    /// Looks for changes now.
+    pub(crate) fn refresh_all(&self) {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for file in known.iter().filter_map(Weak::upgrade) {
+            file.refresh();
         }
     }
 
