@@ -63,7 +63,7 @@ impl CaClient {
     }
 
     /// Creates the entries that are not there, and corrects the TTL of those that are.
-    pub(crate) async fn ensure_entries(&mut self, specs: &[EntrySpec]) -> Result<(), Failure> {
+    pub(crate) async fn ensure_entries(&self, specs: &[EntrySpec]) -> Result<(), Failure> {
         let have = self.list_entries(None, None).await?;
         let mut missing = Vec::new();
         let mut changed = Vec::new();
@@ -86,43 +86,43 @@ impl CaClient {
         Ok(())
     }
 
-    pub(crate) async fn create_entry(&mut self, spec: &EntrySpec) -> Result<Entry, Failure> {
+    pub(crate) async fn create_entry(&self, spec: &EntrySpec) -> Result<Entry, Failure> {
         let mut created = self.create_entries(vec![to_entry(spec)?]).await?;
         created.pop().ok_or_else(|| Failure::failed("the CA answered without an entry"))
     }
 
-    async fn create_entries(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Failure> {
+    async fn create_entries(&self, entries: Vec<Entry>) -> Result<Vec<Entry>, Failure> {
         let request = BatchCreateEntryRequest { entries, output_mask: None };
         let response = EntryClient::new(self.channel.clone()).batch_create_entry(request).await?.into_inner();
         response.results.into_iter().map(|r| item(r.status, r.entry)).collect()
     }
 
-    async fn update_entries(&mut self, entries: Vec<Entry>) -> Result<Vec<Entry>, Failure> {
+    async fn update_entries(&self, entries: Vec<Entry>) -> Result<Vec<Entry>, Failure> {
         let request = BatchUpdateEntryRequest { entries, input_mask: None, output_mask: None };
         let response = EntryClient::new(self.channel.clone()).batch_update_entry(request).await?.into_inner();
         response.results.into_iter().map(|r| item(r.status, r.entry)).collect()
     }
 
-    pub(crate) async fn update_entry(&mut self, id: &str, spec: &EntrySpec) -> Result<Entry, Failure> {
+    pub(crate) async fn update_entry(&self, id: &str, spec: &EntrySpec) -> Result<Entry, Failure> {
         let entry = Entry { id: id.to_owned(), ..to_entry(spec)? };
         let mut updated = self.update_entries(vec![entry]).await?;
         updated.pop().ok_or_else(|| Failure::failed("the CA answered without an entry"))
     }
 
-    pub(crate) async fn delete_entry(&mut self, id: &str) -> Result<(), Failure> {
+    pub(crate) async fn delete_entry(&self, id: &str) -> Result<(), Failure> {
         let request = BatchDeleteEntryRequest { ids: vec![id.to_owned()] };
         let response = EntryClient::new(self.channel.clone()).batch_delete_entry(request).await?.into_inner();
         response.results.into_iter().try_for_each(|r| item(r.status, Some(())))
     }
 
-    pub(crate) async fn entry(&mut self, id: &str) -> Result<Entry, Failure> {
+    pub(crate) async fn entry(&self, id: &str) -> Result<Entry, Failure> {
         let request = GetEntryRequest { id: id.to_owned(), output_mask: None };
         Ok(EntryClient::new(self.channel.clone()).get_entry(request).await?.into_inner())
     }
 
     /// All entries, page by page, narrowed to an ID or a parent where given.
     pub(crate) async fn list_entries(
-        &mut self,
+        &self,
         spiffe_id: Option<&str>,
         parent_id: Option<&str>,
     ) -> Result<Vec<Entry>, Failure> {
@@ -150,7 +150,7 @@ impl CaClient {
         }
     }
 
-    pub(crate) async fn create_join_token(&mut self, alias: Option<&str>, ttl: Duration) -> Result<JoinToken, Failure> {
+    pub(crate) async fn create_join_token(&self, alias: Option<&str>, ttl: Duration) -> Result<JoinToken, Failure> {
         let request = CreateJoinTokenRequest {
             ttl: i32::try_from(ttl.as_secs().max(1)).unwrap_or(i32::MAX),
             token: String::new(),
@@ -159,7 +159,7 @@ impl CaClient {
         Ok(AgentClient::new(self.channel.clone()).create_join_token(request).await?.into_inner())
     }
 
-    pub(crate) async fn list_nodes(&mut self) -> Result<Vec<Agent>, Failure> {
+    pub(crate) async fn list_nodes(&self) -> Result<Vec<Agent>, Failure> {
         let mut client = AgentClient::new(self.channel.clone());
         let mut nodes = Vec::new();
         let mut page_token = String::new();
@@ -174,24 +174,24 @@ impl CaClient {
         }
     }
 
-    pub(crate) async fn node(&mut self, id: &str) -> Result<Agent, Failure> {
+    pub(crate) async fn node(&self, id: &str) -> Result<Agent, Failure> {
         let request = GetAgentRequest { id: Some(to_id(id)?), output_mask: None };
         Ok(AgentClient::new(self.channel.clone()).get_agent(request).await?.into_inner())
     }
 
-    pub(crate) async fn evict_node(&mut self, id: &str) -> Result<(), Failure> {
+    pub(crate) async fn evict_node(&self, id: &str) -> Result<(), Failure> {
         let request = DeleteAgentRequest { id: Some(to_id(id)?) };
         AgentClient::new(self.channel.clone()).delete_agent(request).await?;
         Ok(())
     }
 
-    pub(crate) async fn ban_node(&mut self, id: &str) -> Result<(), Failure> {
+    pub(crate) async fn ban_node(&self, id: &str) -> Result<(), Failure> {
         let request = BanAgentRequest { id: Some(to_id(id)?) };
         AgentClient::new(self.channel.clone()).ban_agent(request).await?;
         Ok(())
     }
 
-    pub(crate) async fn bundle(&mut self) -> Result<Bundle, Failure> {
+    pub(crate) async fn bundle(&self) -> Result<Bundle, Failure> {
         let request = GetBundleRequest { output_mask: None };
         Ok(BundleClient::new(self.channel.clone()).get_bundle(request).await?.into_inner())
     }

@@ -115,7 +115,7 @@ async fn start(
 
 /// The entries of the demo and the agent's join token.
 async fn register(args: &UpArgs, layout: &Layout) -> Result<(), Failure> {
-    let mut ca = CaClient::connect(&layout.socket("ca-admin.sock")).await?;
+    let ca = CaClient::connect(&layout.socket("ca-admin.sock")).await?;
     let specs: Vec<EntrySpec> = settings::IDENTITIES
         .iter()
         .map(|identity| EntrySpec {

@@ -6,6 +6,8 @@
 mod delta;
 mod hub;
 mod server;
+#[cfg(test)]
+mod server_tests;
 mod sotw;
 #[cfg(test)]
 mod tests;

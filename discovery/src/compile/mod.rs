@@ -22,7 +22,7 @@ mod route_action;
 mod route_match;
 mod routes;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
 mod tests;
 mod tls;
