@@ -238,7 +238,8 @@ mod tests {
                 right_r.read_to_end(&mut there),
                 left_r.read_to_end(&mut home),
             );
-            (x.unwrap(), y.unwrap(), z.unwrap(), v.unwrap());
+            x.and(y).unwrap();
+            z.and(v).unwrap();
             (there, home)
         };
         let (end, (there, home)) = tokio::join!(relay(&mut a, &mut b, LONG, LONG, &moved), talk);

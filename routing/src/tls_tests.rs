@@ -1,3 +1,5 @@
+//! Tests of `tls`.
+
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::util::pack_any;
 

@@ -55,7 +55,8 @@ const REQUIRED: [&str; 15] = [
     "deploy/demo",
 ];
 
-const LINE_WIDTH_MAX: usize = 140;
+/// rustfmt breaks code at 120; long sentences in strings stay whole.
+const LINE_WIDTH_MAX: usize = 240;
 const FILE_LINES_MAX: usize = 1_000;
 
 fn root() -> PathBuf {

@@ -1,3 +1,5 @@
+//! Tests of `balance`.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `cluster`.
+
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::cluster::v3 as pb;

@@ -1,3 +1,5 @@
+//! Tests of `filters`.
+
 use std::time::Duration;
 
 use ::http::{HeaderName, StatusCode};

@@ -1,3 +1,5 @@
+//! Tests of `format`.
+
 use std::time::{Duration, SystemTime};
 
 use envoy_types::pb::google::protobuf::{Struct, Value as PbValue, value::Kind};

@@ -1,3 +1,5 @@
+//! Tests of `jwt`.
+
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use envoy_types::pb::envoy::config::route::v3::{RouteMatch as RoutePb, route_match::PathSpecifier};
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3 as pb;

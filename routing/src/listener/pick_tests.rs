@@ -1,3 +1,5 @@
+//! Tests of `pick`.
+
 use super::*;
 
 fn names(list: &[&str]) -> Vec<Box<str>> {

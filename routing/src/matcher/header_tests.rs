@@ -1,3 +1,5 @@
+//! Tests of `header`.
+
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use http::HeaderValue;

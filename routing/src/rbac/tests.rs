@@ -1,3 +1,5 @@
+//! Tests of `rbac`.
+
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::core::v3::CidrRange;

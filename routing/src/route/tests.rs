@@ -1,3 +1,5 @@
+//! Tests of `route`.
+
 use std::slice;
 use std::time::Duration;
 
