@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn mtls_to_discovery_needs_an_identity() {
         let peer = serde_json::json!({"address": "a:1", "peer": "spiffe://cluster.local/ns/s/sa/d"});
-        let alone = settings(serde_json::json!({"discovery": peer.clone()}));
+        let alone = settings(serde_json::json!({"discovery": peer}));
         assert!(matches!(alone.validate(), Err(SettingsError::NoIdentity)));
         let both = settings(serde_json::json!({"discovery": peer, "sds": "unix:///run/sds.sock"}));
         both.validate().unwrap();
