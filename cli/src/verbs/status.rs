@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn memory_is_shown_with_one_decimal() {
-        assert_eq!(memory_text(12_897_485), "12.2 MiB");
+        assert_eq!(memory_text(12_897_485), "12.3 MiB");
     }
 
     #[test]
