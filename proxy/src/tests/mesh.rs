@@ -88,10 +88,16 @@ async fn strangers_do_not_pass_the_handshake() {
             assert!(send.send_request(get("/")).await.is_err());
         }
     }
-    let metrics = proxy.metrics();
-    for reason in ["TLS_PEER_CERT_MISSING", "TLS_PEER_UNTRUSTED"] {
-        assert!(metrics.contains(&format!("kasbah_refusals_total{{reason=\"{reason}\"}}")), "{reason} in {metrics}");
-    }
+    // The client may hear of the refusal a moment before it is counted.
+    let counted = async {
+        let counts =
+            |metrics: &str, reason: &str| metrics.contains(&format!("kasbah_refusals_total{{reason=\"{reason}\"}}"));
+        while !["TLS_PEER_CERT_MISSING", "TLS_PEER_UNTRUSTED"].iter().all(|reason| counts(&proxy.metrics(), reason)) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(5), counted).await;
+    assert!(in_time.is_ok(), "{}", proxy.metrics());
     let friend = dial_tls(address, authority.holder("test"), SNI, &[b"http/1.1"]).await.unwrap();
     assert_eq!(http1(friend, get("/")).await.status, 200);
 }
