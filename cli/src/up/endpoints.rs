@@ -4,12 +4,11 @@ use serde_json::{Value, json};
 
 use super::addresses::{Addresses, INBOUND_PORT, WORKLOAD_PORT, loopback};
 use super::layout::{Layout, write_atomically};
+use crate::demo::token::USER_ISSUER;
 use crate::exit::Failure;
 
 /// Trust domain of the demo mesh.
 pub(crate) const TRUST_DOMAIN: &str = "cluster.local";
-/// Issuer of the demo's end-user tokens.
-pub(crate) const JWT_ISSUER: &str = "https://issuer.example.com";
 
 /// Writes the file atomically.
 pub(crate) fn write(layout: &Layout, addresses: &Addresses) -> Result<(), Failure> {
@@ -66,6 +65,6 @@ fn document(layout: &Layout, addresses: &Addresses) -> Value {
             "host": "external.example.com",
             "address": format!("{}:{WORKLOAD_PORT}", addresses.external),
         },
-        "jwt": {"issuer": JWT_ISSUER, "jwks_file": layout.run("jwks.json")},
+        "jwt": {"issuer": USER_ISSUER, "jwks_file": layout.run("jwks.json")},
     })
 }
