@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::RequestMethod;
 use envoy_types::pb::envoy::data::accesslog::v3::http_access_log_entry::HttpVersion;
 use envoy_types::pb::envoy::data::accesslog::v3::response_flags::{Unauthorized, unauthorized};
@@ -20,80 +21,98 @@ use envoy_types::pb::envoy::data::accesslog::v3::{
     AccessLogCommon, HttpAccessLogEntry, HttpRequestProperties, HttpResponseProperties, ResponseFlags as FlagsProto,
     TlsProperties,
 };
-use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::{
-    HttpAccessLogEntries, Identifier, LogEntries,
-};
+use envoy_types::pb::envoy::service::accesslog::v3::stream_access_logs_message::Identifier;
 use envoy_types::pb::envoy::service::accesslog::v3::{StreamAccessLogsMessage, StreamAccessLogsResponse};
 use envoy_types::pb::google::protobuf::{Timestamp, UInt32Value};
 use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, message};
 use routing::access_log::GrpcLog;
 use routing::format::{LogContext, ResponseFlags};
 use routing::request::PeerIdentity;
+use tokio::sync::Notify;
 
-use super::call;
 use super::ext_authz::address;
+use super::{RpcError, call_encoded};
 use crate::worker::state::Worker;
 
-/// The entries of one worker on their way to one service.
+/// The entries of one worker on their way to one service, encoded.
 #[derive(Debug)]
 pub(crate) struct Entries {
     target: Arc<GrpcLog>,
     worker: Weak<Worker>,
-    waiting: RefCell<Vec<HttpAccessLogEntry>>,
-    bytes: Cell<usize>,
+    /// The beginning of every batch: who sends.
+    identifier: Bytes,
+    waiting: RefCell<Waiting>,
     scheduled: Cell<bool>,
+    full: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    count: u64,
 }
 
 impl Entries {
     pub(crate) fn new(worker: &Rc<Worker>, target: Arc<GrpcLog>) -> Rc<Self> {
+        let node = Some(worker.process.settings.node.to_proto());
+        let identifier = Identifier { node, log_name: target.log_name.to_string() };
+        let message = StreamAccessLogsMessage { identifier: Some(identifier), log_entries: None };
         Rc::new(Self {
             target,
             worker: Rc::downgrade(worker),
+            identifier: message.encode_to_vec().into(),
             waiting: RefCell::default(),
-            bytes: Cell::new(0),
             scheduled: Cell::new(false),
+            full: Notify::new(),
         })
     }
 
     /// Adds an entry.
     pub(crate) fn push(self: &Rc<Self>, context: &LogContext<'_>) {
         let Some(worker) = self.worker.upgrade() else { return };
-        if self.waiting.borrow().len() >= ENTRIES_MAX {
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.bytes.len() >= WAITING_BYTES_MAX {
             worker.process.counters.log_lines_dropped.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let entry = entry(context, &self.target);
-        self.bytes.set(self.bytes.get() + entry.encoded_len());
-        self.waiting.borrow_mut().push(entry);
+        message::encode(ENTRY_FIELD, &entry(context, &self.target), &mut waiting.bytes);
+        waiting.count += 1;
+        if waiting.bytes.len() >= self.target.buffer_bytes_max as usize {
+            self.full.notify_one();
+        }
         if !self.scheduled.replace(true) {
             let entries = self.clone();
             tokio::task::spawn_local(async move { entries.flush(worker).await });
         }
     }
 
-    /// Sends what is waiting, after the time to gather it.
+    /// Sends what is waiting, when it is enough or has waited long enough; ends when nothing is left.
     async fn flush(self: Rc<Self>, worker: Rc<Worker>) {
-        let soon = self.bytes.get() >= self.target.buffer_bytes_max as usize;
-        if !soon {
-            tokio::time::sleep(self.target.flush_interval.clamp(FLUSH_MIN, FLUSH_MAX)).await;
+        loop {
+            let pause = self.target.flush_interval.clamp(FLUSH_MIN, FLUSH_MAX);
+            let _ = tokio::time::timeout(pause, self.full.notified()).await;
+            let Waiting { bytes, count } = self.waiting.take();
+            if count == 0 {
+                self.scheduled.set(false);
+                return;
+            }
+            self.send(&worker, &bytes, count).await;
         }
-        self.scheduled.set(false);
-        self.bytes.set(0);
-        let log_entry = self.waiting.take();
-        let count = log_entry.len() as u64;
-        let identifier = Identifier {
-            node: Some(worker.process.settings.node.to_proto()),
-            log_name: self.target.log_name.to_string(),
-        };
-        let message = StreamAccessLogsMessage {
-            identifier: Some(identifier),
-            log_entries: Some(LogEntries::HttpLogs(HttpAccessLogEntries { log_entry })),
-        };
+    }
+
+    async fn send(&self, worker: &Rc<Worker>, entries: &[u8], count: u64) {
+        let mut message = Vec::with_capacity(self.identifier.len() + entries.len() + 16);
+        message.extend_from_slice(&self.identifier);
+        encode_key(ENTRIES_FIELD, WireType::LengthDelimited, &mut message);
+        encode_varint(entries.len() as u64, &mut message);
+        message.extend_from_slice(entries);
         let timeout = self.target.service.timeout.unwrap_or(CALL_TIMEOUT);
-        let sent = call::<_, StreamAccessLogsResponse>(&worker, &self.target.service, STREAM, &message, timeout).await;
+        let sent =
+            call_encoded::<StreamAccessLogsResponse>(worker, &self.target.service, STREAM, &message, timeout).await;
         // The service may end the call without a message; the entries are there all the same.
         if let Err(error) = sent
-            && !matches!(error, super::RpcError::Malformed)
+            && !matches!(error, RpcError::Malformed)
         {
             worker.process.counters.log_lines_dropped.fetch_add(count, Ordering::Relaxed);
             tracing::warn!(%error, count, log = &*self.target.log_name, "access log entries not delivered");
@@ -230,8 +249,12 @@ fn span(span: Duration) -> Option<envoy_types::pb::google::protobuf::Duration> {
 }
 
 const STREAM: &str = "/envoy.service.accesslog.v3.AccessLogService/StreamAccessLogs";
-/// Entries that may wait for one service on one worker.
-const ENTRIES_MAX: usize = 10_000;
+/// Encoded entries that may wait for one service on one worker.
+const WAITING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// `StreamAccessLogsMessage.http_logs`.
+const ENTRIES_FIELD: u32 = 2;
+/// `HTTPAccessLogEntries.log_entry`.
+const ENTRY_FIELD: u32 = 1;
 const FLUSH_MIN: Duration = Duration::from_millis(10);
 const FLUSH_MAX: Duration = Duration::from_secs(10);
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);

@@ -56,7 +56,31 @@ where
     Q: Message,
     A: Message + Default,
 {
-    let message = frame(question);
+    call_framed(worker, target, path, frame(question), timeout).await
+}
+
+/// Calls `path` with a message that is encoded already.
+pub(crate) async fn call_encoded<A: Message + Default>(
+    worker: &Rc<Worker>,
+    target: &GrpcTarget,
+    path: &'static str,
+    message: &[u8],
+    timeout: Duration,
+) -> Result<A, RpcError> {
+    let mut framed = BytesMut::with_capacity(message.len() + 5);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    framed.extend_from_slice(message);
+    call_framed(worker, target, path, framed.freeze(), timeout).await
+}
+
+async fn call_framed<A: Message + Default>(
+    worker: &Rc<Worker>,
+    target: &GrpcTarget,
+    path: &'static str,
+    message: Bytes,
+    timeout: Duration,
+) -> Result<A, RpcError> {
     let exchange = async {
         let answered = begin(worker, target, path, message).await?;
         let answer = finish(answered).await?;

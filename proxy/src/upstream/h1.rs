@@ -52,8 +52,8 @@ impl Http1 {
     }
 
     /// Whether it is of no further use.
-    pub(crate) fn is_spent(&self, generation: u64, idle: Duration, now: Instant) -> bool {
-        self.send.is_closed() || self.facts.is_retired(generation, now) || now.duration_since(self.idle_since) >= idle
+    pub(crate) fn is_spent(&self, idle: Duration, now: Instant) -> bool {
+        self.send.is_closed() || now.duration_since(self.idle_since) >= idle
     }
 }
 

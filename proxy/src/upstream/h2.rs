@@ -59,8 +59,8 @@ impl Http2 {
     }
 
     /// Whether new requests may not go here any more.
-    pub(crate) fn is_spent(&self, generation: u64, now: Instant) -> bool {
-        !self.shared.alive.get() || self.facts.is_retired(generation, now)
+    pub(crate) fn is_spent(&self) -> bool {
+        !self.shared.alive.get()
     }
 
     /// Whether nothing has used it for `idle`.

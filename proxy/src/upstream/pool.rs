@@ -8,12 +8,13 @@
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::dial::{DialError, Dialed, Dialer};
+use super::dial::{ConnFacts, DialError, Dialed, Dialer};
 use super::h1::{Http1, Lease};
 use super::h2::{Http2, Share};
 
@@ -108,11 +109,25 @@ impl Pool {
     /// Drops what is idle for too long, closed or opened under an older identity. False when nothing is left.
     pub(crate) fn sweep(&self, now: Instant) -> bool {
         let generation = self.dialer.generation();
-        self.idle.borrow_mut().retain(|conn| !conn.is_spent(generation, self.dialer.idle_timeout, now));
-        self.shared
-            .borrow_mut()
-            .retain(|conn| !conn.is_spent(generation, now) && !conn.is_idle(self.dialer.idle_timeout, now));
+        self.retire(generation, now);
+        self.idle.borrow_mut().retain(|conn| !conn.is_spent(self.dialer.idle_timeout, now));
+        self.shared.borrow_mut().retain(|conn| !conn.is_spent() && !conn.is_idle(self.dialer.idle_timeout, now));
         !(self.idle.borrow().is_empty() && self.shared.borrow().is_empty() && self.pending.get() == 0)
+    }
+
+    /// Takes connections out of use that were opened under an older identity or are old enough.
+    fn retire(&self, generation: u64, now: Instant) {
+        let mut retired = 0;
+        let mut keep = |facts: &ConnFacts| {
+            let gone = facts.is_retired(generation, now);
+            retired += u64::from(gone);
+            !gone
+        };
+        self.idle.borrow_mut().retain(|conn| keep(&conn.facts));
+        self.shared.borrow_mut().retain(|conn| keep(&conn.facts));
+        if retired > 0 {
+            self.dialer.counters.upstream_retired.fetch_add(retired, Ordering::Relaxed);
+        }
     }
 
     fn settled(&self, speak: Speak) -> Speak {
@@ -124,24 +139,26 @@ impl Pool {
     }
 
     fn reuse_http1(self: &Rc<Self>) -> Option<Checked> {
-        let mut idle = self.idle.borrow_mut();
-        if idle.is_empty() {
+        if self.idle.borrow().is_empty() {
             return None;
         }
         let (generation, now) = (self.dialer.generation(), Instant::now());
-        idle.retain(|conn| !conn.is_spent(generation, self.dialer.idle_timeout, now));
+        self.retire(generation, now);
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|conn| !conn.is_spent(self.dialer.idle_timeout, now));
         let at = idle.iter().rposition(Http1::is_ready)?;
         let conn = idle.remove(at);
         Some(Checked::Http1(Lease::new(conn, Rc::downgrade(self), true)))
     }
 
     fn reuse_http2(&self) -> Option<Checked> {
-        let mut shared = self.shared.borrow_mut();
-        if shared.is_empty() {
+        if self.shared.borrow().is_empty() {
             return None;
         }
         let (generation, now) = (self.dialer.generation(), Instant::now());
-        shared.retain(|conn| !conn.is_spent(generation, now));
+        self.retire(generation, now);
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(|conn| !conn.is_spent());
         shared.iter().find_map(Http2::share).map(Checked::Http2)
     }
 
