@@ -63,7 +63,8 @@ async fn an_svid_is_renewed_at_half_life_with_a_new_key_each_time() {
     for _ in 0..5 {
         let next = scene.next("a").await;
         let waited = scene.clock.now().duration_since(at).unwrap();
-        assert!((Duration::from_secs(9)..=Duration::from_millis(11_100)).contains(&waited), "{waited:?}");
+        // Half of 20 s, ±10 %; a certificate ends on a whole second, which takes up to one second off its life.
+        assert!((Duration::from_millis(8_550)..=Duration::from_millis(11_100)).contains(&waited), "{waited:?}");
         assert_ne!(next.svid.key().public_key_spki(), held.svid.key().public_key_spki());
         (held, at) = (next, scene.clock.now());
     }

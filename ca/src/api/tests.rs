@@ -301,11 +301,10 @@ async fn a_change_of_entries_reaches_a_watching_node_at_once() {
     let mut watching = watch(&ca, &node).await;
     let first = watching.answers.message().await.unwrap().unwrap();
     assert_eq!((first.entries_revision, first.bundle_sequence), (1, 1));
-    let begun = std::time::Instant::now();
     ca.entry("/w", "/node/local").await;
-    let next = watching.answers.message().await.unwrap().unwrap();
-    assert_eq!(next.entries_revision, 2);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    // Well within the pause of those who poll; a benchmark measures how fast.
+    let next = tokio::time::timeout(Duration::from_secs(4), watching.answers.message()).await;
+    assert_eq!(next.expect("an answer before the next poll").unwrap().unwrap().entries_revision, 2);
     let known = || ca.certifier.store.registry().agent(node.id()).unwrap().bundle_sequence;
     let waiting = std::time::Instant::now();
     while known() != 1 {
@@ -331,9 +330,7 @@ async fn the_end_of_the_server_ends_the_watches() {
     let node = ca.node(None).await;
     let mut watching = watch(&ca, &node).await;
     watching.answers.message().await.unwrap();
-    let begun = std::time::Instant::now();
-    ca.stop().await;
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    tokio::time::timeout(Duration::from_secs(20), ca.stop()).await.expect("watches hold up the end");
     let rest: Vec<_> = watching.answers.collect().await;
     assert!(rest.len() <= 1, "{rest:?}");
 }
