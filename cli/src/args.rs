@@ -116,6 +116,12 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
         #[arg(long, required = true)]
         lines: bool,
     },
+    /// Signed objects (JWS) of any kind.
+    #[command(subcommand)]
+    Jws(JwsCommand),
+    /// Signed tokens (JWT).
+    #[command(subcommand)]
+    Jwt(JwtCommand),
     /// Explanations: `exit-codes`, `reasons`, or a command's help.
     #[command(after_help = "Examples:\n  kasbah help reasons\n  kasbah help exit-codes\n  kasbah help up")]
     Help {
@@ -123,6 +129,34 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
         topic: Vec<String>,
         #[command(flatten)]
         output: OutputArg,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JwsCommand {
+    /// Check signatures: one JSON object a line in, `ok` or `err CODE` out.
+    #[command(after_help = "A line in:
+  {\"keys\":[JWK,...],\"jws\":\"...\"}
+
+Only the signature and what the key may be used for are judged, see docs/verify.md.")]
+    Verify {
+        /// Read one JSON object a line from stdin.
+        #[arg(long, required = true)]
+        lines: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum JwtCommand {
+    /// Check tokens: one JSON object a line in, `ok SUBJECT` or `err CODE` out.
+    #[command(after_help = "A line in (members but keys and jwt are optional):
+  {\"keys\":[JWK,...],\"jwt\":\"...\",\"issuer\":\"...\",\"audiences\":[\"...\"],\"now\":\"2026-01-31T12:00:00Z\"}
+
+See docs/verify.md for every check.")]
+    Verify {
+        /// Read one JSON object a line from stdin.
+        #[arg(long, required = true)]
+        lines: bool,
     },
 }
 

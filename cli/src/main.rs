@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AgentCommand, Cli, Command, DemoCommand, RoleCommand};
+use args::{AgentCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
 use exit::{Exit, Failure};
 
 #[global_allocator]
@@ -57,6 +57,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(DemoCommand::Serve(args)) => demo::serve_verb(&args),
         Command::Validate { paths, output } => verbs::documents::validate(&paths, output),
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
+        Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),
+        Command::Jwt(JwtCommand::Verify { .. }) => verbs::filters::jwt::verify(),
         Command::Help { topic, output } => verbs::help::run(&topic, output),
     }
 }

@@ -113,7 +113,7 @@ impl Jwk {
     /// Reads a key from its JSON object.
     pub fn from_json(json: &Value) -> Result<Self, JwkError> {
         let members = json.as_object().ok_or(JwkError::NotAnObject)?;
-        if ["d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|name| members.contains_key(*name)) {
+        if PRIVATE_MEMBERS.iter().any(|name| members.contains_key(*name)) {
             return Err(JwkError::Private);
         }
         let text = |name: &'static str| optional_text(members, name);
@@ -245,7 +245,14 @@ fn material_from(members: &Map<String, Value>) -> Result<Material, JwkError> {
             PublicKey::rsa(&modulus, &exponent)
         }
         "OKP" if optional_text(members, "crv")? == Some("Ed25519") => PublicKey::ed25519(&bytes("x")?),
-        "oct" => return Ok(Material::Secret(Zeroizing::new(bytes("k")?))),
+        "oct" => {
+            let secret = Zeroizing::new(bytes("k")?);
+            return if secret.len() <= SECRET_BYTES_MAX {
+                Ok(Material::Secret(secret))
+            } else {
+                Err(JwkError::SecretTooLong)
+            };
+        }
         _ => return Err(JwkError::Unsupported("kty")),
     };
     key.map(Material::Public).map_err(JwkError::Key)
@@ -267,13 +274,22 @@ fn curve_name(curve: Curve) -> &'static str {
     }
 }
 
-/// A key that says what it may do must say that it may verify.
+/// A key that says what it may do must say that it may verify, each thing once, and nothing that its `use` contradicts
+/// (RFC 7517, 4.3).
 fn check_operations(members: &Map<String, Value>) -> Result<(), JwkError> {
-    match members.get("key_ops") {
-        None => Ok(()),
-        Some(Value::Array(operations)) if operations.iter().any(|operation| operation == "verify") => Ok(()),
-        Some(_) => Err(JwkError::Unsupported("key_ops")),
+    const REFUSED: JwkError = JwkError::Unsupported("key_ops");
+    let operations = match members.get("key_ops") {
+        None => return Ok(()),
+        Some(Value::Array(operations)) => operations,
+        Some(_) => return Err(REFUSED),
+    };
+    let names: Vec<&str> = operations.iter().map(|name| name.as_str().ok_or(REFUSED)).collect::<Result<_, _>>()?;
+    let twice = names.iter().enumerate().any(|(at, name)| names[..at].contains(name));
+    let signs_only = names.iter().all(|name| matches!(*name, "sign" | "verify"));
+    if twice || !names.contains(&"verify") || (members.contains_key("use") && !signs_only) {
+        return Err(REFUSED);
     }
+    Ok(())
 }
 
 fn optional_text<'a>(members: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, JwkError> {
@@ -302,6 +318,15 @@ pub enum JwkError {
     /// The set is too long.
     #[error("the key set is longer than {JWKS_BYTES_MAX} bytes or holds more than {JWKS_KEYS_MAX} keys")]
     TooLong,
+    /// Two keys of the set have the same ID, so that a token does not say which it means.
+    #[error("two keys of the set have the same ID")]
+    KeyIdTwice,
+    /// The set holds both shared secrets and public keys, so that one could pass for the other.
+    #[error("the set mixes shared secrets with public keys")]
+    Mixed,
+    /// A shared secret is too long.
+    #[error("a shared secret has at most {SECRET_BYTES_MAX} bytes")]
+    SecretTooLong,
     /// A member is missing or malformed.
     #[error("the key's member {0:?} is missing or malformed")]
     Member(&'static str),
@@ -321,7 +346,10 @@ impl JwkError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NotAnObject | Self::NotASet | Self::TooLong => "JWKS_MALFORMED",
-            Self::Member(_) | Self::Unsupported(_) | Self::Private | Self::Key(_) => "JWK_REFUSED",
+            Self::KeyIdTwice | Self::Mixed => "JWKS_AMBIGUOUS",
+            Self::Member(_) | Self::Unsupported(_) | Self::Private | Self::Key(_) | Self::SecretTooLong => {
+                "JWK_REFUSED"
+            }
         }
     }
 }
@@ -331,6 +359,12 @@ pub const JWKS_BYTES_MAX: usize = 1024 * 1024;
 
 /// The most keys in one set.
 pub const JWKS_KEYS_MAX: usize = 256;
+
+/// The longest shared secret read.
+pub const SECRET_BYTES_MAX: usize = 1024;
+
+/// What only the holder of a key may know (RFC 7518, 6.2.2 and 6.3.2; RFC 8037).
+const PRIVATE_MEMBERS: [&str; 7] = ["d", "p", "q", "dp", "dq", "qi", "oth"];
 
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,14 @@ impl JwtExpectations {
     }
 }
 
+/// Verifies the signature of any signed object in compact form by one of the keys, and returns what was signed. That is all:
+/// `typ` and the payload are the caller's to judge, so this makes no [`VerifiedClaims`].
+pub fn verify_signature(object: &str, keys: &JwkSet) -> Result<Vec<u8>, JwtError> {
+    let jws = jws::Jws::parse_object(object)?;
+    jws.verify(keys, jws::Profile::General)?;
+    jws.payload_bytes()
+}
+
 /// Verifies a token: its signature by one of the keys, then its times, issuer and audience.
 pub fn verify(token: &str, keys: &JwkSet, expect: &JwtExpectations) -> Result<VerifiedClaims, JwtError> {
     let jws = jws::Jws::parse(token)?;
@@ -123,14 +131,15 @@ pub fn danger_unverified_issuer(token: &str) -> Option<String> {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JwtError {
-    /// Longer than [`TOKEN_BYTES_MAX`].
-    #[error("a token has at most {TOKEN_BYTES_MAX} bytes, this one has {0}")]
-    TooLong(usize),
+    /// Longer than [`TOKEN_BYTES_MAX`], or [`JWS_BYTES_MAX`] where any signed object is read.
+    #[error("at most {max} bytes are read, this token has {len}")]
+    #[expect(missing_docs, reason = "the message says it")]
+    TooLong { len: usize, max: usize },
     /// Not a compact JWT; the text says which part is wrong.
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
-    /// The header names extensions that must be understood.
-    #[error("the token's header has crit, and no critical extension is supported")]
+    /// The header names extensions that are not understood here.
+    #[error("the token's header has crit or b64, which are not supported here")]
     Critical,
     /// The header's type is that of another kind of token.
     #[error("the token's typ is not accepted here")]
@@ -168,7 +177,7 @@ impl JwtError {
     /// The reason code.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::TooLong(_) | Self::Malformed(_) | Self::Critical | Self::Type => "JWT_MALFORMED",
+            Self::TooLong { .. } | Self::Malformed(_) | Self::Critical | Self::Type => "JWT_MALFORMED",
             Self::AlgorithmNotAllowed => "JWT_ALG_NOT_ALLOWED",
             Self::NoKey => "JWT_NO_KEY",
             Self::BadSignature => "JWT_BAD_SIGNATURE",
@@ -184,6 +193,9 @@ impl JwtError {
 
 /// The longest token read.
 pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
+
+/// The longest signed object read by [`verify_signature`].
+pub const JWS_BYTES_MAX: usize = 1024 * 1024;
 
 /// How far clocks may differ unless the caller says otherwise.
 pub const LEEWAY_DEFAULT: Duration = Duration::from_secs(60);

@@ -15,7 +15,7 @@
 //! | [`verify`] | X.509-SVID validation, the only maker of `VerifiedPeer` |
 //! | [`jwt`], [`jwk`], [`public_key`] | JWTs and JWT-SVIDs: verify, sign, keys |
 //! | [`tls`] | rustls configurations on top of all that |
-//! | [`renewal`], [`seal`], [`digest`], [`pem`] | arithmetic, sealing at rest, hashes and randomness, text form |
+//! | [`renewal`], [`seal`], [`digest`], [`pem`], [`strict_json`] | arithmetic, sealing at rest, hashes and randomness, text forms |
 //! | [`reason`] | every reason code with its cause and remedy |
 
 pub mod authority;
@@ -32,7 +32,7 @@ pub mod reason;
 pub mod renewal;
 pub mod seal;
 pub mod spiffe_id;
-mod strict_json;
+pub mod strict_json;
 pub mod summary;
 pub mod svid;
 pub mod tls;

@@ -133,9 +133,15 @@ impl PublicKey {
         Ok(Self::Rsa { modulus: modulus.to_vec(), exponent: exponent.to_vec() })
     }
 
-    /// A key from its 32 bytes.
+    /// A key from its 32 bytes. Points of small order are refused: one signature would fit many messages.
     pub fn ed25519(point: &[u8]) -> Result<Self, PublicKeyError> {
-        point.try_into().map(|point| Self::Ed25519 { point }).map_err(|_| PublicKeyError::Malformed)
+        let point: [u8; 32] = point.try_into().map_err(|_| PublicKeyError::Malformed)?;
+        let mut y = point;
+        y[31] &= 0x7f; // The top bit is the sign of x.
+        if is_beyond_field(&y) || ED25519_SMALL_ORDER.contains(&y) {
+            return Err(PublicKeyError::Ed25519Weak);
+        }
+        Ok(Self::Ed25519 { point })
     }
 
     /// Writes a SubjectPublicKeyInfo.
@@ -188,6 +194,11 @@ fn is_roca(modulus: &[u8]) -> bool {
     })
 }
 
+/// Whether a coordinate is 2^255 - 19 or more, a second way to write a small number (RFC 8032, 5.1.3).
+fn is_beyond_field(y: &[u8; 32]) -> bool {
+    y[31] == 0x7f && y[0] >= 0xed && y[1..31].iter().all(|byte| *byte == 0xff)
+}
+
 /// A DER INTEGER that is not negative.
 fn unsigned(number: &[u8]) -> Vec<u8> {
     if number.first().is_none_or(|byte| byte & 0x80 != 0) {
@@ -230,6 +241,9 @@ pub enum PublicKeyError {
     /// An RSA key made by a faulty generator, so that its factors can be found.
     #[error("the RSA key comes from a faulty generator (CVE-2017-15361)")]
     RsaWeak,
+    /// An Ed25519 point of small order, or written in more than one way.
+    #[error("the Ed25519 point is of small order or not in its one form")]
+    Ed25519Weak,
 }
 
 impl PublicKeyError {
@@ -248,6 +262,23 @@ pub const RSA_BITS_MAX: usize = 8192;
 const ROCA_PRIMES: [u32; 38] = [
     3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107, 109,
     113, 127, 131, 137, 139, 149, 151, 157, 163, 167,
+];
+/// The y of every point whose order divides 8: the neutral element, and those of order 2, 4 and 8.
+const ED25519_SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+    ],
 ];
 const RSA_EXPONENT_BYTES_MAX: usize = 8;
 const SPKI_BYTES_MAX: usize = 2048;
@@ -288,6 +319,23 @@ mod tests {
         assert_eq!(PublicKey::rsa(&[0x80; 256], &[4]), Err(PublicKeyError::RsaExponent));
         assert_eq!(PublicKey::rsa(&[], &[]), Err(PublicKeyError::RsaSize(0)));
         assert!(PublicKey::rsa(&[0x80; 256], &[0, 1, 0, 1]).is_ok());
+    }
+
+    #[test]
+    fn ed25519_points_of_small_order_are_refused_in_every_form() {
+        for y in ED25519_SMALL_ORDER {
+            for sign in [0, 0x80] {
+                let mut point = y;
+                point[31] |= sign;
+                assert_eq!(PublicKey::ed25519(&point), Err(PublicKeyError::Ed25519Weak));
+            }
+        }
+        let mut beyond = [0xff; 32];
+        beyond[31] = 0x7f;
+        for low in 0xed..=0xff {
+            beyond[0] = low;
+            assert_eq!(PublicKey::ed25519(&beyond), Err(PublicKeyError::Ed25519Weak));
+        }
     }
 
     #[test]

@@ -46,6 +46,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Use P-256, P-384, Ed25519, or RSA with at least 2048 bits.",
     ),
     doc("CSR_MALFORMED", "The CSR is not readable PKCS#10.", "Send the CSR as DER, or as PEM where PEM is asked for."),
+    doc(
+        "JWKS_AMBIGUOUS",
+        "A set of keys leaves open which key is meant: two have one ID, or secrets stand beside public keys.",
+        "Give each key an ID of its own, and keep shared secrets out of sets of public keys.",
+    ),
     doc("JWKS_MALFORMED", "A key set is not a JWKS document.", "Check the JWKS address of the issuer."),
     doc(
         "JWK_REFUSED",

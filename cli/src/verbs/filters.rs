@@ -1,7 +1,12 @@
 //! Filters: pure functions from stdin to stdout, one answer line per input line; no server, no network, no state.
 
+pub(crate) mod jws;
+pub(crate) mod jwt;
+mod parallel;
+
 use std::io::{BufRead, BufWriter, Write};
 
+use identity::reason::ReasonDoc;
 use identity::spiffe_id::SpiffeId;
 
 use crate::exit::Failure;
@@ -29,3 +34,17 @@ fn lines(answer: impl Fn(&[u8]) -> String) -> Result<(), Failure> {
     let _ = out.flush();
     Ok(())
 }
+
+/// The codes that only filters give, in lexical order.
+pub(crate) const REASONS: &[ReasonDoc] = &[
+    ReasonDoc {
+        code: "BAD_EXPECTATION",
+        cause: "A line's issuer, audiences or now is not of its kind.",
+        remedy: "Write issuer as a text, audiences as a list of texts, now as RFC 3339 with an offset.",
+    },
+    ReasonDoc {
+        code: "BAD_JSON",
+        cause: "A line is not JSON of the shape that the filter reads, or names a member twice.",
+        remedy: "Write one JSON value a line, as the filter's help shows it.",
+    },
+];

@@ -62,6 +62,7 @@ fn all_reasons() -> Vec<&'static ReasonDoc> {
         proxy::REASONS,
         discovery::REASONS,
         policy::REASONS,
+        super::filters::REASONS,
     ];
     let mut docs: Vec<&ReasonDoc> = parts.into_iter().flatten().collect();
     docs.sort_by_key(|doc| doc.code);

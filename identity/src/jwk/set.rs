@@ -1,12 +1,13 @@
 //! A set of keys parsed once, so that a token costs one signature check and no key parsing.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
-use serde_json::Value;
+use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
+use serde_json::{Map, Value};
 
-use super::{Algorithm, JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwk, JwkError, Material};
+use super::{Algorithm, JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwk, JwkError, Material, PRIVATE_MEMBERS};
 use crate::public_key::{Curve, PublicKey, PublicKeyError};
 use crate::strict_json;
 
@@ -21,7 +22,7 @@ pub struct JwkSet {
 #[derive(Clone)]
 pub(crate) struct VerifyingKey {
     key_id: Option<String>,
-    verifiers: Vec<(Algorithm, Verifier)>,
+    verifiers: Verifiers,
 }
 
 #[derive(Clone)]
@@ -42,14 +43,37 @@ impl JwkSet {
             return Err(JwkError::TooLong);
         }
         let mut set = Self::default();
-        for key in keys {
-            match Jwk::from_json(key) {
-                Ok(jwk) if matches!(jwk.usage(), None | Some("sig")) => set.add(&jwk),
-                Ok(_) | Err(_) => set.ignored += 1,
-            }
-        }
+        keys.iter().for_each(|key| set.add_json(key, &["sig"]));
         set.drop_misplaced_secrets();
         Ok(set)
+    }
+
+    /// Takes keys that somebody hands over himself, as to a tool, instead of publishing them. The public half of a private
+    /// key is used. A set that leaves open which key is meant is refused: two keys with one ID, or shared secrets beside
+    /// public keys. Keys that cannot verify JWTs are counted in [`Self::ignored`].
+    pub fn from_given(keys: &[Value]) -> Result<Self, JwkError> {
+        if keys.len() > JWKS_KEYS_MAX {
+            return Err(JwkError::TooLong);
+        }
+        let keys: Vec<Map<String, Value>> = keys.iter().map(public_half).collect::<Result<_, _>>()?;
+        let mut key_ids = BTreeSet::new();
+        if keys.iter().filter_map(|key| key.get("kid")?.as_str()).any(|key_id| !key_ids.insert(key_id)) {
+            return Err(JwkError::KeyIdTwice);
+        }
+        let secrets = keys.iter().filter(|key| key.get("kty").is_some_and(|kind| kind == "oct")).count();
+        if secrets != 0 && secrets != keys.len() {
+            return Err(JwkError::Mixed);
+        }
+        let mut set = Self::default();
+        keys.into_iter().for_each(|key| set.add_json(&Value::Object(key), &["sig", "jwt-svid"]));
+        Ok(set)
+    }
+
+    fn add_json(&mut self, key: &Value, uses: &[&str]) {
+        match Jwk::from_json(key) {
+            Ok(jwk) if jwk.usage().is_none_or(|usage| uses.contains(&usage)) => self.add(&jwk),
+            Ok(_) | Err(_) => self.ignored += 1,
+        }
     }
 
     /// A shared secret in a published set is no secret, so beside public keys it must not verify anything.
@@ -116,11 +140,11 @@ impl fmt::Debug for JwkSet {
 
 impl VerifyingKey {
     fn build(jwk: &Jwk) -> Result<Self, JwkError> {
-        let mut verifiers = match &jwk.material {
-            Material::Public(key) => public_verifiers(key).ok_or(JwkError::Key(PublicKeyError::Malformed))?,
-            Material::Secret(secret) => mac_verifiers(secret),
+        let wanted = |algorithm| jwk.algorithm.is_none_or(|only| only == algorithm);
+        let verifiers = match &jwk.material {
+            Material::Public(key) => public_verifiers(key, &wanted).ok_or(JwkError::Key(PublicKeyError::Malformed))?,
+            Material::Secret(secret) => mac_verifiers(secret, &wanted),
         };
-        verifiers.retain(|(algorithm, _)| jwk.algorithm.is_none_or(|only| only == *algorithm));
         if verifiers.is_empty() {
             return Err(JwkError::Unsupported("alg"));
         }
@@ -148,26 +172,31 @@ impl VerifyingKey {
     }
 }
 
-fn public_verifiers(key: &PublicKey) -> Option<Vec<(Algorithm, Verifier)>> {
-    let one = |algorithm, key: ParsedPublicKey| vec![(algorithm, Verifier::Signature(key))];
-    match key {
-        PublicKey::Ec { curve: Curve::P256, point } => {
-            Some(one(Algorithm::ES256, ParsedPublicKey::new(&signature::ECDSA_P256_SHA256_FIXED, point).ok()?))
-        }
-        PublicKey::Ec { curve: Curve::P384, point } => {
-            Some(one(Algorithm::ES384, ParsedPublicKey::new(&signature::ECDSA_P384_SHA384_FIXED, point).ok()?))
-        }
-        PublicKey::Ec { curve: Curve::P521, point } => {
-            Some(one(Algorithm::ES512, ParsedPublicKey::new(&signature::ECDSA_P521_SHA512_FIXED, point).ok()?))
-        }
-        PublicKey::Ed25519 { point } => {
-            Some(one(Algorithm::EdDSA, ParsedPublicKey::new(&signature::ED25519, point).ok()?))
-        }
-        PublicKey::Rsa { modulus, exponent } => rsa_verifiers(&RsaPublicKeyComponents { n: modulus, e: exponent }),
-    }
+fn public_half(key: &Value) -> Result<Map<String, Value>, JwkError> {
+    let mut members = key.as_object().ok_or(JwkError::NotAnObject)?.clone();
+    members.retain(|name, _| !PRIVATE_MEMBERS.contains(&name.as_str()));
+    Ok(members)
 }
 
-fn rsa_verifiers(key: &RsaPublicKeyComponents<&Vec<u8>>) -> Option<Vec<(Algorithm, Verifier)>> {
+type Verifiers = Vec<(Algorithm, Verifier)>;
+type Wanted<'a> = &'a dyn Fn(Algorithm) -> bool;
+
+/// A verifier for each wanted algorithm that the key can do; `None` for a point that is not on its curve.
+fn public_verifiers(key: &PublicKey, wanted: Wanted<'_>) -> Option<Verifiers> {
+    let (name, algorithm, point): (_, &'static dyn VerificationAlgorithm, &[u8]) = match key {
+        PublicKey::Ec { curve: Curve::P256, point } => (Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED, point),
+        PublicKey::Ec { curve: Curve::P384, point } => (Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED, point),
+        PublicKey::Ec { curve: Curve::P521, point } => (Algorithm::ES512, &signature::ECDSA_P521_SHA512_FIXED, point),
+        PublicKey::Ed25519 { point } => (Algorithm::EdDSA, &signature::ED25519, point),
+        PublicKey::Rsa { modulus, exponent } => {
+            return rsa_verifiers(&RsaPublicKeyComponents { n: modulus, e: exponent }, wanted);
+        }
+    };
+    let key = ParsedPublicKey::new(algorithm, point).ok()?;
+    Some(if wanted(name) { vec![(name, Verifier::Signature(key))] } else { Vec::new() })
+}
+
+fn rsa_verifiers(key: &RsaPublicKeyComponents<&Vec<u8>>, wanted: Wanted<'_>) -> Option<Verifiers> {
     let algorithms: [(Algorithm, &'static RsaParameters); 6] = [
         (Algorithm::RS256, &signature::RSA_PKCS1_2048_8192_SHA256),
         (Algorithm::RS384, &signature::RSA_PKCS1_2048_8192_SHA384),
@@ -178,6 +207,7 @@ fn rsa_verifiers(key: &RsaPublicKeyComponents<&Vec<u8>>) -> Option<Vec<(Algorith
     ];
     algorithms
         .into_iter()
+        .filter(|(algorithm, _)| wanted(*algorithm))
         .map(|(algorithm, parameters)| {
             Some((algorithm, Verifier::Signature(key.to_parsed_public_key(parameters).ok()?)))
         })
@@ -185,7 +215,7 @@ fn rsa_verifiers(key: &RsaPublicKeyComponents<&Vec<u8>>) -> Option<Vec<(Algorith
 }
 
 /// A secret serves only algorithms whose hash is not longer than itself (RFC 7518, 3.2).
-fn mac_verifiers(secret: &[u8]) -> Vec<(Algorithm, Verifier)> {
+fn mac_verifiers(secret: &[u8], wanted: Wanted<'_>) -> Verifiers {
     let algorithms = [
         (Algorithm::HS256, hmac::HMAC_SHA256, 32),
         (Algorithm::HS384, hmac::HMAC_SHA384, 48),
@@ -193,7 +223,7 @@ fn mac_verifiers(secret: &[u8]) -> Vec<(Algorithm, Verifier)> {
     ];
     algorithms
         .into_iter()
-        .filter(|(_, _, len_min)| secret.len() >= *len_min)
+        .filter(|(name, _, len_min)| secret.len() >= *len_min && wanted(*name))
         .map(|(name, algorithm, _)| (name, Verifier::Mac(Box::new(hmac::Key::new(algorithm, secret)))))
         .collect()
 }

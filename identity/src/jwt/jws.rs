@@ -1,10 +1,13 @@
-//! The signed envelope: three base64url parts, a header that is checked before anything else, one signature.
+//! The signed envelope (RFC 7515): three base64url parts, a header that is checked before anything else, one signature.
+//!
+//! Tokens have no extensions: `crit` and `b64` are refused. Other signed objects may have an unencoded payload (RFC 7797),
+//! the one extension understood, and then must say so in `crit`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{JwtError, KEYS_TRIED_MAX, TOKEN_BYTES_MAX};
+use super::{JWS_BYTES_MAX, JwtError, KEYS_TRIED_MAX, TOKEN_BYTES_MAX};
 use crate::jwk::{Algorithm, JwkSet};
 use crate::strict_json;
 
@@ -25,21 +28,43 @@ pub(crate) struct Jws<'a> {
     token_type: Option<String>,
     signing_input: &'a str,
     payload: &'a str,
+    payload_is_encoded: bool,
     signature: Vec<u8>,
 }
 
 impl<'a> Jws<'a> {
+    /// Takes a JWT apart.
     pub(crate) fn parse(token: &'a str) -> Result<Self, JwtError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(JwtError::TooLong(token.len()));
+        Self::parse_parts(token, TOKEN_BYTES_MAX, |header| {
+            let extended = header.contains_key("crit") || header.contains_key("b64");
+            if extended { Err(JwtError::Critical) } else { Ok(true) }
+        })
+    }
+
+    /// Takes any signed object apart.
+    pub(crate) fn parse_object(object: &'a str) -> Result<Self, JwtError> {
+        let jws = Self::parse_parts(object, JWS_BYTES_MAX, payload_is_encoded)?;
+        jws.payload_bytes()?;
+        Ok(jws)
+    }
+
+    fn parse_parts(
+        token: &'a str,
+        bytes_max: usize,
+        read_extensions: impl Fn(&Map<String, Value>) -> Result<bool, JwtError>,
+    ) -> Result<Self, JwtError> {
+        if token.len() > bytes_max {
+            return Err(JwtError::TooLong { len: token.len(), max: bytes_max });
         }
         let (signing_input, signature) = token.rsplit_once('.').ok_or(JwtError::Malformed("it has no dots"))?;
         let (header, payload) = signing_input.split_once('.').ok_or(JwtError::Malformed("it has only one dot"))?;
         if payload.contains('.') {
             return Err(JwtError::Malformed("it has more than two dots"));
         }
-        let header = parse_header(header)?;
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| JwtError::Malformed("signature"))?;
+        let header = decode(header).ok_or(JwtError::Malformed("header"))?;
+        let header =
+            strict_json::parse_object(&header).ok_or(JwtError::Malformed("the header is not one JSON object"))?;
+        let payload_is_encoded = read_extensions(&header)?;
         let algorithm = header_text(&header, "alg")?.ok_or(JwtError::Malformed("the header has no alg"))?;
         Ok(Self {
             algorithm: Algorithm::parse(algorithm).ok_or(JwtError::AlgorithmNotAllowed)?,
@@ -47,7 +72,8 @@ impl<'a> Jws<'a> {
             token_type: header_text(&header, "typ")?.map(str::to_owned),
             signing_input,
             payload,
-            signature,
+            payload_is_encoded,
+            signature: decode(signature).ok_or(JwtError::Malformed("signature"))?,
         })
     }
 
@@ -86,7 +112,12 @@ impl<'a> Jws<'a> {
     }
 
     pub(crate) fn payload_bytes(&self) -> Result<Vec<u8>, JwtError> {
-        URL_SAFE_NO_PAD.decode(self.payload).map_err(|_| JwtError::Malformed("payload"))
+        if self.payload_is_encoded {
+            return decode(self.payload).ok_or(JwtError::Malformed("payload"));
+        }
+        // RFC 7797, 5.2: printable, and no dot, which was checked before.
+        let printable = self.payload.bytes().all(|byte| matches!(byte, 0x20..=0x7e));
+        if printable { Ok(self.payload.as_bytes().to_vec()) } else { Err(JwtError::Malformed("payload")) }
     }
 
     pub(crate) fn claims(&self) -> Result<Map<String, Value>, JwtError> {
@@ -99,13 +130,23 @@ impl<'a> Jws<'a> {
     }
 }
 
-fn parse_header(encoded: &str) -> Result<Map<String, Value>, JwtError> {
-    let bytes = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| JwtError::Malformed("header"))?;
-    let header = strict_json::parse_object(&bytes).ok_or(JwtError::Malformed("the header is not one JSON object"))?;
-    if header.contains_key("crit") || header.contains_key("b64") {
-        return Err(JwtError::Critical);
+fn decode(part: &str) -> Option<Vec<u8>> {
+    URL_SAFE_NO_PAD.decode(part).ok()
+}
+
+/// Reads `crit` and `b64`. What is critical must be understood, stand in the header, and be listed once (RFC 7515, 4.1.11);
+/// an unencoded payload must be critical (RFC 7797, 6).
+fn payload_is_encoded(header: &Map<String, Value>) -> Result<bool, JwtError> {
+    let encoded = match header.get("b64") {
+        None => true,
+        Some(Value::Bool(encoded)) => *encoded,
+        Some(_) => return Err(JwtError::Malformed("b64 is neither true nor false")),
+    };
+    match header.get("crit") {
+        None if encoded => Ok(true),
+        Some(Value::Array(names)) if header.contains_key("b64") && names[..] == ["b64"] => Ok(encoded),
+        None | Some(_) => Err(JwtError::Critical),
     }
-    Ok(header)
 }
 
 fn header_text<'h>(header: &'h Map<String, Value>, name: &'static str) -> Result<Option<&'h str>, JwtError> {
