@@ -1,10 +1,11 @@
-//! What a trust domain publishes: the roots of its X.509-SVIDs and the public keys of its JWT-SVIDs, in the SPIFFE bundle
-//! format and its relatives.
+//! What a trust domain publishes: the roots of its X.509-SVIDs and the public keys of its JWT-SVIDs and WIT-SVIDs, in the
+//! SPIFFE bundle format and its relatives.
 //!
 //! A bundle belongs to exactly one trust domain. A [`BundleSet`] keeps bundles by name and never merges them, so that a
 //! root of one domain can never vouch for an ID of another.
 
 mod json;
+mod map;
 mod set;
 
 use std::time::{Duration, SystemTime};
@@ -28,13 +29,15 @@ pub struct TrustBundle {
     pub x509_authorities: Vec<CertificateDer<'static>>,
     /// The keys that sign JWT-SVIDs.
     pub jwt_authorities: Vec<JwtAuthority>,
+    /// The keys that sign WIT-SVIDs. They verify nothing else, and nothing else verifies a WIT-SVID.
+    pub wit_authorities: Vec<JwtAuthority>,
     /// Grows with each change.
     pub sequence: u64,
     /// How often to fetch it.
     pub refresh_hint: Option<Duration>,
 }
 
-/// The public half of a key that signs JWT-SVIDs.
+/// The public half of a key that signs JWT-SVIDs, or WIT-SVIDs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JwtAuthority {
     /// The key's ID, unique within the bundle.
@@ -65,6 +68,7 @@ impl TrustBundle {
             trust_domain,
             x509_authorities: Vec::new(),
             jwt_authorities: Vec::new(),
+            wit_authorities: Vec::new(),
             sequence: 0,
             refresh_hint: None,
         }
@@ -120,27 +124,19 @@ impl TrustBundle {
         json::decode(trust_domain, document)
     }
 
-    /// The JWT keys as a JWKS for the Workload API (`use` is `jwt-svid`); X.509 keys are left out.
+    /// The JWT keys as a JWKS for the Workload API (`use` is `jwt-svid`); keys of other uses are left out.
     pub fn jwt_jwks(&self) -> Value {
-        self.jwks_with_usage("jwt-svid")
+        jwks(&self.jwt_authorities, json::USE_JWT)
+    }
+
+    /// The WIT keys as a JWKS for the Workload API (`use` is `wit-svid`); keys of other uses are left out.
+    pub fn wit_jwks(&self) -> Value {
+        jwks(&self.wit_authorities, json::USE_WIT)
     }
 
     /// The JWT keys as an ordinary JWKS, as OIDC discovery publishes them (`use` is `sig`, with `alg`).
     pub fn jwks(&self) -> Value {
-        self.jwks_with_usage("sig")
-    }
-
-    fn jwks_with_usage(&self, usage: &str) -> Value {
-        let keys = self.jwt_authorities.iter().map(|authority| {
-            let mut members = authority.jwk.to_json();
-            members.insert("kid".to_owned(), json!(authority.key_id));
-            members.insert("use".to_owned(), json!(usage));
-            if usage == "sig" {
-                members.insert("alg".to_owned(), json!(authority.jwk.default_algorithm().as_str()));
-            }
-            Value::Object(members)
-        });
-        json!({ "keys": keys.collect::<Vec<_>>() })
+        jwks(&self.jwt_authorities, "sig")
     }
 
     /// Whether both bundles hold the same roots and keys, whatever their order and numbers.
@@ -151,7 +147,19 @@ impl TrustBundle {
         self.trust_domain == other.trust_domain
             && same(&self.x509_authorities, &other.x509_authorities)
             && same(&self.jwt_authorities, &other.jwt_authorities)
+            && same(&self.wit_authorities, &other.wit_authorities)
     }
+}
+
+fn jwks(authorities: &[JwtAuthority], usage: &str) -> Value {
+    let keys = authorities.iter().map(|authority| {
+        let mut members = json::encode_key(authority, usage);
+        if usage == "sig" {
+            members.insert("alg".to_owned(), json!(authority.jwk.default_algorithm().as_str()));
+        }
+        Value::Object(members)
+    });
+    json!({ "keys": keys.collect::<Vec<_>>() })
 }
 
 /// Why a bundle cannot be used.
@@ -170,11 +178,11 @@ pub enum BundleError {
     /// Not JSON of the right shape.
     #[error("the bundle is malformed: {0}")]
     Malformed(&'static str),
-    /// A JWT key is not accepted.
-    #[error("a JWT key of the bundle is not accepted")]
+    /// A JWT or WIT key is not accepted.
+    #[error("a JWT or WIT key of the bundle is not accepted")]
     JwtKey(#[source] JwkError),
-    /// Two JWT keys have the same ID.
-    #[error("two JWT keys of the bundle have the ID {0:?}")]
+    /// Two keys have the same ID.
+    #[error("two keys of the bundle have the ID {0:?}")]
     KeyIdTwice(String),
 }
 
@@ -188,7 +196,7 @@ impl BundleError {
 /// The longest bundle document read.
 pub const BUNDLE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The most roots, and the most JWT keys, in one bundle.
+/// The most roots, the most JWT keys and the most WIT keys in one bundle.
 pub const BUNDLE_KEYS_MAX: usize = 1024;
 
 #[cfg(test)]

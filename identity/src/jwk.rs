@@ -62,7 +62,7 @@ impl Algorithm {
         }
     }
 
-    /// Whether a JWT-SVID may be signed with it: the RS, ES and PS families.
+    /// Whether JWT-SVIDs and WIT-SVIDs may be signed with it: the RS, ES and PS families.
     pub fn is_for_svids(self) -> bool {
         !matches!(self, Self::EdDSA | Self::HS256 | Self::HS384 | Self::HS512)
     }
@@ -168,6 +168,23 @@ impl Jwk {
     /// The same key with another `use`.
     pub fn with_usage(mut self, usage: &str) -> Self {
         self.usage = Some(usage.to_owned());
+        self
+    }
+
+    /// The one algorithm that the key is for, if it says so.
+    pub fn algorithm(&self) -> Option<Algorithm> {
+        self.algorithm
+    }
+
+    /// The same key for one algorithm.
+    pub fn with_algorithm(mut self, algorithm: Algorithm) -> Self {
+        self.algorithm = Some(algorithm);
+        self
+    }
+
+    /// The same key without an ID and without a `use`.
+    pub(crate) fn without_labels(mut self) -> Self {
+        (self.key_id, self.usage) = (None, None);
         self
     }
 

@@ -7,11 +7,11 @@
 //! - the key decides the algorithm: a token cannot ask an RSA key to act as a shared secret;
 //! - nothing of a token is believed before its signature verified, except the key ID and (for JWT-SVIDs) the trust
 //!   domain, which only choose the keys to verify with;
-//! - `exp` is required unless the caller says otherwise, and [`VerifiedClaims`] comes from [`verify`] and
-//!   [`verify_svid`] alone.
+//! - `exp` is required unless the caller says otherwise, and [`VerifiedClaims`] comes from [`verify`], [`verify_svid`]
+//!   and [`crate::wit::verify`] alone.
 
-mod claims;
-mod jws;
+pub(crate) mod claims;
+pub(crate) mod jws;
 mod sign;
 
 use std::time::{Duration, SystemTime};
@@ -23,6 +23,7 @@ use crate::jwk::JwkSet;
 use crate::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 
 pub use claims::VerifiedClaims;
+pub(crate) use sign::TokenKey;
 pub use sign::{JwtAuthorityKey, JwtSvid, JwtSvidProfile, SignError};
 
 /// What the caller expects of a token.

@@ -14,6 +14,7 @@
 //! | [`authority`] | signing X.509-SVIDs, and web certificates for gateways |
 //! | [`verify`] | X.509-SVID validation, the only maker of `VerifiedPeer` |
 //! | [`jwt`], [`jwk`], [`public_key`] | JWTs and JWT-SVIDs: verify, sign, keys |
+//! | [`wit`] | WIT-SVIDs, and the proofs that make them count |
 //! | [`tls`] | rustls configurations on top of all that |
 //! | [`renewal`], [`seal`], [`digest`], [`pem`], [`strict_json`] | arithmetic, sealing at rest, hashes and randomness, text forms |
 //! | [`reason`] | every reason code with its cause and remedy |
@@ -37,6 +38,7 @@ pub mod summary;
 pub mod svid;
 pub mod tls;
 pub mod verify;
+pub mod wit;
 
 pub use bundle::{BundleSet, JwtAuthority, TrustBundle};
 pub use key::PrivateKey;

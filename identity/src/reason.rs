@@ -224,6 +224,33 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("TLS_REFUSED_BY_PEER", "The peer ended the handshake with an alert.", "Look at the peer's log for its reason."),
     doc("TLS_SERVER_NAME_INVALID", "A server name in the configuration is not a DNS name.", "Correct the name."),
+    doc(
+        "WIT_KEY_REFUSED",
+        "The key that a WIT-SVID names, or shall name, is not accepted.",
+        "Use a public P-256, P-384, P-521 or RSA key from 2048 bits, with an algorithm that fits it.",
+    ),
+    doc("WIT_LIFE_TOO_LONG", "A WIT-SVID lives longer than the verifier accepts.", "Ask for a shorter life."),
+    doc(
+        "WIT_MALFORMED",
+        "A token is no WIT-SVID.",
+        "Send a WIT-SVID: typ wit+jwt, kid, sub, exp and cnf.jwk with alg, and no aud.",
+    ),
+    doc(
+        "WIT_PROOFS_TOO_MANY",
+        "The verifier remembers as many proofs of possession as it can, and accepts no further ones for now.",
+        "Try again after a minute; let the proofs live shorter.",
+    ),
+    doc(
+        "WIT_PROOF_OF_ANOTHER",
+        "The proof of possession was made for another WIT-SVID.",
+        "Make the proof for the WIT-SVID that is sent with it.",
+    ),
+    doc(
+        "WIT_PROOF_REFUSED",
+        "The proof of possession is malformed, too old, too long-lived, for another audience, or not by the WIT-SVID's key.",
+        "Make a new proof for each request, for this verifier, with a life of seconds; compare the clocks.",
+    ),
+    doc("WIT_PROOF_REPLAYED", "The proof of possession was used before.", "Make a new proof for each request."),
 ];
 
 #[cfg(test)]

@@ -16,17 +16,22 @@ use crate::{leaf, strict_json};
 
 pub(super) fn encode(bundle: &TrustBundle) -> Value {
     let x509 = bundle.x509_authorities.iter().map(encode_x509);
-    let jwt = bundle.jwt_authorities.iter().map(|authority| {
-        let mut members = authority.jwk.to_json();
-        members.insert("kid".to_owned(), json!(authority.key_id));
-        members.insert("use".to_owned(), json!(USE_JWT));
-        Value::Object(members)
-    });
-    let mut document = json!({ "keys": x509.chain(jwt).collect::<Vec<_>>(), "spiffe_sequence": bundle.sequence });
+    let jwt = bundle.jwt_authorities.iter().map(|authority| Value::Object(encode_key(authority, USE_JWT)));
+    let wit = bundle.wit_authorities.iter().map(|authority| Value::Object(encode_key(authority, USE_WIT)));
+    let keys: Vec<Value> = x509.chain(jwt).chain(wit).collect();
+    let mut document = json!({ "keys": keys, "spiffe_sequence": bundle.sequence });
     if let Some(hint) = bundle.refresh_hint {
-        document["spiffe_refresh_hint"] = json!(hint.as_secs());
+        document[REFRESH_HINT] = json!(hint.as_secs());
     }
     document
+}
+
+/// A key that signs tokens, with its ID and what it is for.
+pub(super) fn encode_key(authority: &JwtAuthority, usage: &str) -> Map<String, Value> {
+    let mut members = authority.jwk.to_json();
+    members.insert("kid".to_owned(), json!(authority.key_id));
+    members.insert("use".to_owned(), json!(usage));
+    members
 }
 
 /// One root: no `kid`, exactly one certificate. The key's own members are for readers who want them; a root with a kind
@@ -47,11 +52,18 @@ pub(super) fn decode(trust_domain: TrustDomain, document: &[u8]) -> Result<Trust
         return Err(BundleError::TooLong);
     }
     let members = strict_json::parse_object(document).ok_or(BundleError::Malformed("not one JSON object"))?;
+    decode_members(trust_domain, &members)
+}
+
+pub(super) fn decode_members(
+    trust_domain: TrustDomain,
+    members: &Map<String, Value>,
+) -> Result<TrustBundle, BundleError> {
     let keys =
         members.get("keys").and_then(Value::as_array).ok_or(BundleError::Malformed("there is no list of keys"))?;
     let mut bundle = TrustBundle::new(trust_domain);
-    bundle.sequence = number(&members, "spiffe_sequence")?.unwrap_or(0);
-    bundle.refresh_hint = number(&members, "spiffe_refresh_hint")?.map(Duration::from_secs);
+    bundle.sequence = number(members, "spiffe_sequence")?.unwrap_or(0);
+    bundle.refresh_hint = number(members, REFRESH_HINT)?.map(Duration::from_secs);
     for key in keys {
         decode_key(&mut bundle, key)?;
     }
@@ -75,7 +87,8 @@ fn decode_key(bundle: &mut TrustBundle, key: &Value) -> Result<(), BundleError> 
     let known_type = matches!(members.get("kty").and_then(Value::as_str), Some("EC" | "RSA" | "OKP"));
     match members.get("use").and_then(Value::as_str) {
         Some(USE_X509) if known_type => decode_x509(bundle, members),
-        Some(USE_JWT) if known_type => decode_jwt(bundle, key),
+        Some(USE_JWT) if known_type => decode_token_key(&mut bundle.jwt_authorities, key),
+        Some(USE_WIT) if known_type => decode_token_key(&mut bundle.wit_authorities, key),
         Some(_) | None => Ok(()),
     }
 }
@@ -92,27 +105,31 @@ fn decode_x509(bundle: &mut TrustBundle, members: &Map<String, Value>) -> Result
     bundle.add_x509_authority(CertificateDer::from(der))
 }
 
-fn decode_jwt(bundle: &mut TrustBundle, key: &Value) -> Result<(), BundleError> {
+fn decode_token_key(authorities: &mut Vec<JwtAuthority>, key: &Value) -> Result<(), BundleError> {
     let jwk = Jwk::from_json(key).map_err(BundleError::JwtKey)?;
     let key_id = match jwk.key_id() {
         Some(key_id) if !key_id.is_empty() => key_id.to_owned(),
-        Some(_) | None => return Err(BundleError::Malformed("a JWT key has no kid")),
+        Some(_) | None => return Err(BundleError::Malformed("a JWT or WIT key has no kid")),
     };
-    if bundle.jwt_authorities.len() == BUNDLE_KEYS_MAX {
+    if authorities.len() == BUNDLE_KEYS_MAX {
         return Err(BundleError::TooLong);
     }
     let jwk = Jwk { usage: None, ..jwk };
-    bundle.jwt_authorities.push(JwtAuthority { key_id, jwk, expires_at: None });
+    authorities.push(JwtAuthority { key_id, jwk, expires_at: None });
     Ok(())
 }
 
+/// Key IDs are unique in the whole bundle, JWT and WIT keys together.
 fn check_key_ids(bundle: &TrustBundle) -> Result<(), BundleError> {
     let mut seen = BTreeSet::new();
-    match bundle.jwt_authorities.iter().find(|authority| !seen.insert(&authority.key_id)) {
+    match bundle.jwt_authorities.iter().chain(&bundle.wit_authorities).find(|authority| !seen.insert(&authority.key_id))
+    {
         Some(authority) => Err(BundleError::KeyIdTwice(authority.key_id.clone())),
         None => Ok(()),
     }
 }
 
 const USE_X509: &str = "x509-svid";
-const USE_JWT: &str = "jwt-svid";
+pub(super) const REFRESH_HINT: &str = "spiffe_refresh_hint";
+pub(super) const USE_JWT: &str = "jwt-svid";
+pub(super) const USE_WIT: &str = "wit-svid";

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls_pki_types::TrustAnchor;
 
-use super::TrustBundle;
+use super::{BundleError, TrustBundle, map};
 use crate::jwk::JwkSet;
 use crate::spiffe_id::TrustDomain;
 use crate::verify::VerifiedPeer;
@@ -23,6 +23,7 @@ struct Entry {
     bundle: Arc<TrustBundle>,
     anchors: Arc<[TrustAnchor<'static>]>,
     jwt_keys: Arc<JwkSet>,
+    wit_keys: Arc<JwkSet>,
 }
 
 /// Paths that verified against this very set, in two generations: when the younger is full it becomes the older, so that
@@ -41,6 +42,16 @@ impl BundleSet {
         set
     }
 
+    /// All bundles as a SPIFFE bundle map.
+    pub fn to_spiffe_map_json(&self) -> String {
+        map::encode(self).to_string()
+    }
+
+    /// Reads a SPIFFE bundle map.
+    pub fn parse_spiffe_map_json(document: &[u8]) -> Result<Self, BundleError> {
+        map::decode(document)
+    }
+
     /// Puts a bundle in the place of its trust domain's former one.
     pub fn insert(&mut self, bundle: Arc<TrustBundle>) {
         let anchors = bundle.x509_authorities.iter().filter_map(|certificate| {
@@ -50,6 +61,7 @@ impl BundleSet {
         let entry = Entry {
             anchors: anchors.collect(),
             jwt_keys: Arc::new(JwkSet::from_keys(bundle.jwt_authorities.iter().map(|authority| &authority.jwk))),
+            wit_keys: Arc::new(JwkSet::from_keys(bundle.wit_authorities.iter().map(|authority| &authority.jwk))),
             bundle,
         };
         self.entries.insert(entry.bundle.trust_domain.clone(), entry);
@@ -79,6 +91,11 @@ impl BundleSet {
     /// The JWT keys of a trust domain, ready to verify.
     pub fn jwt_keys(&self, trust_domain: &TrustDomain) -> Option<&Arc<JwkSet>> {
         self.entries.get(trust_domain).map(|entry| &entry.jwt_keys)
+    }
+
+    /// The WIT keys of a trust domain, ready to verify.
+    pub fn wit_keys(&self, trust_domain: &TrustDomain) -> Option<&Arc<JwkSet>> {
+        self.entries.get(trust_domain).map(|entry| &entry.wit_keys)
     }
 
     pub(crate) fn anchors(&self, trust_domain: &TrustDomain) -> Option<&[TrustAnchor<'static>]> {

@@ -1,5 +1,7 @@
 //! Bundles written and read back, and documents that are not bundles.
 
+mod standard;
+
 use super::*;
 use crate::authority::X509Authority;
 use crate::jwt::JwtAuthorityKey;

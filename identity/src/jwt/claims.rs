@@ -8,8 +8,8 @@ use super::jws::Jws;
 use super::{JwtError, JwtExpectations};
 use crate::{secs_of, time_from_secs};
 
-/// The claims of a token whose signature, times, issuer and audience were checked. Made only by [`super::verify`] and
-/// [`super::verify_svid`].
+/// The claims of a token whose signature, times, issuer and audience were checked. Made only by [`super::verify`],
+/// [`super::verify_svid`] and [`crate::wit::verify`].
 #[derive(Debug, Clone)]
 pub struct VerifiedClaims {
     claims: Map<String, Value>,
@@ -54,6 +54,11 @@ impl VerifiedClaims {
         self.claims.get("iat").and_then(Value::as_number).map(|number| time_from_secs(whole_secs(number, f64::floor)))
     }
 
+    /// When the token starts to be valid, if it says so.
+    pub fn not_before(&self) -> Option<SystemTime> {
+        self.claims.get("nbf").and_then(Value::as_number).map(|number| time_from_secs(whole_secs(number, f64::ceil)))
+    }
+
     /// `issuer/subject`, the name that policies call the request principal.
     pub fn request_principal(&self) -> Option<String> {
         Some(format!("{}/{}", self.issuer()?, self.subject()?))
@@ -66,7 +71,7 @@ impl VerifiedClaims {
 }
 
 /// Checks the claims of a token whose signature has been verified.
-pub(super) fn check(jws: &Jws<'_>, expect: &JwtExpectations) -> Result<VerifiedClaims, JwtError> {
+pub(crate) fn check(jws: &Jws<'_>, expect: &JwtExpectations) -> Result<VerifiedClaims, JwtError> {
     let claims = jws.claims()?;
     let expires_at = check_times(&claims, expect)?;
     let issuer = text(&claims, "iss", "iss is not a text")?;
@@ -82,7 +87,7 @@ pub(super) fn check(jws: &Jws<'_>, expect: &JwtExpectations) -> Result<VerifiedC
 }
 
 /// The subject before any verification, for choosing the trust domain's keys.
-pub(super) fn unverified_subject(jws: &Jws<'_>) -> Result<String, JwtError> {
+pub(crate) fn unverified_subject(jws: &Jws<'_>) -> Result<String, JwtError> {
     let claims = jws.claims()?;
     let subject = text(&claims, "sub", "sub is not a text")?.ok_or(JwtError::Malformed("it has no sub"))?;
     Ok(subject.to_owned())

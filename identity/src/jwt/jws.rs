@@ -16,7 +16,7 @@ use crate::strict_json;
 pub(crate) enum Profile {
     /// End-user tokens of any issuer: every algorithm, as far as the key allows it.
     General,
-    /// JWT-SVIDs: RS, ES and PS only.
+    /// JWT-SVIDs, WIT-SVIDs and their proofs: RS, ES and PS only.
     Svid,
 }
 
@@ -75,6 +75,16 @@ impl<'a> Jws<'a> {
             payload_is_encoded,
             signature: decode(signature).ok_or(JwtError::Malformed("signature"))?,
         })
+    }
+
+    /// The header's `typ`.
+    pub(crate) fn token_type(&self) -> Option<&str> {
+        self.token_type.as_deref()
+    }
+
+    /// The header's `kid`.
+    pub(crate) fn key_id(&self) -> Option<&str> {
+        self.key_id.as_deref()
     }
 
     /// Refuses tokens that say they are of another kind, so that one kind cannot pass for the other (RFC 8725, 3.11).

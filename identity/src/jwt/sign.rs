@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::encoding::{AsBigEndian as _, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
@@ -17,8 +18,8 @@ use crate::public_key::{Curve, PublicKey};
 use crate::spiffe_id::SpiffeId;
 use crate::{PrivateKey, secs_of, time_from_secs};
 
-/// A key that signs JWTs with ES256.
-pub struct JwtAuthorityKey {
+/// An ES256 key with the header of the one kind of token that it signs.
+pub(crate) struct TokenKey {
     key_id: String,
     pair: EcdsaKeyPair,
     public_key: PublicKey,
@@ -26,27 +27,21 @@ pub struct JwtAuthorityKey {
     encoded_header: String,
 }
 
-impl JwtAuthorityKey {
-    /// Makes a new key. Its ID is the thumbprint of its public half.
-    pub fn generate() -> Result<Self, SignError> {
+impl TokenKey {
+    /// Makes a new key; `header` makes the header from the key's ID, which is the thumbprint of the public half.
+    pub(crate) fn generate(header: fn(&str) -> Value) -> Result<Self, SignError> {
         let key = PrivateKey::generate_p256().map_err(SignError::Key)?;
-        Self::load(key.pkcs8_der(), None)
+        Self::load(key.pkcs8_der(), None, header)
     }
 
-    /// Takes a stored key under its stored ID.
-    pub fn from_pkcs8_der(key_id: &str, der: &[u8]) -> Result<Self, SignError> {
-        Self::load(der, Some(key_id))
-    }
-
-    fn load(der: &[u8], key_id: Option<&str>) -> Result<Self, SignError> {
+    pub(crate) fn load(der: &[u8], key_id: Option<&str>, header: fn(&str) -> Value) -> Result<Self, SignError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
             .map_err(|_| SignError::Key(KeyError::Malformed))?;
         let public_key =
             PublicKey::ec(Curve::P256, pair.public_key().as_ref()).map_err(|_| SignError::Key(KeyError::Malformed))?;
         let key_id = key_id.map_or_else(|| jwk::thumbprint(&public_key), str::to_owned);
-        let header = json!({ "alg": "ES256", "kid": key_id, "typ": "JWT" });
         Ok(Self {
-            encoded_header: URL_SAFE_NO_PAD.encode(header.to_string()),
+            encoded_header: URL_SAFE_NO_PAD.encode(header(&key_id).to_string()),
             key_id,
             pair,
             public_key,
@@ -54,30 +49,72 @@ impl JwtAuthorityKey {
         })
     }
 
-    /// The key's ID, which tokens carry as `kid`.
-    pub fn key_id(&self) -> &str {
+    pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }
 
-    /// The key as PKCS#8. The caller keeps it secret.
-    pub fn pkcs8_der(&self) -> &[u8] {
+    pub(crate) fn pkcs8_der(&self) -> &[u8] {
         &self.pkcs8
     }
 
+    pub(crate) fn public_key(&self) -> &PublicKey {
+        &self.public_key
+    }
+
     /// The public half, as a trust bundle carries it.
-    pub fn public(&self, expires_at: Option<SystemTime>) -> JwtAuthority {
+    pub(crate) fn public(&self, expires_at: Option<SystemTime>) -> JwtAuthority {
         let jwk = Jwk::from_public_key(Some(&self.key_id), self.public_key.clone());
         JwtAuthority { key_id: self.key_id.clone(), jwk, expires_at }
     }
 
-    /// Signs any claims.
-    pub fn sign(&self, claims: &Map<String, Value>) -> Result<String, SignError> {
+    /// The private number, big-endian, as long as a coordinate.
+    pub(crate) fn private_scalar(&self) -> Result<Zeroizing<Vec<u8>>, SignError> {
+        let scalar: EcPrivateKeyBin<'_> = self.pair.private_key().as_be_bytes().map_err(|_| SignError::Signature)?;
+        Ok(Zeroizing::new(scalar.as_ref().to_vec()))
+    }
+
+    pub(crate) fn sign(&self, claims: &Map<String, Value>) -> Result<String, SignError> {
         let payload = serde_json::to_vec(claims).map_err(SignError::Claims)?;
         let mut token = format!("{}.{}", self.encoded_header, URL_SAFE_NO_PAD.encode(payload));
         let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| SignError::Signature)?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
+    }
+}
+
+/// A key that signs JWTs with ES256.
+pub struct JwtAuthorityKey(TokenKey);
+
+impl JwtAuthorityKey {
+    /// Makes a new key. Its ID is the thumbprint of its public half.
+    pub fn generate() -> Result<Self, SignError> {
+        TokenKey::generate(header).map(Self)
+    }
+
+    /// Takes a stored key under its stored ID.
+    pub fn from_pkcs8_der(key_id: &str, der: &[u8]) -> Result<Self, SignError> {
+        TokenKey::load(der, Some(key_id), header).map(Self)
+    }
+
+    /// The key's ID, which tokens carry as `kid`.
+    pub fn key_id(&self) -> &str {
+        self.0.key_id()
+    }
+
+    /// The key as PKCS#8. The caller keeps it secret.
+    pub fn pkcs8_der(&self) -> &[u8] {
+        self.0.pkcs8_der()
+    }
+
+    /// The public half, as a trust bundle carries it.
+    pub fn public(&self, expires_at: Option<SystemTime>) -> JwtAuthority {
+        self.0.public(expires_at)
+    }
+
+    /// Signs any claims.
+    pub fn sign(&self, claims: &Map<String, Value>) -> Result<String, SignError> {
+        self.0.sign(claims)
     }
 
     /// Signs a JWT-SVID.
@@ -108,9 +145,14 @@ impl JwtAuthorityKey {
     }
 }
 
+/// No header members but those the JWT-SVID standard names.
+fn header(key_id: &str) -> Value {
+    json!({ "alg": "ES256", "kid": key_id, "typ": "JWT" })
+}
+
 impl fmt::Debug for JwtAuthorityKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JwtAuthorityKey").field("key_id", &self.key_id).finish_non_exhaustive()
+        f.debug_struct("JwtAuthorityKey").field("key_id", &self.key_id()).finish_non_exhaustive()
     }
 }
 

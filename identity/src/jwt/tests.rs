@@ -12,6 +12,7 @@ use crate::bundle::TrustBundle;
 use crate::jwk::Jwk;
 
 mod signed_objects;
+mod svid_standard;
 mod vectors;
 
 const NOW: u64 = 1_800_000_000;
