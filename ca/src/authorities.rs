@@ -131,9 +131,14 @@ impl Authorities {
         if let Some(sealed) = &stored.key_check {
             check_key(&seal_key, sealed, &key_file)?;
         } else {
-            create(store, settings, &seal_key, now).await?;
+            match create(store, settings, &seal_key, stored.revision, now).await {
+                // Another replica was first: its authorities are everybody's, if our key opens them.
+                Err(AuthoritiesError::Store(StoreError::AuthorityChanged)) => (),
+                made => made?,
+            }
         }
         let stored = store.authorities().await?;
+        check_key(&seal_key, stored.key_check.as_deref().unwrap_or_default(), &key_file)?;
         let signing = open(&stored.rows, stored.bundle_sequence, &seal_key, &settings.trust_domain, now)?;
         Ok(Self {
             bundle_sequence: watch::Sender::new(signing.bundle.sequence),
@@ -162,7 +167,8 @@ impl Authorities {
         if plan == Plan::default() {
             return Ok(());
         }
-        let mut rows = store.authorities().await?.rows;
+        let stored = store.authorities().await?;
+        let (mut rows, based_on) = (stored.rows, stored.revision);
         let mut put = Vec::new();
         if plan.new_x509 {
             retire(&mut rows, AuthorityKind::X509, &mut put);
@@ -188,7 +194,17 @@ impl Authorities {
         for row in &put {
             tracing::info!(kind = row.kind.as_str(), id = row.id, state = row.state.as_str(), "authority changed");
         }
-        store.change_authorities(put, plan.gone.clone(), plan.publishes(), None).await?;
+        store.change_authorities(put, plan.gone.clone(), plan.publishes(), None, based_on).await?;
+        self.read(store, now).await
+    }
+
+    /// Takes over what another replica changed.
+    pub(crate) async fn reload(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
+        let _one = self.changing.lock().await;
+        self.read(store, now).await
+    }
+
+    async fn read(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
         let stored = store.authorities().await?;
         let signing = open(&stored.rows, stored.bundle_sequence, &self.seal_key, &self.trust_domain, now)?;
         self.bundle_sequence.send_replace(signing.bundle.sequence);
@@ -254,7 +270,13 @@ impl Facts {
     }
 }
 
-async fn create(store: &Store, settings: &Settings, key: &SealKey, now: SystemTime) -> Result<(), AuthoritiesError> {
+async fn create(
+    store: &Store,
+    settings: &Settings,
+    key: &SealKey,
+    based_on: u64,
+    now: SystemTime,
+) -> Result<(), AuthoritiesError> {
     let root = X509Authority::generate_root(&settings.trust_domain, settings.root_ttl, now)?;
     let intermediate = root.generate_intermediate(settings.ca_ttl, now)?;
     let rows = vec![
@@ -263,7 +285,7 @@ async fn create(store: &Store, settings: &Settings, key: &SealKey, now: SystemTi
         new_jwt(key, AuthorityState::Active, settings.ca_ttl, now)?,
     ];
     let check = STANDARD.encode(key.seal(KEY_CHECK_PURPOSE, KEY_CHECK_TEXT)?);
-    store.change_authorities(rows, Vec::new(), true, Some(check)).await?;
+    store.change_authorities(rows, Vec::new(), true, Some(check), based_on).await?;
     tracing::info!(trust_domain = %settings.trust_domain, root = root.subject_key_id(), "new authority made");
     Ok(())
 }

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::readiness::Readiness;
+
 use crate::certifier::Certifier;
 use crate::key_file;
 use crate::store::StoreError;
@@ -13,8 +15,35 @@ pub(crate) async fn keep_authorities_fresh(certifier: Arc<Certifier>, ca_ttl: Du
     let pause = (ca_ttl / 100).clamp(PAUSE_MIN, PAUSE_MAX);
     loop {
         tokio::time::sleep(pause).await;
+        if !certifier.store.lease().is_held() {
+            continue;
+        }
         if let Err(error) = certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await {
             tracing::error!(reason = error.reason(), error = ?error, "authorities not renewed");
+        }
+    }
+}
+
+/// Takes over what other replicas do to the authorities, for ever.
+pub(crate) async fn follow_authorities(certifier: Arc<Certifier>) {
+    let mut changed = certifier.store.authorities_changed();
+    while changed.changed().await.is_ok() {
+        while let Err(error) = certifier.authorities.reload(&certifier.store, certifier.now()).await {
+            tracing::error!(reason = error.reason(), error = ?error, "authorities of another replica not read");
+            tokio::time::sleep(PAUSE_MIN).await;
+        }
+        tracing::info!(bundle_sequence = certifier.authorities.current().bundle.sequence, "authorities followed");
+    }
+}
+
+/// Not ready while the database takes no writes, for ever.
+pub(crate) async fn tell_health(certifier: Arc<Certifier>, readiness: Readiness) {
+    let mut health = certifier.store.health().watch();
+    loop {
+        let trouble = health.borrow_and_update().clone();
+        let _block = trouble.map(|error| readiness.block(format!("database: {}", error.reason())));
+        if health.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -38,6 +67,9 @@ pub(crate) fn write_bundle_file(certifier: &Certifier, file: &Path) -> std::io::
 pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, record_kept: Duration) {
     loop {
         tokio::time::sleep(FORGET_PAUSE).await;
+        if !certifier.store.lease().is_held() {
+            continue;
+        }
         if let Err(error) = forget(&certifier, record_kept).await {
             tracing::warn!(reason = error.reason(), error = ?error, "ended rows not removed");
         }
@@ -58,7 +90,8 @@ async fn forget(certifier: &Certifier, record_kept: Duration) -> Result<(), Stor
     let tokens = certifier.store.forget_tokens(now).await?;
     let kept_secs = i64::try_from(record_kept.as_secs()).unwrap_or(i64::MAX);
     let records = certifier.store.forget_issued_before(now.saturating_sub(kept_secs)).await?;
-    tracing::debug!(tokens, records, "ended rows removed");
+    let changes = certifier.store.forget_changes(now).await?;
+    tracing::debug!(tokens, records, changes, "ended rows removed");
     Ok(())
 }
 

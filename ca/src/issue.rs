@@ -13,7 +13,7 @@ use identity::spiffe_id::SpiffeId;
 use crate::certifier::{Certifier, secs};
 use crate::random::sha256_hex;
 use crate::refusal::Refusal;
-use crate::store::{Issuance, IssuanceKind};
+use crate::store::{Issuance, IssuanceKind, StoreError};
 
 /// An X.509-SVID that the caller is entitled to; who makes one has checked that.
 #[derive(Clone, Debug)]
@@ -60,6 +60,12 @@ pub(crate) struct IssuedJwt {
 impl Certifier {
     /// Issues one certificate for the key of `csr`; nothing else of the request counts.
     pub(crate) async fn issue_x509(&self, order: X509Order, csr: &Csr) -> Result<IssuedX509, Refusal> {
+        let (issued, record) = self.sign_x509(&order, csr)?;
+        match self.record(vec![record]).await {
+            // The new authority signs; who asked need not know.
+            Err(Refusal::Store(StoreError::AuthorityChanged)) => (),
+            recorded => return recorded.map(|()| issued),
+        }
         let (issued, record) = self.sign_x509(&order, csr)?;
         self.record(vec![record]).await?;
         Ok(issued)
@@ -140,7 +146,14 @@ impl Certifier {
                 "issued"
             );
         }
-        self.store.record(records).await?;
+        if let Err(error) = self.store.record(records).await {
+            if matches!(error, StoreError::AuthorityChanged)
+                && let Err(error) = self.authorities.reload(&self.store, self.now()).await
+            {
+                tracing::error!(reason = error.reason(), error = ?error, "authorities not read");
+            }
+            return Err(error.into());
+        }
         for kind in kinds {
             self.counts.issued(kind.as_str(), 1);
         }

@@ -99,23 +99,31 @@ fn read(path: &Path, file: File) -> Result<SealKey, KeyFileError> {
 fn make(path: &Path) -> Result<SealKey, KeyFileError> {
     let key = SealKey::generate();
     let text = STANDARD.encode(key.expose_bytes()) + "\n";
-    write_new(path, text.as_bytes(), 0o600).map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?;
+    match write(path, text.as_bytes(), 0o600, |temporary| fs::hard_link(temporary, path)) {
+        // Another replica that shares the file was first.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return load(path, false),
+        written => written.map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?,
+    }
     tracing::info!(path = %path.display(), "key-encryption key made; back it up apart from the database");
     Ok(key)
 }
 
 /// Writes a whole file or nothing, and returns when it is on the disk. An existing file is replaced.
 pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write(path, content, mode, |temporary| fs::rename(temporary, path))
+}
+
+/// `place` gives the whole file its name.
+fn write(path: &Path, content: &[u8], mode: u32, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
     fs::create_dir_all(dir)?;
     let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let temporary = dir.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let _ = fs::remove_file(&temporary);
+    let unique = crate::random::uuid();
+    let temporary = dir.join(format!(".{}.{unique}", name.to_string_lossy()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| place(&temporary));
+    // After a rename there is nothing to remove.
+    let _ = fs::remove_file(&temporary);
     written?;
     File::open(dir)?.sync_all()
 }
@@ -148,6 +156,21 @@ mod tests {
             assert_eq!(error.reason(), "KEY_FILE_EXPOSED");
             assert!(error.to_string().contains("chmod 600"));
         }
+    }
+
+    #[test]
+    fn of_many_that_make_a_key_at_once_all_have_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kek");
+        let make = || {
+            std::thread::scope(|scope| {
+                let makers: Vec<_> =
+                    (0..8).map(|_| scope.spawn(|| *load(&path, true).unwrap().expose_bytes())).collect();
+                makers.into_iter().map(|maker| maker.join().unwrap()).collect::<std::collections::BTreeSet<_>>()
+            })
+        };
+        assert_eq!(make().len(), 1);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
     }
 
     #[test]

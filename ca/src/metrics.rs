@@ -55,6 +55,12 @@ pub(crate) struct Gauges {
     pub(crate) entries: usize,
     pub(crate) agents: usize,
     pub(crate) bundle_sequence: u64,
+    /// Whether the database takes writes.
+    pub(crate) store_up: bool,
+    /// Writes that wait.
+    pub(crate) store_waiting: usize,
+    /// Whether this replica does what only one should do.
+    pub(crate) leads: bool,
     pub(crate) now: i64,
 }
 
@@ -125,7 +131,7 @@ impl CsrCounts {
 
 impl Gauges {
     fn write(&self, out: &mut String) {
-        let families: [(&str, i64); 8] = [
+        let families: [(&str, i64); 11] = [
             ("citadel_server_root_cert_expiry_timestamp", self.root_expires_at),
             ("citadel_server_root_cert_expiry_seconds", self.root_expires_at - self.now),
             ("citadel_server_cert_chain_expiry_timestamp", self.chain_expires_at),
@@ -134,6 +140,9 @@ impl Gauges {
             ("ca_entries", i64::try_from(self.entries).unwrap_or(i64::MAX)),
             ("ca_agents", i64::try_from(self.agents).unwrap_or(i64::MAX)),
             ("ca_bundle_sequence", i64::try_from(self.bundle_sequence).unwrap_or(i64::MAX)),
+            ("ca_store_up", i64::from(self.store_up)),
+            ("ca_store_waiting", i64::try_from(self.store_waiting).unwrap_or(i64::MAX)),
+            ("ca_leads", i64::from(self.leads)),
         ];
         for (name, value) in families {
             let _ = writeln!(out, "# TYPE {name} gauge\n{name} {value}");

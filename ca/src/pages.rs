@@ -53,6 +53,9 @@ fn gauges(certifier: &Certifier, svid: &ServerSvid) -> Gauges {
         entries: registry.entry_count(),
         agents: registry.agents().count(),
         bundle_sequence: signing.bundle.sequence,
+        store_up: certifier.store.health().trouble().is_none(),
+        store_waiting: certifier.store.waiting(),
+        leads: certifier.store.lease().is_held(),
         now: certifier.now_secs(),
     }
 }
@@ -109,6 +112,8 @@ fn status(certifier: &Certifier) -> Value {
         "agents": registry.agents().count(),
         "agents_enforcing_bundle": registry.agents().filter(|agent| agent.bundle_sequence >= signing.bundle.sequence).count(),
         "bundle_sequence": signing.bundle.sequence,
+        "database": certifier.store.health().trouble().map_or("OK", |error| error.reason()),
+        "leads": certifier.store.lease().is_held(),
         "issued": certifier.counts.recorded(),
         "root_not_after": rfc3339(from_unix_secs(signing.root_not_after())),
         "authority_not_after": rfc3339(signing.x509.not_after()),

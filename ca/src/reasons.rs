@@ -32,6 +32,7 @@ pub const REASONS: &[ReasonDoc] = &[
         "A JWT-SVID was asked for without an audience, or with too many or too long ones.",
         "Name one to 32 audiences.",
     ),
+    doc("AUTHORITY_CHANGED", "The signing authority was replaced while a signature was made.", "Try again."),
     doc(
         "AUTHORITY_STATE",
         "The step does not fit the state of the signing authorities.",
@@ -68,11 +69,22 @@ pub const REASONS: &[ReasonDoc] = &[
         "Correct the CSR.",
     ),
     doc(
+        "DATABASE_ACCESS_DENIED",
+        "The database server refuses the user or the password.",
+        "Correct them in `database`; the server's log says which.",
+    ),
+    doc(
         "DATABASE_CORRUPT",
         "The database file is damaged or no database.",
         "Restore it from a backup, or move it away to start a new authority.",
     ),
     doc("DATABASE_FOREIGN", "The database was made by another program.", "Name another one in `database`."),
+    doc("DATABASE_MISSING", "The database server has no database of this name.", "Create it with CREATE DATABASE."),
+    doc(
+        "DATABASE_NO_RIGHTS",
+        "The database user may not create and change tables.",
+        "Make it the owner of the database, or GRANT it CREATE and USAGE on the schema.",
+    ),
     doc(
         "DATABASE_OTHER_TRUST_DOMAIN",
         "The database belongs to another trust domain.",
@@ -83,8 +95,23 @@ pub const REASONS: &[ReasonDoc] = &[
         "The database was written by another version.",
         "Start that version, or restore a backup.",
     ),
+    doc(
+        "DATABASE_PARAMETER_UNKNOWN",
+        "The database's address has a parameter that nobody knows.",
+        "Correct it; a mistyped `sslmode` must not mean none.",
+    ),
+    doc(
+        "DATABASE_READ_ONLY",
+        "The database can only be read: a standby server, or a disk mounted read-only.",
+        "Name the primary server, or make the disk writable.",
+    ),
     doc("DATABASE_UNAVAILABLE", "The database cannot be opened.", "See that it exists, is reachable and writable."),
     doc("DATABASE_UNSUPPORTED", "The database's address is of no known kind.", "Begin it with sqlite: or postgres:."),
+    doc(
+        "DATABASE_UNVERIFIED",
+        "The database server does not prove who it is.",
+        "Name its root certificate with `sslrootcert=FILE`, and the host name that its certificate carries.",
+    ),
     doc(
         "DATA_DIR_IN_USE",
         "Another certificate authority uses the directory.",
@@ -145,7 +172,18 @@ pub const REASONS: &[ReasonDoc] = &[
         "The SPIFFE ID is of another trust domain, reserved, or has no path.",
         "Correct the ID; the message names the field.",
     ),
+    doc(
+        "STORE_BUSY",
+        "More is asked for than can be written; what is new waits behind renewals.",
+        "Try again after a while; if it lasts, use a faster disk or database.",
+    ),
     doc("STORE_DAMAGED", "A row of the database cannot be understood.", "Restore the database from a backup."),
+    doc("STORE_FULL", "The disk of the database is full.", "Make room; the authority goes on by itself."),
+    doc(
+        "STORE_READ_ONLY",
+        "The database takes no writes: a disk mounted read-only, or a standby server.",
+        "Make it writable; the authority goes on by itself.",
+    ),
     doc(
         "STORE_UNAVAILABLE",
         "The database does not take the request.",
@@ -190,8 +228,8 @@ mod tests {
             "server.rs",
             "service_account.rs",
             "settings.rs",
-            "store.rs",
-            "store/open.rs",
+            "store/error.rs",
+            "store/open/error.rs",
             "authorities.rs",
         ];
         for source in sources {

@@ -234,6 +234,7 @@ impl Refusal {
             Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
             Self::NotOffered(_) => Code::Unimplemented,
+            Self::Store(StoreError::Busy) => Code::ResourceExhausted,
             Self::Signing | Self::Store(_) => Code::Unavailable,
         }
     }

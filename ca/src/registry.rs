@@ -28,6 +28,8 @@ pub(crate) enum Change {
     FederatedSet(Arc<TrustBundle>),
     /// A foreign bundle is gone.
     FederatedGone(TrustDomain),
+    /// A signing authority is there, is changed or is gone. They are kept elsewhere.
+    Authorities,
 }
 
 /// The indexed copy.
@@ -65,6 +67,7 @@ impl Registry {
             Change::FederatedGone(domain) => {
                 self.federated.remove(&domain);
             }
+            Change::Authorities => (),
         }
     }
 

@@ -28,7 +28,7 @@ use crate::refusal::Refusal;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
 use crate::settings::{Settings, SettingsProblem};
-use crate::store::{self, OpenError};
+use crate::store::{self, OpenError, StoreError};
 use crate::{housekeeping, pages, web};
 
 /// Why the authority cannot start.
@@ -171,7 +171,13 @@ impl Settings {
         });
         let failed = |error| RunError::Authorities(AuthoritiesError::from(error));
         certifier.counts.start_at(certifier.store.issued_count().await.map_err(failed)?);
-        certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await?;
+        match certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await {
+            // Another replica that starts at the same time did it.
+            Err(AuthoritiesError::Store(StoreError::AuthorityChanged)) => {
+                certifier.authorities.reload(&certifier.store, certifier.now()).await?;
+            }
+            kept => kept?,
+        }
         let svid = Arc::new(ServerSvid::new(certifier.clone(), &self.server_names));
         svid.renew().await.map_err(RunError::OwnSvid)?;
         if let Some(file) = &self.bundle_file {
@@ -228,7 +234,7 @@ impl Server {
         let shutdown = certifier.shutdown.clone();
         let mut tasks = TaskSet::new();
         spawn_services(&mut tasks, &settings, &addresses, &certifier, &svid, listeners);
-        spawn_chores(&mut tasks, &settings, &certifier, svid);
+        spawn_chores(&mut tasks, &settings, &certifier, svid, &readiness);
         if let Some(admin) = admin {
             tasks.spawn("admin", admin.run(shutdown.clone()));
         }
@@ -281,7 +287,13 @@ fn spawn_services(
     }
 }
 
-fn spawn_chores(tasks: &mut TaskSet, settings: &Settings, certifier: &Arc<Certifier>, svid: Arc<ServerSvid>) {
+fn spawn_chores(
+    tasks: &mut TaskSet,
+    settings: &Settings,
+    certifier: &Arc<Certifier>,
+    svid: Arc<ServerSvid>,
+    readiness: &Readiness,
+) {
     let until = |shutdown: Shutdown, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| async move {
         let _ = shutdown.unless(work).await;
     };
@@ -289,6 +301,10 @@ fn spawn_chores(tasks: &mut TaskSet, settings: &Settings, certifier: &Arc<Certif
     tasks.spawn("own svid", until(shutdown(), Box::pin(async move { svid.keep_fresh().await })));
     let authorities = housekeeping::keep_authorities_fresh(certifier.clone(), settings.ca_ttl);
     tasks.spawn("authorities", until(shutdown(), Box::pin(authorities)));
+    let follow = housekeeping::follow_authorities(certifier.clone());
+    tasks.spawn("authorities of replicas", until(shutdown(), Box::pin(follow)));
+    let health = housekeeping::tell_health(certifier.clone(), readiness.clone());
+    tasks.spawn("database health", until(shutdown(), Box::pin(health)));
     let forget = housekeeping::forget_for_ever(certifier.clone(), settings.record_kept);
     tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));
     if let Some(file) = settings.bundle_file.clone() {

@@ -2,15 +2,22 @@
 //!
 //! Every write goes through one task that gathers what waits into one transaction, so that many callers share one
 //! flush to the disk, and answers only when that flush is done. SQLite runs in WAL mode with `synchronous=FULL`:
-//! an acknowledged write survives the loss of the process and of power.
+//! an acknowledged write survives the loss of the process and of power. On PostgreSQL several replicas may share a
+//! database; their transactions follow one another, and each hears at once what another one changed.
 
 mod agents;
 mod authorities;
 mod entries;
+mod error;
 mod federation;
+mod feed;
+mod health;
 mod issuance;
+mod load;
 mod meta;
 mod open;
+mod queue;
+mod replica;
 mod tokens;
 mod writer;
 
@@ -19,61 +26,35 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use futures_util::future::BoxFuture;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool, Row};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 pub(crate) use authorities::{AuthorityKind, AuthorityRow, AuthorityState};
 pub(crate) use entries::{Created, Updated};
+pub use error::StoreError;
+pub(crate) use health::Health;
 pub(crate) use issuance::{Issuance, IssuanceKind};
 pub use open::OpenError;
-pub(crate) use open::{open, shown as shown_url, sqlite_url};
+pub(crate) use open::address::{shown as shown_url, sqlite_url};
+pub(crate) use open::open;
+pub(crate) use queue::Lane;
+pub(crate) use replica::Lease;
 pub(crate) use tokens::TokenUse;
 
 use crate::registry::{Change, Registry};
+use queue::Queue;
 use writer::Job;
 
 /// The database and the memory of it. Clones share both.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     pool: AnyPool,
-    jobs: mpsc::Sender<Job>,
+    jobs: Queue,
     registry: Arc<RwLock<Registry>>,
     entries_revision: watch::Receiver<u64>,
     evictions: watch::Receiver<u64>,
-}
-
-/// Why a write or a read did not happen.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The database refused.
-    #[error("the database does not take the request")]
-    Sql(#[source] Arc<sqlx::Error>),
-    /// A row does not say what it should.
-    #[error("the database holds a damaged {what}")]
-    Damaged {
-        /// Kind of the row.
-        what: &'static str,
-    },
-    /// The authority is ending.
-    #[error("the authority is shutting down")]
-    Closed,
-}
-
-impl StoreError {
-    /// The stable code.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Sql(_) => "STORE_UNAVAILABLE",
-            Self::Damaged { .. } => "STORE_DAMAGED",
-            Self::Closed => "SHUTTING_DOWN",
-        }
-    }
-}
-
-impl From<sqlx::Error> for StoreError {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Sql(Arc::new(error))
-    }
+    authorities_changed: watch::Receiver<u64>,
+    health: Health,
+    lease: Lease,
 }
 
 /// What a write leaves behind: an answer, and what changes in memory once it is committed.
@@ -98,23 +79,33 @@ impl<T> Done<T> {
 pub(crate) type Writing<'c, T> = BoxFuture<'c, Result<Done<T>, StoreError>>;
 
 impl Store {
-    /// Runs `work` inside a transaction and answers when that is committed.
+    /// Runs `work` inside a transaction and answers when that is committed; for what keeps the known alive.
     ///
-    /// `work` runs to its end even when the caller goes away.
+    /// `work` runs to its end even when the caller goes away. No other transaction, on whichever replica, runs beside
+    /// it: what it reads is the newest, and stays so until its commit.
     pub(crate) async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
     {
+        self.write_in(Lane::Known, work).await
+    }
+
+    /// The same in a lane of choice: what is new waits behind what is known.
+    pub(crate) async fn write_in<T, F>(&self, lane: Lane, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::work(work, reply)).await.map_err(|_| StoreError::Closed)?;
+        self.jobs.put(lane, Job::work(work, reply))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
     /// Writes down what is about to be handed out.
     pub(crate) async fn record(&self, rows: Vec<Issuance>) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job::Issued(rows, reply)).await.map_err(|_| StoreError::Closed)?;
+        self.jobs.put(Lane::Known, Job::Issued(rows, reply))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
@@ -131,6 +122,31 @@ impl Store {
     /// Changes whenever a node is banned or forgotten.
     pub(crate) fn evictions(&self) -> watch::Receiver<u64> {
         self.evictions.clone()
+    }
+
+    /// Changes whenever another replica changed the signing authorities.
+    pub(crate) fn authorities_changed(&self) -> watch::Receiver<u64> {
+        self.authorities_changed.clone()
+    }
+
+    /// Whether writes are taken.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Whether this replica does what only one should do.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// How many writes wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.jobs.length()
+    }
+
+    /// Forgets what was kept for replicas that were away for a while.
+    pub(crate) async fn forget_changes(&self, now: i64) -> Result<u64, StoreError> {
+        self.write(move |conn| Box::pin(async move { Ok(Done::quiet(feed::forget(conn, now).await?)) })).await
     }
 }
 

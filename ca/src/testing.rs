@@ -1,5 +1,6 @@
 //! What tests of several modules share.
 
+pub(crate) mod database;
 pub(crate) mod running;
 
 use std::collections::BTreeSet;

@@ -67,7 +67,6 @@ async fn authorized(ca: &Running, node: &Arc<X509Svid>) -> Vec<String> {
     entries.entries.into_iter().map(|entry| entry.id).collect()
 }
 
-#[tokio::test]
 async fn a_node_joins_and_its_workloads_get_their_identities() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -95,7 +94,6 @@ async fn a_node_joins_and_its_workloads_get_their_identities() {
     ca.stop().await;
 }
 
-#[tokio::test]
 async fn the_server_proves_itself_with_a_spiffe_id_and_names() {
     let ca = Running::start().await;
     let stream = runtime::mtls::connect(
@@ -114,7 +112,6 @@ async fn the_server_proves_itself_with_a_spiffe_id_and_names() {
     assert_eq!(summary.dns_names, ["localhost"]);
 }
 
-#[tokio::test]
 async fn jwt_svids_verify_with_the_published_keys() {
     let ca = Running::start_with(|settings| settings.oidc_issuer = Some("https://oidc.example.org".into())).await;
     let node = ca.node(Some("/node/local")).await;
@@ -139,7 +136,6 @@ async fn jwt_svids_verify_with_the_published_keys() {
     assert_eq!(ca.certifier.store.issued_count().await.unwrap(), 4, "server, node and two tokens");
 }
 
-#[tokio::test]
 async fn a_renewed_node_may_use_both_svids_until_it_uses_the_new_one() {
     let ca = Running::start().await;
     let old = ca.node(None).await;
@@ -157,7 +153,6 @@ async fn a_renewed_node_may_use_both_svids_until_it_uses_the_new_one() {
     authorized(&ca, &new).await;
 }
 
-#[tokio::test]
 async fn banned_and_deleted_nodes_are_refused_at_once() {
     let ca = Running::start().await;
     let (banned, deleted) = (ca.node(None).await, ca.node(None).await);
@@ -179,7 +174,6 @@ async fn banned_and_deleted_nodes_are_refused_at_once() {
     assert_eq!(reason(get), "AGENT_UNKNOWN");
 }
 
-#[tokio::test]
 async fn what_a_node_enforces_is_remembered() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
@@ -193,7 +187,6 @@ async fn what_a_node_enforces_is_remembered() {
     assert_eq!(ca.certifier.store.registry().agent(node.id()).unwrap().bundle_sequence, 1, "never published");
 }
 
-#[tokio::test]
 async fn entries_are_listed_by_page_and_filter_changed_and_deleted() {
     let ca = Running::start().await;
     let mut client = EntryClient::new(ca.local().await);
@@ -233,7 +226,6 @@ async fn entries_are_listed_by_page_and_filter_changed_and_deleted() {
     assert_eq!(codes, [0, Code::NotFound as i32]);
 }
 
-#[tokio::test]
 async fn a_duplicate_entry_answers_the_one_that_is_there() {
     let ca = Running::start().await;
     let first = ca.entry("/web", "/node").await;
@@ -246,7 +238,6 @@ async fn a_duplicate_entry_answers_the_one_that_is_there() {
     assert_eq!(results[1].status.as_ref().unwrap().code, 0);
 }
 
-#[tokio::test]
 async fn a_sync_sends_all_when_little_and_revisions_when_much() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -294,7 +285,6 @@ async fn watch(ca: &Running, node: &Arc<X509Svid>) -> Watching {
     Watching { _reports: reports, answers: watch.unwrap().into_inner() }
 }
 
-#[tokio::test]
 async fn a_change_of_entries_reaches_a_watching_node_at_once() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -313,7 +303,6 @@ async fn a_change_of_entries_reaches_a_watching_node_at_once() {
     }
 }
 
-#[tokio::test]
 async fn a_watching_node_that_is_banned_hears_no_more() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
@@ -324,7 +313,6 @@ async fn a_watching_node_that_is_banned_hears_no_more() {
     assert_eq!(reason(watching.answers.message().await), "AGENT_BANNED");
 }
 
-#[tokio::test]
 async fn the_end_of_the_server_ends_the_watches() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
@@ -335,7 +323,6 @@ async fn the_end_of_the_server_ends_the_watches() {
     assert!(rest.len() <= 1, "{rest:?}");
 }
 
-#[tokio::test]
 async fn the_bundle_is_open_to_everyone_and_foreign_ones_are_kept() {
     let ca = Running::start().await;
     let mut anyone = BundleClient::new(ca.network(None));
@@ -371,7 +358,6 @@ async fn the_bundle_is_open_to_everyone_and_foreign_ones_are_kept() {
     assert!(ca.certifier.store.registry().entry(&entry).unwrap().federates_with.is_empty());
 }
 
-#[tokio::test]
 async fn rotation_tools_see_the_state_and_a_clear_word() {
     let ca = Running::start().await;
     let mut client = LocalAuthorityClient::new(ca.local().await);
@@ -385,7 +371,6 @@ async fn rotation_tools_see_the_state_and_a_clear_word() {
     assert!(relationships.unwrap().into_inner().federation_relationships.is_empty());
 }
 
-#[tokio::test]
 async fn an_entry_makes_an_administrator_and_its_end_unmakes_him() {
     let ca = Running::start().await;
     let ops = ca.mint("/ops").await;
@@ -398,4 +383,22 @@ async fn an_entry_makes_an_administrator_and_its_end_unmakes_him() {
     client.batch_delete_entry(delete).await.unwrap();
     let refused = client.list_entries(ListEntriesRequest::default()).await;
     assert_eq!(reason(refused), "CALLER_NOT_ADMIN", "he has deleted himself");
+}
+
+crate::testing::database::on_each_database! {
+    a_node_joins_and_its_workloads_get_their_identities,
+    the_server_proves_itself_with_a_spiffe_id_and_names,
+    jwt_svids_verify_with_the_published_keys,
+    a_renewed_node_may_use_both_svids_until_it_uses_the_new_one,
+    banned_and_deleted_nodes_are_refused_at_once,
+    what_a_node_enforces_is_remembered,
+    entries_are_listed_by_page_and_filter_changed_and_deleted,
+    a_duplicate_entry_answers_the_one_that_is_there,
+    a_sync_sends_all_when_little_and_revisions_when_much,
+    a_change_of_entries_reaches_a_watching_node_at_once,
+    a_watching_node_that_is_banned_hears_no_more,
+    the_end_of_the_server_ends_the_watches,
+    the_bundle_is_open_to_everyone_and_foreign_ones_are_kept,
+    rotation_tools_see_the_state_and_a_clear_word,
+    an_entry_makes_an_administrator_and_its_end_unmakes_him,
 }

@@ -5,7 +5,7 @@ use runtime::tasks::TaskSet;
 use super::*;
 use crate::store;
 use crate::testing::running::settings;
-use crate::testing::{id, trust_domain};
+use crate::testing::{database, id, trust_domain};
 
 const DAY: u64 = 24 * 3600;
 
@@ -20,7 +20,8 @@ impl Fixture {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         std::fs::create_dir_all(&settings.data_dir).unwrap();
-        let opened = store::open(&settings.database_url(), &trust_domain(), id("/spire/server")).await;
+        let url = database::url_in(dir.path()).await;
+        let opened = store::open(&url, &trust_domain(), id("/spire/server")).await;
         let (store, writing) = opened.unwrap();
         let mut writer = TaskSet::new();
         writer.spawn("writer", writing);
@@ -46,7 +47,6 @@ fn ids(authorities: &Authorities, kind: AuthorityKind, state: AuthorityState) ->
     of.map(|facts| facts.id.clone()).collect()
 }
 
-#[tokio::test]
 async fn authorities_are_made_once_and_read_again() {
     let fixture = Fixture::new().await;
     let first = fixture.load(0).await.unwrap().current();
@@ -58,7 +58,6 @@ async fn authorities_are_made_once_and_read_again() {
     assert!(!first.x509.is_root(), "leaves are signed by an intermediate");
 }
 
-#[tokio::test]
 async fn without_the_right_key_file_nothing_starts() {
     let fixture = Fixture::new().await;
     fixture.load(0).await.unwrap();
@@ -75,7 +74,6 @@ async fn without_the_right_key_file_nothing_starts() {
     fixture.load(0).await.unwrap();
 }
 
-#[tokio::test]
 async fn keys_are_sealed_and_cannot_change_places() {
     let fixture = Fixture::new().await;
     let authorities = fixture.load(0).await.unwrap();
@@ -91,7 +89,6 @@ async fn keys_are_sealed_and_cannot_change_places() {
     assert!(matches!(open_key(&swapped, &authorities.seal_key).err(), Some(AuthoritiesError::Seal(_))));
 }
 
-#[tokio::test]
 async fn an_intermediate_is_replaced_at_half_life_under_the_same_root() {
     let fixture = Fixture::new().await;
     let authorities = fixture.load(0).await.unwrap();
@@ -110,7 +107,6 @@ async fn an_intermediate_is_replaced_at_half_life_under_the_same_root() {
     );
 }
 
-#[tokio::test]
 async fn a_jwt_key_is_published_long_before_it_signs() {
     let fixture = Fixture::new().await;
     let authorities = fixture.load(0).await.unwrap();
@@ -130,7 +126,6 @@ async fn a_jwt_key_is_published_long_before_it_signs() {
     assert_eq!(again.current().bundle, authorities.current().bundle);
 }
 
-#[tokio::test]
 async fn an_authority_that_slept_for_months_recovers_by_itself() {
     let fixture = Fixture::new().await;
     fixture.load(0).await.unwrap();
@@ -142,7 +137,6 @@ async fn an_authority_that_slept_for_months_recovers_by_itself() {
     assert_eq!(current.bundle.jwt_authorities.len(), 1);
 }
 
-#[tokio::test]
 async fn nothing_is_written_when_nothing_is_due() {
     let fixture = Fixture::new().await;
     let authorities = fixture.load(0).await.unwrap();
@@ -151,9 +145,19 @@ async fn nothing_is_written_when_nothing_is_due() {
     }
 }
 
-#[tokio::test]
 async fn secrets_never_show_in_debug() {
     let fixture = Fixture::new().await;
     let shown = format!("{:?}", fixture.load(0).await.unwrap());
     assert!(shown.contains("facts") && !shown.contains("seal_key"), "{shown}");
+}
+
+crate::testing::database::on_each_database! {
+    authorities_are_made_once_and_read_again,
+    without_the_right_key_file_nothing_starts,
+    keys_are_sealed_and_cannot_change_places,
+    an_intermediate_is_replaced_at_half_life_under_the_same_root,
+    a_jwt_key_is_published_long_before_it_signs,
+    an_authority_that_slept_for_months_recovers_by_itself,
+    nothing_is_written_when_nothing_is_due,
+    secrets_never_show_in_debug,
 }

@@ -60,7 +60,6 @@ fn with_metadata(name: &str, value: &str) -> IstioCertificateRequest {
     IstioCertificateRequest { metadata: Some(prost_types::Struct { fields }), ..request(&key) }
 }
 
-#[tokio::test]
 async fn a_service_account_gets_its_identity_in_the_layout_that_istio_reads() {
     let mesh = Mesh::start().await;
     let key = PrivateKey::generate_p256().unwrap();
@@ -81,7 +80,6 @@ async fn a_service_account_gets_its_identity_in_the_layout_that_istio_reads() {
     assert_eq!((record.0.caller.as_str(), record.1.as_str()), ("system:serviceaccount:default:cart", "csr"));
 }
 
-#[tokio::test]
 async fn the_identity_is_the_tokens_whatever_the_csr_says() {
     let mesh = Mesh::start().await;
     let key = PrivateKey::generate_p256().unwrap();
@@ -94,7 +92,6 @@ async fn the_identity_is_the_tokens_whatever_the_csr_says() {
     assert!(summary.dns_names.is_empty());
 }
 
-#[tokio::test]
 async fn who_proves_nothing_is_unauthenticated_and_told_nothing() {
     let mesh = Mesh::start().await;
     let key = PrivateKey::generate_p256().unwrap();
@@ -123,7 +120,6 @@ async fn who_proves_nothing_is_unauthenticated_and_told_nothing() {
     assert_eq!(failures, 7);
 }
 
-#[tokio::test]
 async fn a_bad_csr_or_life_is_an_invalid_argument_and_never_internal() {
     let mesh = Mesh::start().await;
     let key = PrivateKey::generate_p256().unwrap();
@@ -146,7 +142,6 @@ async fn a_bad_csr_or_life_is_an_invalid_argument_and_never_internal() {
     assert_eq!(reason(mesh.ask(Some(&mesh.bearer()), backwards).await), "TTL_INVALID");
 }
 
-#[tokio::test]
 async fn a_long_life_is_cut_and_none_is_the_default() {
     let mesh = Mesh::start().await;
     for (asked, expected) in [(0, 3600), (86_400, 86_400), (i64::MAX, 86_400)] {
@@ -160,7 +155,6 @@ async fn a_long_life_is_cut_and_none_is_the_default() {
     }
 }
 
-#[tokio::test]
 async fn nobody_acts_for_others_and_there_is_one_signer() {
     let mesh = Mesh::start().await;
     let bearer = mesh.bearer();
@@ -174,7 +168,6 @@ async fn nobody_acts_for_others_and_there_is_one_signer() {
     assert_eq!(status.code(), Code::InvalidArgument);
 }
 
-#[tokio::test]
 async fn nothing_else_is_served_beside_it() {
     let mesh = Mesh::start().await;
     let addr = mesh.ca.addresses.istio_csr.unwrap().to_string();
@@ -185,4 +178,14 @@ async fn nothing_else_is_served_beside_it() {
         client.get_bundle(proto::spire::api::server::bundle::v1::GetBundleRequest::default()).await.unwrap_err().code(),
         Code::Unimplemented
     );
+}
+
+crate::testing::database::on_each_database! {
+    a_service_account_gets_its_identity_in_the_layout_that_istio_reads,
+    the_identity_is_the_tokens_whatever_the_csr_says,
+    who_proves_nothing_is_unauthenticated_and_told_nothing,
+    a_bad_csr_or_life_is_an_invalid_argument_and_never_internal,
+    a_long_life_is_cut_and_none_is_the_default,
+    nobody_acts_for_others_and_there_is_one_signer,
+    nothing_else_is_served_beside_it,
 }

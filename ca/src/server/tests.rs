@@ -1,6 +1,8 @@
 //! The role as a whole: its addresses, its start and its end.
 
+mod away;
 mod kill;
+mod replicas;
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,6 @@ async fn fetch_bundle(ca: &Running, request: &str) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-#[tokio::test]
 async fn the_bundle_endpoint_answers_one_path_with_the_spiffe_document() {
     let ca = Running::start().await;
     let answer = fetch_bundle(&ca, "GET /").await;
@@ -47,7 +48,6 @@ async fn the_bundle_endpoint_answers_one_path_with_the_spiffe_document() {
     assert!(fetch_bundle(&ca, "POST /").await.starts_with("HTTP/1.1 405"));
 }
 
-#[tokio::test]
 async fn discovery_leads_to_the_keys() {
     let ca = Running::start().await;
     let document = get(ca.addresses.oidc, "/.well-known/openid-configuration").await;
@@ -60,7 +60,6 @@ async fn discovery_leads_to_the_keys() {
     assert!(keys["keys"][0].get("d").is_none());
 }
 
-#[tokio::test]
 async fn the_admin_address_shows_state_and_no_secret() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -82,7 +81,6 @@ async fn the_admin_address_shows_state_and_no_secret() {
     assert!(metrics.contains("citadel_server_root_cert_expiry_timestamp "), "{metrics}");
 }
 
-#[tokio::test]
 async fn a_restart_changes_nothing_for_those_outside() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -96,7 +94,6 @@ async fn a_restart_changes_nothing_for_those_outside() {
     assert_eq!(ca.certifier.store.registry().agent(node.id()).unwrap().serial, node.serial());
 }
 
-#[tokio::test]
 async fn a_second_authority_on_the_same_directory_is_refused() {
     let ca = Running::start().await;
     let mut other = ca.settings.clone();
@@ -122,7 +119,6 @@ async fn a_corrupt_database_a_taken_port_and_an_unusable_directory_are_one_sente
     assert_eq!(built(&wanted).await.unwrap_err().reason(), "DATA_DIR_UNUSABLE");
 }
 
-#[tokio::test]
 async fn the_directory_and_its_secrets_belong_to_one_user() {
     use std::os::unix::fs::PermissionsExt;
     let ca = Running::start().await;
@@ -133,7 +129,6 @@ async fn the_directory_and_its_secrets_belong_to_one_user() {
     assert_eq!(mode(ca.path("bundle.pem")), 0o644);
 }
 
-#[tokio::test]
 async fn the_servers_own_svid_is_replaced_before_it_ends() {
     let ca = Running::start_with(|settings| settings.agent_svid_ttl = Duration::from_secs(2)).await;
     let addr = ca.addresses.grpc.to_string();
@@ -149,7 +144,6 @@ async fn the_servers_own_svid_is_replaced_before_it_ends() {
     }
 }
 
-#[tokio::test]
 async fn the_bundle_file_follows_the_bundle() {
     let ca = Running::start().await;
     let file = ca.path("bundle.pem");
@@ -172,4 +166,15 @@ async fn settings_that_make_no_sense_open_nothing() {
     wanted.ca_ttl = Duration::from_secs(10);
     assert_eq!(built(&wanted).await.unwrap_err().reason(), "SETTINGS_INVALID");
     assert!(!wanted.data_dir.exists());
+}
+
+crate::testing::database::on_each_database! {
+    the_bundle_endpoint_answers_one_path_with_the_spiffe_document,
+    discovery_leads_to_the_keys,
+    the_admin_address_shows_state_and_no_secret,
+    a_restart_changes_nothing_for_those_outside,
+    a_second_authority_on_the_same_directory_is_refused,
+    the_directory_and_its_secrets_belong_to_one_user,
+    the_servers_own_svid_is_replaced_before_it_ends,
+    the_bundle_file_follows_the_bundle,
 }

@@ -1,9 +1,12 @@
 //! Rows of signing authorities, with their sealed keys.
 
+use std::collections::BTreeSet;
+
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe};
+use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::{Done, Store, StoreError, column, meta};
+use crate::registry::Change;
 
 /// What an authority signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,8 @@ pub(crate) struct AuthorityRow {
 pub(crate) struct Authorities {
     pub(crate) rows: Vec<AuthorityRow>,
     pub(crate) bundle_sequence: u64,
+    /// Grows with every change; a change is based on the one that its maker has seen.
+    pub(crate) revision: u64,
     /// The known text, sealed; none in a new database.
     pub(crate) key_check: Option<String>,
 }
@@ -54,26 +59,37 @@ impl Store {
     /// Reads all authorities, oldest first.
     pub(crate) async fn authorities(&self) -> Result<Authorities, StoreError> {
         let mut conn = self.pool.acquire().await?;
+        // First: when a change comes between, a change based on what is read here is refused.
+        let revision = meta::number(&mut conn, meta::AUTHORITIES_REVISION).await?;
         let sql = format!("SELECT {COLUMNS} FROM authority ORDER BY created_at, id");
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *conn).await?;
         Ok(Authorities {
             rows: rows.iter().map(read).collect::<Result<_, _>>()?,
             bundle_sequence: meta::number(&mut conn, meta::BUNDLE_SEQUENCE).await?,
+            revision,
             key_check: meta::read(&mut conn, meta::KEY_CHECK).await?,
         })
     }
 
     /// Writes `put` (new or changed) and deletes `gone`, all or nothing; `published` says that the trust bundle
     /// changes by it. Answers the bundle's sequence number afterwards.
+    ///
+    /// Refused with [`StoreError::AuthorityChanged`] when somebody, perhaps on another replica, changed an authority
+    /// since `based_on` was read.
     pub(crate) async fn change_authorities(
         &self,
         put: Vec<AuthorityRow>,
         gone: Vec<String>,
         published: bool,
         key_check: Option<String>,
+        based_on: u64,
     ) -> Result<u64, StoreError> {
         self.write(move |conn| {
             Box::pin(async move {
+                if meta::number(conn, meta::AUTHORITIES_REVISION).await? != based_on {
+                    return Err(StoreError::AuthorityChanged);
+                }
+                meta::count_up(conn, meta::AUTHORITIES_REVISION).await?;
                 for id in gone {
                     sqlx::query("DELETE FROM authority WHERE id = $1").bind(id).execute(&mut *conn).await?;
                 }
@@ -83,15 +99,22 @@ impl Store {
                 if let Some(text) = key_check {
                     meta::write(conn, meta::KEY_CHECK, &text).await?;
                 }
-                Ok(Done::quiet(if published {
+                let sequence = if published {
                     meta::count_up(conn, meta::BUNDLE_SEQUENCE).await?
                 } else {
                     meta::number(conn, meta::BUNDLE_SEQUENCE).await?
-                }))
+                };
+                Ok(Done::new(sequence, vec![Change::Authorities]))
             })
         })
         .await
     }
+}
+
+/// The ids of those that may sign.
+pub(super) async fn active(conn: &mut AnyConnection) -> Result<BTreeSet<String>, StoreError> {
+    let rows = sqlx::query("SELECT id FROM authority WHERE state = 'active'").fetch_all(conn).await?;
+    Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, sqlx::Error>>()?)
 }
 
 async fn write(conn: &mut AnyConnection, row: AuthorityRow) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@ use identity::spiffe_id::{SpiffeId, TrustDomain};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe};
 
-use super::{Done, Store, StoreError, column, flag, meta};
+use super::{Done, Lane, Store, StoreError, column, flag, meta};
 use crate::entry::Entry;
 use crate::registry::Change;
 
@@ -36,7 +36,7 @@ pub(crate) enum Updated {
 impl Store {
     /// Creates an entry unless one that says the same exists.
     pub(crate) async fn create_entry(&self, entry: Entry) -> Result<Created, StoreError> {
-        self.write(move |conn| {
+        self.write_in(Lane::New, move |conn| {
             Box::pin(async move {
                 let (created, changes) = create(conn, entry).await?;
                 Ok(Done::new(created, changes))
@@ -111,7 +111,7 @@ pub(super) async fn all(conn: &mut AnyConnection) -> Result<Vec<Entry>, StoreErr
 }
 
 /// `by` is a column with unique values.
-async fn one(conn: &mut AnyConnection, by: &'static str, value: &str) -> Result<Option<Entry>, StoreError> {
+pub(super) async fn one(conn: &mut AnyConnection, by: &'static str, value: &str) -> Result<Option<Entry>, StoreError> {
     let sql = format!("SELECT {COLUMNS} FROM entry WHERE {by} = $1");
     let row = sqlx::query(AssertSqlSafe(sql)).bind(value.to_owned()).fetch_optional(conn).await?;
     row.as_ref().map(read).transpose()

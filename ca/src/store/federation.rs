@@ -5,6 +5,7 @@ use std::sync::Arc;
 use identity::bundle::TrustBundle;
 use identity::spiffe_id::TrustDomain;
 use sqlx::AnyConnection;
+use sqlx::any::AnyRow;
 
 use super::{Done, Store, StoreError, column};
 use crate::registry::Change;
@@ -42,13 +43,19 @@ impl Store {
 
 pub(super) async fn all(conn: &mut AnyConnection) -> Result<Vec<TrustBundle>, StoreError> {
     let rows = sqlx::query("SELECT trust_domain, document FROM federated_bundle").fetch_all(conn).await?;
-    rows.iter()
-        .map(|row| {
-            let domain = TrustDomain::parse(&column::<String>(row, "trust_domain", WHAT)?).map_err(|_| damaged())?;
-            let document: String = column(row, "document", WHAT)?;
-            TrustBundle::parse_spiffe_json(domain, document.as_bytes()).map_err(|_| damaged())
-        })
-        .collect()
+    rows.iter().map(read).collect()
+}
+
+pub(super) async fn one(conn: &mut AnyConnection, domain: &TrustDomain) -> Result<Option<TrustBundle>, StoreError> {
+    let sql = "SELECT trust_domain, document FROM federated_bundle WHERE trust_domain = $1";
+    let row = sqlx::query(sql).bind(domain.to_string()).fetch_optional(conn).await?;
+    row.as_ref().map(read).transpose()
+}
+
+fn read(row: &AnyRow) -> Result<TrustBundle, StoreError> {
+    let domain = TrustDomain::parse(&column::<String>(row, "trust_domain", WHAT)?).map_err(|_| damaged())?;
+    let document: String = column(row, "document", WHAT)?;
+    TrustBundle::parse_spiffe_json(domain, document.as_bytes()).map_err(|_| damaged())
 }
 
 fn damaged() -> StoreError {

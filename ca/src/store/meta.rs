@@ -10,8 +10,15 @@ pub(super) const TRUST_DOMAIN: &str = "trust_domain";
 pub(super) const ENTRIES_REVISION: &str = "entries_revision";
 /// Grows with every change of the trust bundle.
 pub(super) const BUNDLE_SEQUENCE: &str = "bundle_sequence";
+/// Grows with every change of any signing authority.
+pub(super) const AUTHORITIES_REVISION: &str = "authorities_revision";
 /// A known text, sealed: tells a wrong key-encryption key at once.
 pub(super) const KEY_CHECK: &str = "key_check";
+
+/// The number of the last line of the table `change`.
+pub(super) const CHANGE_NUMBER: &str = "change_number";
+/// Written to learn whether the database takes writes.
+pub(super) const PROBES: &str = "probes";
 
 pub(super) async fn read(conn: &mut AnyConnection, name: &str) -> Result<Option<String>, StoreError> {
     let row = sqlx::query("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(conn).await?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::{AnyConnection, Row};
 
-use super::{Done, Store, StoreError, agents, entries};
+use super::{Done, Lane, Store, StoreError, agents, entries};
 use crate::agent::Agent;
 use crate::entry::Entry;
 use crate::random::sha256_hex;
@@ -33,7 +33,7 @@ impl Store {
         now: i64,
     ) -> Result<bool, StoreError> {
         let digest = sha256_hex(token.as_bytes());
-        self.write(move |conn| {
+        self.write_in(Lane::New, move |conn| {
             Box::pin(async move {
                 let sql = "INSERT INTO join_token (digest, expires_at, created_at) VALUES ($1, $2, $3) \
                            ON CONFLICT (digest) DO NOTHING";
@@ -54,7 +54,7 @@ impl Store {
     /// Uses `token` for `agent`: of any number of attempts with one token, one succeeds.
     pub(crate) async fn join(&self, token: &str, agent: Agent, now: i64) -> Result<TokenUse, StoreError> {
         let digest = sha256_hex(token.as_bytes());
-        self.write(move |conn| Box::pin(join(conn, digest, agent, now))).await
+        self.write_in(Lane::New, move |conn| Box::pin(join(conn, digest, agent, now))).await
     }
 
     /// Why `token` would be refused now, if it would. Only [`Store::join`] decides.

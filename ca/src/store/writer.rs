@@ -1,137 +1,143 @@
 //! The one task that writes: gathers what waits, commits it once, then answers.
+//!
+//! On a database that several replicas share, each transaction begins by waiting for those of the others, and reads
+//! what they changed before it does anything. Transactions therefore happen one after the other over all replicas, as
+//! they do on SQLite: what a piece of work reads cannot change before its commit, counters have no gaps, and a log may
+//! be appended to.
+
+mod batch;
+mod job;
 
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use sqlx::pool::PoolConnection;
-use sqlx::{Any, AnyConnection, AnyPool, Executor};
-use tokio::sync::{mpsc, oneshot, watch};
+use sqlx::{Any, AnyPool};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use super::issuance::{self, Issuance};
-use super::{Done, StoreError, Writing};
+use super::StoreError;
+use super::feed::{Feed, News};
+use super::health::Health;
+use super::queue::Waiting;
 use crate::registry::{Change, Registry};
-
-type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
-
-/// Something to write.
-pub(super) enum Job {
-    /// Rows of the issuance record; those of many callers become one statement.
-    Issued(Vec<Issuance>, Reply<()>),
-    /// Anything else.
-    Work(Box<dyn Work>),
-}
-
-impl Job {
-    pub(super) fn work<T, F>(work: F, reply: Reply<T>) -> Self
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
-    {
-        Self::Work(Box::new(Typed { work: Some(work), answer: None, reply: Some(reply) }))
-    }
-}
-
-/// A piece of work without its answer's type.
-pub(super) trait Work: Send {
-    /// Does it; the answer is kept until the commit.
-    fn perform<'c>(
-        &'c mut self,
-        conn: &'c mut AnyConnection,
-    ) -> futures_util::future::BoxFuture<'c, Result<Vec<Change>, StoreError>>;
-
-    /// Answers the caller: its answer, or why there is none.
-    fn finish(&mut self, outcome: Result<(), StoreError>);
-}
-
-struct Typed<T, F> {
-    work: Option<F>,
-    answer: Option<T>,
-    reply: Option<Reply<T>>,
-}
-
-impl<T, F> Work for Typed<T, F>
-where
-    T: Send + 'static,
-    F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
-{
-    fn perform<'c>(
-        &'c mut self,
-        conn: &'c mut AnyConnection,
-    ) -> futures_util::future::BoxFuture<'c, Result<Vec<Change>, StoreError>> {
-        Box::pin(async move {
-            let work = self.work.take().ok_or(StoreError::Closed)?;
-            let Done { answer, changes } = work(conn).await?;
-            self.answer = Some(answer);
-            Ok(changes)
-        })
-    }
-
-    fn finish(&mut self, outcome: Result<(), StoreError>) {
-        let answer = outcome.and_then(|()| self.answer.take().ok_or(StoreError::Closed));
-        if let Some(reply) = self.reply.take() {
-            // The caller may have gone; what is written stays written.
-            let _ = reply.send(answer);
-        }
-    }
-}
+use batch::Batch;
+pub(super) use job::Job;
+#[cfg(test)]
+pub(super) use job::Work;
 
 /// The state of the writing task.
 pub(super) struct Writer {
     pub(super) pool: AnyPool,
+    /// Begins a transaction that no other transaction runs beside.
     pub(super) begin: &'static str,
-    pub(super) jobs: mpsc::Receiver<Job>,
+    pub(super) jobs: Waiting,
+    /// Says that another replica changed something, or that it is time to look.
+    pub(super) wake: Arc<Notify>,
+    /// What other replicas change; none when there cannot be any.
+    pub(super) feed: Option<Feed>,
+    pub(super) memory: Memory,
+    pub(super) health: Health,
+}
+
+/// What the rest of the process sees of the database.
+pub(super) struct Memory {
     pub(super) registry: Arc<RwLock<Registry>>,
     pub(super) entries_revision: watch::Sender<u64>,
     pub(super) evictions: watch::Sender<u64>,
+    pub(super) authorities: watch::Sender<u64>,
 }
 
 impl Writer {
     /// Writes until every [`super::Store`] is gone.
     pub(super) async fn run(mut self) {
         let mut conn = None;
-        while let Some(first) = self.jobs.recv().await {
-            let mut batch = vec![first];
-            while batch.len() < BATCH_MAX
-                && let Ok(job) = self.jobs.try_recv()
-            {
-                batch.push(job);
+        let mut next_probe = Instant::now();
+        loop {
+            let ailing = self.health.ails();
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(next_probe), if ailing => {
+                    self.probe(&mut conn).await;
+                    next_probe = Instant::now() + PROBE_PAUSE;
+                }
+                () = self.wake.notified(), if self.feed.is_some() && !ailing => self.catch_up(&mut conn).await,
+                jobs = self.jobs.next() => {
+                    if jobs.is_empty() {
+                        break;
+                    }
+                    self.write(&mut conn, jobs).await;
+                }
             }
-            self.write(&mut conn, batch).await;
         }
         // Closing waits for every connection to come back.
         drop(conn);
         self.pool.close().await;
     }
 
-    async fn write(&self, conn: &mut Option<PoolConnection<Any>>, batch: Vec<Job>) {
-        let mut batch = Batch::sort(batch);
-        let outcome = match self.connected(conn).await {
-            Ok(conn) => batch.commit(conn, self.begin).await,
+    async fn write(&mut self, conn: &mut Option<PoolConnection<Any>>, jobs: Vec<Job>) {
+        let mut batch = Batch::sort(jobs);
+        // While the database does not answer nobody waits for it again; the probe finds out when it does.
+        if let Some(trouble) = self.health.trouble() {
+            return batch.finish(Err(trouble));
+        }
+        let outcome = match connected(&self.pool, conn).await {
+            Ok(conn) => {
+                let shared = self.feed.is_some();
+                in_time(shared, batch.commit(conn, self.begin, self.feed.as_mut(), &self.memory)).await
+            }
+            Err(error) => Err(error),
+        };
+        let failed = outcome.as_ref().err().or_else(|| batch.trouble()).cloned();
+        if let Ok(changes) = &outcome {
+            self.memory.remember(changes);
+        }
+        if let Err(error) = &outcome {
+            tracing::error!(reason = error.reason(), error = ?error, "transaction failed");
+            discard(conn).await;
+        }
+        batch.finish(outcome.map(drop));
+        if let Some(error) = failed.filter(StoreError::is_trouble) {
+            self.health.fails(error);
+            self.probe(conn).await;
+        }
+    }
+
+    /// Learns what other replicas changed.
+    async fn catch_up(&mut self, conn: &mut Option<PoolConnection<Any>>) {
+        let Some(feed) = self.feed.as_mut() else { return };
+        let outcome = match connected(&self.pool, conn).await {
+            Ok(conn) => in_time(true, feed.news(conn)).await,
             Err(error) => Err(error),
         };
         match outcome {
-            Ok(ref changes) => self.remember(changes),
-            Err(ref error) => {
-                tracing::error!(reason = error.reason(), error = ?error, "transaction failed");
-                // Its state is unknown: let the next batch begin on a fresh connection.
-                if let Some(broken) = conn.take() {
-                    let _ = broken.close().await;
-                }
+            Ok(news) => self.memory.hear(news),
+            Err(error) => {
+                tracing::warn!(reason = error.reason(), error = ?error, "changes of other replicas not read");
+                discard(conn).await;
+                self.health.fails(error);
             }
         }
-        batch.finish(outcome.map(drop));
     }
 
-    async fn connected<'a>(
-        &self,
-        conn: &'a mut Option<PoolConnection<Any>>,
-    ) -> Result<&'a mut PoolConnection<Any>, StoreError> {
-        match conn {
-            Some(conn) => Ok(conn),
-            None => Ok(conn.insert(self.pool.acquire().await?)),
+    /// Writes something that nobody needs, to learn whether it can be written.
+    async fn probe(&self, conn: &mut Option<PoolConnection<Any>>) {
+        let outcome = match connected(&self.pool, conn).await {
+            Ok(conn) => in_time(self.feed.is_some(), batch::probe(conn, self.begin)).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) => self.health.recovers(),
+            Err(error) => {
+                discard(conn).await;
+                self.health.fails(error);
+            }
         }
     }
+}
 
-    fn remember(&self, changes: &[Change]) {
+impl Memory {
+    pub(super) fn remember(&self, changes: &[Change]) {
         if changes.is_empty() {
             return;
         }
@@ -141,8 +147,30 @@ impl Writer {
         }
         let revision = registry.entries_revision();
         drop(registry);
+        self.tell(revision, changes.iter().any(evicts));
+    }
+
+    /// Takes over what other replicas changed.
+    pub(super) fn hear(&self, news: News) {
+        match news {
+            News::Changes { changes, authorities } => {
+                self.remember(&changes);
+                if authorities {
+                    self.authorities.send_modify(|count| *count += 1);
+                }
+            }
+            News::Everything(registry) => {
+                let revision = registry.entries_revision();
+                *self.registry.write().unwrap_or_else(PoisonError::into_inner) = *registry;
+                self.tell(revision, true);
+                self.authorities.send_modify(|count| *count += 1);
+            }
+        }
+    }
+
+    fn tell(&self, revision: u64, evicted: bool) {
         self.entries_revision.send_if_modified(|known| std::mem::replace(known, revision) != revision);
-        if changes.iter().any(evicts) {
+        if evicted {
             self.evictions.send_modify(|count| *count += 1);
         }
     }
@@ -156,62 +184,33 @@ fn evicts(change: &Change) -> bool {
     }
 }
 
-/// What one transaction holds.
-struct Batch {
-    rows: Vec<Issuance>,
-    recorded: Vec<Reply<()>>,
-    work: Vec<(Box<dyn Work>, Result<(), StoreError>)>,
-}
-
-impl Batch {
-    fn sort(jobs: Vec<Job>) -> Self {
-        let mut batch = Self { rows: Vec::new(), recorded: Vec::new(), work: Vec::new() };
-        for job in jobs {
-            match job {
-                Job::Issued(rows, reply) => {
-                    batch.rows.extend(rows);
-                    batch.recorded.push(reply);
-                }
-                Job::Work(work) => batch.work.push((work, Ok(()))),
-            }
-        }
-        batch
-    }
-
-    /// All or nothing of what did not fail by itself; answers what the memory must learn.
-    async fn commit(&mut self, conn: &mut AnyConnection, begin: &'static str) -> Result<Vec<Change>, StoreError> {
-        let mut changes = Vec::new();
-        conn.execute(begin).await?;
-        for (work, outcome) in &mut self.work {
-            conn.execute("SAVEPOINT job").await?;
-            match work.perform(&mut *conn).await {
-                Ok(learned) => {
-                    conn.execute("RELEASE SAVEPOINT job").await?;
-                    changes.extend(learned);
-                }
-                Err(error) => {
-                    conn.execute("ROLLBACK TO SAVEPOINT job").await?;
-                    conn.execute("RELEASE SAVEPOINT job").await?;
-                    *outcome = Err(error);
-                }
-            }
-        }
-        issuance::insert(&mut *conn, &self.rows).await?;
-        conn.execute("COMMIT").await?;
-        Ok(changes)
-    }
-
-    fn finish(self, outcome: Result<(), StoreError>) {
-        for (mut work, own) in self.work {
-            work.finish(outcome.clone().and(own));
-        }
-        for reply in self.recorded {
-            let _ = reply.send(outcome.clone());
-        }
+async fn connected<'a>(
+    pool: &AnyPool,
+    conn: &'a mut Option<PoolConnection<Any>>,
+) -> Result<&'a mut PoolConnection<Any>, StoreError> {
+    match conn {
+        Some(conn) => Ok(conn),
+        None => Ok(conn.insert(pool.acquire().await?)),
     }
 }
 
-/// The most jobs of one transaction.
-const BATCH_MAX: usize = 256;
-/// The most jobs that wait; further callers wait for a place.
-pub(super) const JOBS_WAITING_MAX: usize = 1024;
+/// A server that no longer answers is given up; a disk is waited for, because its answer decides what is true.
+async fn in_time<T>(remote: bool, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    if !remote {
+        return work.await;
+    }
+    tokio::time::timeout(ANSWER_WAIT_MAX, work).await.unwrap_or(Err(StoreError::Silent))
+}
+
+/// The state of a connection that failed is unknown: the next piece of work begins on a fresh one.
+async fn discard(conn: &mut Option<PoolConnection<Any>>) {
+    if let Some(broken) = conn.take() {
+        let _ = tokio::time::timeout(CLOSE_WAIT_MAX, broken.close()).await;
+    }
+}
+
+/// How often a database that does not answer is tried.
+const PROBE_PAUSE: Duration = Duration::from_millis(250);
+const CLOSE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest that a transaction on a database server may take.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);

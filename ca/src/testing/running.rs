@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use identity::bundle::{BundleSet, TrustBundle};
 use identity::key::PrivateKey;
@@ -22,7 +23,7 @@ use runtime::shutdown::Shutdown;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{id, trust_domain};
+use super::{database, id, trust_domain};
 use crate::certifier::Certifier;
 use crate::server::{Addresses, RunError};
 use crate::settings::Settings;
@@ -59,11 +60,12 @@ impl Running {
     pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let mut settings = settings(dir.path());
+        settings.database = database::setting_in(dir.path()).await;
         change(&mut settings);
         Self::start_in(dir, settings).await
     }
 
-    async fn start_in(dir: Arc<tempfile::TempDir>, settings: Settings) -> Self {
+    pub(crate) async fn start_in(dir: Arc<tempfile::TempDir>, settings: Settings) -> Self {
         let shutdown = Shutdown::new();
         let server = settings.clone().build(LogControl::detached(), shutdown.clone()).await.unwrap();
         let (addresses, certifier) = (server.addresses().clone(), server.certifier.clone());
@@ -77,10 +79,28 @@ impl Running {
         Self::start_in(dir, settings).await
     }
 
+    /// Another replica on the same database, with the same key file.
+    pub(crate) async fn replica(&self) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let (database, key_file) = (self.settings.database.clone(), Some(self.settings.key_file()));
+        let settings = Settings { database, key_file, ..settings(dir.path()) };
+        Self::start_in(dir, settings).await
+    }
+
+    /// Ends it without a farewell: its tasks and connections are gone at once.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
     pub(crate) async fn stop(self) {
         self.shutdown.trigger();
         drop(self.certifier);
         self.task.await.unwrap().unwrap();
+    }
+
+    pub(crate) fn dir(&self) -> Arc<tempfile::TempDir> {
+        self.dir.clone()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -181,6 +201,16 @@ pub(crate) fn entry_message(spiffe_id: &str, parent_id: &str) -> types::Entry {
 pub(crate) fn svid_of(message: types::X509svid, key: PrivateKey) -> Arc<X509Svid> {
     let chain = message.cert_chain.into_iter().map(Into::into).collect();
     Arc::new(X509Svid::from_parts(chain, key).unwrap())
+}
+
+/// Waits for something to become true.
+pub(crate) async fn until(what: &str, limit: Duration, mut check: impl AsyncFnMut() -> bool) -> Duration {
+    let begun = tokio::time::Instant::now();
+    while !check().await {
+        assert!(begun.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    begun.elapsed()
 }
 
 /// The reason code of a refusal.

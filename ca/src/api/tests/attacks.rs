@@ -13,7 +13,6 @@ fn forged(mut csr: Vec<u8>) -> Vec<u8> {
     csr
 }
 
-#[tokio::test]
 async fn a_node_gets_no_entry_of_another_node() {
     let ca = Running::start().await;
     let (mine, other) = (ca.node(Some("/node/mine")).await, ca.node(Some("/node/other")).await);
@@ -29,7 +28,6 @@ async fn a_node_gets_no_entry_of_another_node() {
     assert!(issue(&ca, &other, &[&foreign]).await[0].is_ok());
 }
 
-#[tokio::test]
 async fn an_alias_entry_itself_is_nobodys_identity() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/mine")).await;
@@ -38,7 +36,6 @@ async fn an_alias_entry_itself_is_nobodys_identity() {
     assert!(authorized(&ca, &node).await.is_empty());
 }
 
-#[tokio::test]
 async fn a_csr_without_possession_of_the_key_is_refused_everywhere() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -63,7 +60,6 @@ async fn a_csr_without_possession_of_the_key_is_refused_everywhere() {
     assert_eq!(reason(mint), "CSR_BAD_SIGNATURE");
 }
 
-#[tokio::test]
 async fn names_in_a_nodes_csr_do_not_count() {
     let ca = Running::start().await;
     let node = ca.node(Some("/node/local")).await;
@@ -81,7 +77,6 @@ async fn names_in_a_nodes_csr_do_not_count() {
     assert!(known.iter().all(|path| path.starts_with("/spire/agent/join_token/")), "{known:?}");
 }
 
-#[tokio::test]
 async fn a_join_token_works_once_even_in_a_race() {
     let ca = Running::start().await;
     let token = ca.token(None).await;
@@ -95,7 +90,6 @@ async fn a_join_token_works_once_even_in_a_race() {
     authorized(&ca, &node).await;
 }
 
-#[tokio::test]
 async fn tokens_that_are_no_tokens_are_refused() {
     let ca = Running::start().await;
     for token in ["", "unknown", "../../server", "a/b", "a%2fb", "ä", &"x".repeat(256), &"x".repeat(100_000)] {
@@ -126,7 +120,6 @@ async fn tokens_that_are_no_tokens_are_refused() {
 }
 
 /// The right ID and the right root, but not the SVID that the authority gave to this node.
-#[tokio::test]
 async fn a_node_id_in_a_certificate_of_another_serial_is_refused() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
@@ -140,7 +133,6 @@ async fn a_node_id_in_a_certificate_of_another_serial_is_refused() {
     assert_eq!(reason(refused), "AGENT_NOT_ACTIVE");
 }
 
-#[tokio::test]
 async fn a_certificate_of_another_root_does_not_even_connect() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
@@ -158,7 +150,6 @@ async fn a_certificate_of_another_root_does_not_even_connect() {
     assert_eq!(runtime::refusal::reason_of(&status), None, "no service was reached");
 }
 
-#[tokio::test]
 async fn an_administrator_gives_out_no_reserved_and_no_foreign_identity() {
     let ca = Running::start().await;
     let mut admin = SvidClient::new(ca.local().await);
@@ -181,7 +172,6 @@ async fn an_administrator_gives_out_no_reserved_and_no_foreign_identity() {
     assert_eq!(ca.entry_with("/spire/agent/x", "/node", |_| ()).await.unwrap_err().code, Code::InvalidArgument as i32);
 }
 
-#[tokio::test]
 async fn batches_have_a_limit() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
@@ -193,9 +183,22 @@ async fn batches_have_a_limit() {
     assert_eq!(reason(delete), "BATCH_TOO_LARGE");
 }
 
-#[tokio::test]
 async fn no_secret_shows_in_what_the_services_print() {
     let ca = Running::start().await;
     let shown = format!("{:?} {:?}", ca.certifier, join_request("very-secret", Vec::new()));
     assert!(!shown.contains("very-secret"), "{shown}");
+}
+
+crate::testing::database::on_each_database! {
+    a_node_gets_no_entry_of_another_node,
+    an_alias_entry_itself_is_nobodys_identity,
+    a_csr_without_possession_of_the_key_is_refused_everywhere,
+    names_in_a_nodes_csr_do_not_count,
+    a_join_token_works_once_even_in_a_race,
+    tokens_that_are_no_tokens_are_refused,
+    a_node_id_in_a_certificate_of_another_serial_is_refused,
+    a_certificate_of_another_root_does_not_even_connect,
+    an_administrator_gives_out_no_reserved_and_no_foreign_identity,
+    batches_have_a_limit,
+    no_secret_shows_in_what_the_services_print,
 }

@@ -103,13 +103,11 @@ async fn check(channel: Channel, open: &[&[&str]], reason: &str) {
     }
 }
 
-#[tokio::test]
 async fn a_caller_without_a_certificate_may_next_to_nothing() {
     let ca = Running::start().await;
     check(ca.network(None), &[ANYONE], "CLIENT_CERTIFICATE_MISSING").await;
 }
 
-#[tokio::test]
 async fn a_workload_may_no_more_than_anyone() {
     let ca = Running::start().await;
     let web = ca.mint("/ns/default/sa/web").await;
@@ -125,14 +123,12 @@ async fn a_workload_may_no_more_than_anyone() {
     }
 }
 
-#[tokio::test]
 async fn an_agent_may_what_agents_may() {
     let ca = Running::start().await;
     let node = ca.node(None).await;
     check(ca.network(Some(&node)), &[ANYONE, AGENT, AGENT_AND_ADMIN], "CALLER_NOT_ADMIN").await;
 }
 
-#[tokio::test]
 async fn the_local_socket_may_all_but_act_as_an_agent() {
     let ca = Running::start().await;
     let (channel, all) = (ca.local().await, methods());
@@ -141,4 +137,11 @@ async fn the_local_socket_may_all_but_act_as_an_agent() {
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&ca.addresses.admin_socket).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
+}
+
+crate::testing::database::on_each_database! {
+    a_caller_without_a_certificate_may_next_to_nothing,
+    a_workload_may_no_more_than_anyone,
+    an_agent_may_what_agents_may,
+    the_local_socket_may_all_but_act_as_an_agent,
 }

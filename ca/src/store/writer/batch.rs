@@ -1,0 +1,123 @@
+//! What one transaction holds.
+
+use std::collections::BTreeSet;
+
+use sqlx::{AnyConnection, Executor};
+
+use super::Memory;
+use super::job::{Job, Reply, Work};
+use crate::registry::Change;
+use crate::store::feed::Feed;
+use crate::store::{Issuance, StoreError, authorities, issuance, meta};
+
+pub(super) struct Batch {
+    issued: Vec<Issued>,
+    work: Vec<(Box<dyn Work>, Result<(), StoreError>)>,
+}
+
+struct Issued {
+    rows: Vec<Issuance>,
+    reply: Reply<()>,
+    outcome: Result<(), StoreError>,
+}
+
+impl Batch {
+    pub(super) fn sort(jobs: Vec<Job>) -> Self {
+        let mut batch = Self { issued: Vec::new(), work: Vec::new() };
+        for job in jobs {
+            match job {
+                Job::Issued(rows, reply) => batch.issued.push(Issued { rows, reply, outcome: Ok(()) }),
+                Job::Work(work) => batch.work.push((work, Ok(()))),
+            }
+        }
+        batch
+    }
+
+    /// All or nothing of what did not fail by itself; answers what the memory must learn.
+    pub(super) async fn commit(
+        &mut self,
+        conn: &mut AnyConnection,
+        begin: &'static str,
+        mut feed: Option<&mut Feed>,
+        memory: &Memory,
+    ) -> Result<Vec<Change>, StoreError> {
+        conn.execute(begin).await?;
+        if let Some(feed) = feed.as_deref_mut() {
+            // Committed by others before; it is true whatever becomes of us.
+            memory.hear(feed.news(conn).await?);
+        }
+        let mut changes = Vec::new();
+        for (work, outcome) in &mut self.work {
+            match perform(&mut **work, conn).await? {
+                Ok(learned) => changes.extend(learned),
+                Err(error) => *outcome = Err(error),
+            }
+        }
+        self.record(conn).await?;
+        let position = match feed.as_deref() {
+            Some(feed) => feed.publish(conn, &changes).await?,
+            None => 0,
+        };
+        conn.execute("COMMIT").await?;
+        if let Some(feed) = feed {
+            feed.advance(position);
+        }
+        Ok(changes)
+    }
+
+    /// Writes the record of what was signed, as long as its authority may sign: on another replica, or while the
+    /// signature was made, it may have been replaced.
+    async fn record(&mut self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+        if self.issued.is_empty() {
+            return Ok(());
+        }
+        let active: BTreeSet<String> = authorities::active(conn).await?;
+        let mut rows = Vec::new();
+        for issued in &mut self.issued {
+            if issued.rows.iter().all(|row| active.contains(&row.authority_id)) {
+                rows.append(&mut issued.rows);
+            } else {
+                issued.outcome = Err(StoreError::AuthorityChanged);
+            }
+        }
+        issuance::insert(conn, &rows).await
+    }
+
+    /// The first trouble of a single job that may be that of the whole database.
+    pub(super) fn trouble(&self) -> Option<&StoreError> {
+        self.work.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).find(|error| error.is_trouble())
+    }
+
+    pub(super) fn finish(self, outcome: Result<(), StoreError>) {
+        for (mut work, own) in self.work {
+            work.finish(outcome.clone().and(own));
+        }
+        for issued in self.issued {
+            let _ = issued.reply.send(outcome.clone().and(issued.outcome));
+        }
+    }
+}
+
+/// Runs one job so that its failure leaves nothing and spoils no other; the outer error is that of the transaction.
+async fn perform(work: &mut dyn Work, conn: &mut AnyConnection) -> Result<Result<Vec<Change>, StoreError>, StoreError> {
+    conn.execute("SAVEPOINT job").await?;
+    match work.perform(&mut *conn).await {
+        Ok(learned) => {
+            conn.execute("RELEASE SAVEPOINT job").await?;
+            Ok(Ok(learned))
+        }
+        Err(error) => {
+            // A full disk ends SQLite's whole transaction; then the cause is more telling than what follows from it.
+            conn.execute("ROLLBACK TO SAVEPOINT job").await.map_err(|_| error.clone())?;
+            conn.execute("RELEASE SAVEPOINT job").await.map_err(|_| error.clone())?;
+            Ok(Err(error))
+        }
+    }
+}
+
+pub(super) async fn probe(conn: &mut AnyConnection, begin: &'static str) -> Result<(), StoreError> {
+    conn.execute(begin).await?;
+    meta::count_up(conn, meta::PROBES).await?;
+    conn.execute("COMMIT").await?;
+    Ok(())
+}

@@ -1,0 +1,66 @@
+//! Something to write, and the caller that waits for it.
+
+use futures_util::future::BoxFuture;
+use sqlx::AnyConnection;
+use tokio::sync::oneshot;
+
+use crate::registry::Change;
+use crate::store::{Done, Issuance, StoreError, Writing};
+
+pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// Something to write.
+pub(in crate::store) enum Job {
+    /// Rows of the issuance record; those of many callers become one statement.
+    Issued(Vec<Issuance>, Reply<()>),
+    /// Anything else.
+    Work(Box<dyn Work>),
+}
+
+impl Job {
+    pub(in crate::store) fn work<T, F>(work: F, reply: Reply<T>) -> Self
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
+    {
+        Self::Work(Box::new(Typed { work: Some(work), answer: None, reply: Some(reply) }))
+    }
+}
+
+/// A piece of work without its answer's type.
+pub(in crate::store) trait Work: Send {
+    /// Does it; the answer is kept until the commit.
+    fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Vec<Change>, StoreError>>;
+
+    /// Answers the caller: its answer, or why there is none.
+    fn finish(&mut self, outcome: Result<(), StoreError>);
+}
+
+struct Typed<T, F> {
+    work: Option<F>,
+    answer: Option<T>,
+    reply: Option<Reply<T>>,
+}
+
+impl<T, F> Work for Typed<T, F>
+where
+    T: Send + 'static,
+    F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
+{
+    fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Vec<Change>, StoreError>> {
+        Box::pin(async move {
+            let work = self.work.take().ok_or(StoreError::Closed)?;
+            let Done { answer, changes } = work(conn).await?;
+            self.answer = Some(answer);
+            Ok(changes)
+        })
+    }
+
+    fn finish(&mut self, outcome: Result<(), StoreError>) {
+        let answer = outcome.and_then(|()| self.answer.take().ok_or(StoreError::Closed));
+        if let Some(reply) = self.reply.take() {
+            // The caller may have gone; what is written stays written.
+            let _ = reply.send(answer);
+        }
+    }
+}
