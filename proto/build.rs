@@ -15,6 +15,9 @@ const FILES: &[&str] = &[
     "spire/trustdomain.proto",
     "spire/localauthority.proto",
     "kasbah/node.proto",
+    "kasbah/log.proto",
+    "kasbah/audit.proto",
+    "kasbah/policy.proto",
     "demo/helloworld.proto",
 ];
 

@@ -3,17 +3,20 @@
 //! | who | may |
 //! |---|---|
 //! | anyone | `GetBundle`, `AttestAgent` |
+//! | holder of an SVID of the trust domain | see tree heads of the transparency log, and that they continue each other |
 //! | agent (attested, not banned, with its current or newest SVID) | issue for its own entries, renew itself, report, watch |
 //! | administrator (local socket, or an SVID whose entry says `admin`) | everything else |
 //!
 //! Every method begins by asking [`Api::admin`] or [`Api::agent`] for the caller, or has a comment saying why not.
 
 mod agent;
+mod audit;
 mod bundle;
 mod convert;
 mod entry;
 mod filter;
 mod local_authority;
+mod log;
 mod node;
 mod svid;
 mod trust_domain;
@@ -28,6 +31,8 @@ use runtime::mtls::PeerIdentity;
 use tonic::service::Routes;
 use tonic::{Extensions, Response, Status};
 
+use proto::kasbah::ca::v1::audit_server::AuditServer;
+use proto::kasbah::ca::v1::log_server::LogServer;
 use proto::kasbah::node::v1::node_server::NodeServer;
 use proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -37,6 +42,7 @@ use proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 
 use crate::agent::Agent;
+use crate::audit::Source;
 use crate::certifier::{Certifier, secs};
 use crate::refusal::Refusal;
 
@@ -56,9 +62,16 @@ pub(crate) struct Api {
     origin: Origin,
 }
 
+/// Who sends a request, and from where.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
+    pub(crate) who: Who,
+    pub(crate) source: Source,
+}
+
 /// Who sends a request.
 #[derive(Clone, Debug)]
-pub(crate) enum Caller {
+pub(crate) enum Who {
     /// A process with access to the local socket.
     Local,
     /// A holder of an SVID of the trust domain.
@@ -73,10 +86,10 @@ pub(crate) type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send
 impl Caller {
     /// As logs and records name it.
     pub(crate) fn name(&self) -> String {
-        match self {
-            Self::Local => "local".into(),
-            Self::Peer(peer) => peer.spiffe_id().to_string(),
-            Self::Unknown => "-".into(),
+        match &self.who {
+            Who::Local => "local".into(),
+            Who::Peer(peer) => peer.spiffe_id().to_string(),
+            Who::Unknown => "-".into(),
         }
     }
 }
@@ -94,41 +107,51 @@ impl Api {
             .add_service(BundleServer::new(self.clone()))
             .add_service(TrustDomainServer::new(self.clone()))
             .add_service(LocalAuthorityServer::new(self.clone()))
+            .add_service(LogServer::new(self.clone()))
+            .add_service(AuditServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 
     /// Who sends a request with these extensions.
     fn caller(&self, extensions: &Extensions) -> Caller {
+        let source = Source::of(extensions);
         if self.origin == Origin::Local {
-            return Caller::Local;
+            return Caller { who: Who::Local, source };
         }
-        match extensions.get::<PeerIdentity>().and_then(|identity| identity.0.clone()) {
-            Some(peer) => Caller::Peer(peer),
-            None => Caller::Unknown,
-        }
+        let peer = extensions.get::<PeerIdentity>().and_then(|identity| identity.0.clone());
+        Caller { who: peer.map_or(Who::Unknown, Who::Peer), source }
     }
 
     /// The caller, when it is an administrator.
     fn admin<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
-        match caller {
-            Caller::Local => Ok(caller),
-            Caller::Peer(peer) => {
+        match &caller.who {
+            Who::Local => Ok(caller),
+            Who::Peer(peer) => {
                 let now = self.certifier.now();
                 let admin =
                     peer.not_after() > now && self.certifier.store.registry().is_admin(peer.spiffe_id(), secs(now));
                 if admin { Ok(caller) } else { Err(Refusal::CallerNotAdmin) }
             }
-            Caller::Unknown => Err(Refusal::CallerUnknown),
+            Who::Unknown => Err(Refusal::CallerUnknown),
+        }
+    }
+
+    /// The caller, when it is anybody of the trust domain.
+    fn member<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
+        match &caller.who {
+            Who::Local => Ok(caller),
+            Who::Peer(peer) if peer.not_after() > self.certifier.now() => Ok(caller),
+            Who::Peer(_) | Who::Unknown => Err(Refusal::CallerUnknown),
         }
     }
 
     /// The node that calls, when it may act: known, not banned, and with its current SVID or the one that replaces it.
     /// The first use of a new SVID retires the old one.
     async fn agent(&self, caller: &Caller) -> Result<Arc<Agent>, Refusal> {
-        let peer = match caller {
-            Caller::Peer(peer) => peer,
-            Caller::Local => return Err(Refusal::CallerNotAgent),
-            Caller::Unknown => return Err(Refusal::CallerUnknown),
+        let peer = match &caller.who {
+            Who::Peer(peer) => peer,
+            Who::Local => return Err(Refusal::CallerNotAgent),
+            Who::Unknown => return Err(Refusal::CallerUnknown),
         };
         let id = peer.spiffe_id();
         if !id.path().starts_with(AGENT_PATH) {
@@ -178,6 +201,7 @@ impl Api {
                 tracing::error!(rpc, caller = caller.name(), reason = error.reason(), error = ?error, "request failed");
             }
             Some(refusal) => {
+                self.certifier.refusals.add(caller, audit::action_of(rpc), "", refusal.reason(), self.certifier.now());
                 tracing::info!(rpc, caller = caller.name(), reason = refusal.reason(), error = %refusal, "request refused");
             }
         }

@@ -6,7 +6,9 @@ use identity::spiffe_id::{SpiffeId, TrustDomain};
 use runtime::clock::{self, Clock};
 use runtime::shutdown::Shutdown;
 
+use crate::audit::Refusals;
 use crate::authorities::Authorities;
+use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -21,6 +23,9 @@ pub(crate) struct Certifier {
     pub(crate) jwt_issuer: Option<String>,
     pub(crate) store: Store,
     pub(crate) authorities: Authorities,
+    pub(crate) log: TransparencyLog,
+    /// Waiting for the audit trail.
+    pub(crate) refusals: Refusals,
     pub(crate) counts: Counts,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,

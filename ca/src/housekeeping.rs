@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use runtime::readiness::Readiness;
 
+use crate::audit::REFUSALS_KEPT_MAX;
 use crate::certifier::Certifier;
 use crate::key_file;
 use crate::store::StoreError;
@@ -63,20 +64,29 @@ pub(crate) fn write_bundle_file(certifier: &Certifier, file: &Path) -> std::io::
     key_file::write_new(file, certifier.authorities.current().bundle.to_pem().as_bytes(), 0o644)
 }
 
+/// How long what ended is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kept {
+    /// Records of SVIDs, after the SVID's end.
+    pub(crate) records: Duration,
+    /// The audit trail.
+    pub(crate) audit: Duration,
+}
+
 /// Forgets what ended, for ever.
-pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, record_kept: Duration) {
+pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, kept: Kept) {
     loop {
         tokio::time::sleep(FORGET_PAUSE).await;
         if !certifier.store.lease().is_held() {
             continue;
         }
-        if let Err(error) = forget(&certifier, record_kept).await {
+        if let Err(error) = forget(&certifier, kept).await {
             tracing::warn!(reason = error.reason(), error = ?error, "ended rows not removed");
         }
     }
 }
 
-async fn forget(certifier: &Certifier, record_kept: Duration) -> Result<(), StoreError> {
+async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
     let now = certifier.now_secs();
     let ended: Vec<String> = {
         let registry = certifier.store.registry();
@@ -88,10 +98,11 @@ async fn forget(certifier: &Certifier, record_kept: Duration) -> Result<(), Stor
         }
     }
     let tokens = certifier.store.forget_tokens(now).await?;
-    let kept_secs = i64::try_from(record_kept.as_secs()).unwrap_or(i64::MAX);
-    let records = certifier.store.forget_issued_before(now.saturating_sub(kept_secs)).await?;
+    let before = |kept: Duration| now.saturating_sub(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX));
+    let records = certifier.store.forget_issued_before(before(kept.records)).await?;
+    let audit = certifier.store.forget_audit(before(kept.audit), REFUSALS_KEPT_MAX).await?;
     let changes = certifier.store.forget_changes(now).await?;
-    tracing::debug!(tokens, records, changes, "ended rows removed");
+    tracing::debug!(tokens, records, audit, changes, "ended rows removed");
     Ok(())
 }
 

@@ -10,10 +10,12 @@ use identity::digest;
 use identity::jwt::JwtSvidProfile;
 use identity::spiffe_id::SpiffeId;
 
+use crate::api::Caller;
+use crate::audit::Act;
 use crate::certifier::{Certifier, secs};
 use crate::random::sha256_hex;
 use crate::refusal::Refusal;
-use crate::store::{Issuance, IssuanceKind, StoreError};
+use crate::store::{Issuance, IssuanceKind, Store, StoreError};
 
 /// An X.509-SVID that the caller is entitled to; who makes one has checked that.
 #[derive(Clone, Debug)]
@@ -71,6 +73,14 @@ impl Certifier {
         Ok(issued)
     }
 
+    /// The same for an administrator: what he lets be issued is an act of his own.
+    pub(crate) async fn mint_x509(&self, caller: &Caller, order: X509Order, csr: &Csr) -> Result<IssuedX509, Refusal> {
+        let (issued, record) = self.sign_x509(&order, csr)?;
+        let act = Act::new("mint.x509", &record.serial).of(&order.id);
+        self.record_in(&self.acting(caller, act), vec![record]).await?;
+        Ok(issued)
+    }
+
     /// Signs without recording: the caller records, then hands out.
     pub(crate) fn sign_x509(&self, order: &X509Order, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
         let (now, signing) = (self.now(), self.authorities.current());
@@ -94,14 +104,31 @@ impl Certifier {
             entry_id: order.entry_id.clone(),
             caller: order.caller.clone(),
             authority_id: signing.x509_id.clone(),
+            fingerprint: issued.chain.first().map(|leaf| sha256_hex(leaf)).unwrap_or_default(),
             issued_at: secs(now),
             not_after,
+            log_index: -1,
         };
         Ok((issued, record))
     }
 
     /// Issues one token.
     pub(crate) async fn issue_jwt(&self, order: JwtOrder) -> Result<IssuedJwt, Refusal> {
+        let (issued, record) = self.sign_jwt(order)?;
+        self.record(vec![record]).await?;
+        Ok(issued)
+    }
+
+    /// The same for an administrator.
+    pub(crate) async fn mint_jwt(&self, caller: &Caller, order: JwtOrder) -> Result<IssuedJwt, Refusal> {
+        let audiences = order.audiences.join(" ");
+        let (issued, record) = self.sign_jwt(order)?;
+        let act = Act::new("mint.jwt", &record.serial).of(&record.spiffe_id).detail(format_args!("for {audiences}"));
+        self.record_in(&self.acting(caller, act), vec![record]).await?;
+        Ok(issued)
+    }
+
+    fn sign_jwt(&self, order: JwtOrder) -> Result<(IssuedJwt, Issuance), Refusal> {
         let (now, signing) = (self.now(), self.authorities.current());
         let left = signing.jwt_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
         let profile = JwtSvidProfile {
@@ -116,22 +143,27 @@ impl Certifier {
             Refusal::Signing
         })?;
         let (issued_at, expires_at) = (secs(signed.issued_at), secs(signed.expires_at));
-        self.record(vec![Issuance {
+        let record = Issuance {
             serial: sha256_hex(signed.token.as_bytes()),
             kind: order.kind,
             spiffe_id: order.id.to_string(),
             entry_id: order.entry_id,
             caller: order.caller,
             authority_id: signing.jwt.key_id().to_owned(),
+            fingerprint: String::new(),
             issued_at,
             not_after: expires_at,
-        }])
-        .await?;
-        Ok(IssuedJwt { token: signed.token, issued_at, expires_at })
+            log_index: -1,
+        };
+        Ok((IssuedJwt { token: signed.token, issued_at, expires_at }, record))
     }
 
     /// Writes the records of what was signed, and counts it.
     pub(crate) async fn record(&self, records: Vec<Issuance>) -> Result<(), Refusal> {
+        self.record_in(&self.store, records).await
+    }
+
+    async fn record_in(&self, store: &Store, records: Vec<Issuance>) -> Result<(), Refusal> {
         if records.is_empty() {
             return Ok(());
         }
@@ -146,7 +178,7 @@ impl Certifier {
                 "issued"
             );
         }
-        if let Err(error) = self.store.record(records).await {
+        if let Err(error) = store.record(records).await {
             if matches!(error, StoreError::AuthorityChanged)
                 && let Err(error) = self.authorities.reload(&self.store, self.now()).await
             {

@@ -13,6 +13,7 @@
 
 mod agent;
 mod api;
+mod audit;
 mod authorities;
 mod certifier;
 mod entry;
@@ -20,6 +21,7 @@ mod housekeeping;
 mod issue;
 mod istio;
 mod key_file;
+mod log;
 mod metrics;
 mod names;
 mod pages;

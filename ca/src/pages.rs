@@ -22,6 +22,7 @@ use crate::certifier::{Certifier, secs};
 use crate::metrics::Gauges;
 use crate::server_svid::ServerSvid;
 use crate::settings::Settings;
+use crate::store::Recorded;
 
 pub(crate) fn admin_parts(
     settings: &Settings,
@@ -139,7 +140,7 @@ async fn issuance(State(certifier): State<Arc<Certifier>>, Query(newest): Query<
             return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
         }
     };
-    let rows = records.iter().map(|(record, kind)| {
+    let rows = records.iter().map(|Recorded { issuance: record, kind }| {
         json!({
             "serial": record.serial,
             "kind": kind,
@@ -147,6 +148,8 @@ async fn issuance(State(certifier): State<Arc<Certifier>>, Query(newest): Query<
             "entry_id": record.entry_id,
             "caller": record.caller,
             "authority_id": record.authority_id,
+            "fingerprint_sha256": record.fingerprint,
+            "log_index": record.log_index,
             "issued_at": rfc3339(from_unix_secs(record.issued_at)),
             "not_after": rfc3339(from_unix_secs(record.not_after)),
         })

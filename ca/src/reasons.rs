@@ -142,6 +142,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "The caller asks for the identity of somebody else.",
         "Let every workload show its own token.",
     ),
+    doc(
+        "ISSUANCE_UNKNOWN",
+        "No record of an SVID with this serial is kept.",
+        "Compare the serial (hex); records are kept for `record_kept` after the SVID's end, the log keeps their hashes.",
+    ),
     doc("JOIN_TOKEN_EXISTS", "A join token of this value exists.", "Let the server choose the value."),
     doc("JOIN_TOKEN_EXPIRED", "The join token was used too late.", "Make a new one with `kasbah token create`."),
     doc(

@@ -5,6 +5,7 @@
 
 use identity::csr::CsrError;
 use identity::spiffe_id::SpiffeIdError;
+use identity::transparency::TransparencyError;
 use prost::Message as _;
 use proto::spire::api::types::PermissionDeniedDetails;
 use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
@@ -138,6 +139,12 @@ pub enum Refusal {
     /// A signer of Kubernetes at the CSR API.
     #[error("the metadata CertSigner names a signer, and there is none here; leave it empty")]
     CertSigner,
+    /// No record of such an SVID, or none any more.
+    #[error("no record of an SVID with this serial is kept")]
+    IssuanceUnknown,
+    /// The transparency log has no answer to that.
+    #[error(transparent)]
+    Log(#[from] TransparencyError),
     /// Not offered.
     #[error("{0} is not offered by this server")]
     NotOffered(&'static str),
@@ -191,6 +198,8 @@ impl Refusal {
             Self::Token(error) => error.reason(),
             Self::Impersonation => "IMPERSONATION_REFUSED",
             Self::CertSigner => "CERT_SIGNER_UNKNOWN",
+            Self::IssuanceUnknown => "ISSUANCE_UNKNOWN",
+            Self::Log(error) => error.reason(),
             Self::NotOffered(_) => "NOT_OFFERED",
             Self::NotNow(_) => "AUTHORITY_STATE",
             Self::Signing => "SIGNING_FAILED",
@@ -223,10 +232,12 @@ impl Refusal {
             | Self::TooMany(_)
             | Self::Filter(_)
             | Self::Bundle(_)
+            | Self::Log(_)
             | Self::CertSigner => Code::InvalidArgument,
             Self::AgentUnknown
             | Self::EntryUnknown
             | Self::EntryNotAuthorized
+            | Self::IssuanceUnknown
             | Self::BundleUnknown
             | Self::RelationshipUnknown => Code::NotFound,
             Self::EntryExists | Self::EntryIdTaken | Self::BundleExists | Self::JoinTokenExists => Code::AlreadyExists,

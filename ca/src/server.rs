@@ -14,22 +14,24 @@ use runtime::listen::{self, ListenError};
 use runtime::logs::LogControl;
 use runtime::mtls::{self, Source};
 use runtime::readiness::Readiness;
-use runtime::serve::{self, Limits};
+use runtime::serve::{self, Limits, LocalStream};
 use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::api::{Api, Origin};
+use crate::audit::{LocalPeer, Refusals};
 use crate::authorities::{Authorities, AuthoritiesError};
-use crate::certifier::{Certifier, Ttls};
+use crate::certifier::{Certifier, Ttls, secs};
 use crate::istio::CsrService;
+use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::refusal::Refusal;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
 use crate::settings::{Settings, SettingsProblem};
 use crate::store::{self, OpenError, StoreError};
-use crate::{housekeeping, pages, web};
+use crate::{housekeeping, key_file, pages, web};
 
 /// Why the authority cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -158,6 +160,8 @@ impl Settings {
         writer.spawn("database writer", writing);
         let clock = Clock::system();
         let authorities = Authorities::load(&store, &self, clock.now()).await?;
+        let seal_key = key_file::load(&self.key_file(), false).map_err(AuthoritiesError::from)?;
+        let log = TransparencyLog::load(&store, &seal_key, secs(clock.now())).await?;
         let certifier = Arc::new(Certifier {
             trust_domain: self.trust_domain.clone(),
             server_id,
@@ -165,6 +169,8 @@ impl Settings {
             jwt_issuer: self.oidc_issuer.clone(),
             store,
             authorities,
+            log,
+            refusals: Refusals::default(),
             counts: Counts::default(),
             clock,
             shutdown,
@@ -270,7 +276,10 @@ fn spawn_services(
     let network = Api::new(certifier.clone(), Origin::Network).routes().prepare().into_axum_router();
     tasks.spawn("grpc", tls(listeners.grpc, source.clone(), ClientAuth::Optional, network, shutdown.clone()));
     let local = Api::new(certifier.clone(), Origin::Local).routes().prepare().into_axum_router();
-    let accept = |stream| async move { Some((stream, http::Extensions::new())) };
+    let accept = |stream: LocalStream| async move {
+        let facts = local_peer(&stream);
+        Some((stream, facts))
+    };
     tasks.spawn("admin socket", serve::run(listeners.local, accept, local, Limits::default(), shutdown.clone()));
     if let Some(listener) = listeners.istio_csr {
         let accounts = ServiceAccounts::new(certifier.trust_domain.clone(), &settings.service_account_issuers);
@@ -305,12 +314,24 @@ fn spawn_chores(
     tasks.spawn("authorities of replicas", until(shutdown(), Box::pin(follow)));
     let health = housekeeping::tell_health(certifier.clone(), readiness.clone());
     tasks.spawn("database health", until(shutdown(), Box::pin(health)));
-    let forget = housekeeping::forget_for_ever(certifier.clone(), settings.record_kept);
+    let kept = housekeeping::Kept { records: settings.record_kept, audit: settings.audit_kept };
+    let forget = housekeeping::forget_for_ever(certifier.clone(), kept);
     tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));
+    let (for_audit, asked) = (certifier.clone(), shutdown());
+    tasks.spawn("audit", async move { for_audit.refusals.keep_flushed(&for_audit.store, &asked).await });
     if let Some(file) = settings.bundle_file.clone() {
         let keep = housekeeping::keep_bundle_file(certifier.clone(), file);
         tasks.spawn("bundle file", until(shutdown(), Box::pin(keep)));
     }
+}
+
+/// Who is at the other end of the local socket, for the audit trail.
+fn local_peer(stream: &LocalStream) -> http::Extensions {
+    let mut facts = http::Extensions::new();
+    if let Ok(peer) = stream.peer() {
+        facts.insert(LocalPeer { pid: peer.pid().unwrap_or(0), uid: peer.uid() });
+    }
+    facts
 }
 
 /// Makes the directory and holds it for this process: two authorities on one SQLite file would sign apart.

@@ -76,6 +76,9 @@ pub struct Settings {
     /// How long the record of an SVID is kept after its end.
     #[serde(default = "default_record_kept", with = "humantime_serde")]
     pub record_kept: Duration,
+    /// How long the audit trail is kept.
+    #[serde(default = "default_audit_kept", with = "humantime_serde")]
+    pub audit_kept: Duration,
 }
 
 /// An issuer of service account tokens, verified offline.
@@ -167,6 +170,7 @@ impl Settings {
             server_names: Vec::new(),
             service_account_issuers: Vec::new(),
             record_kept: default_record_kept(),
+            audit_kept: default_audit_kept(),
         }
     }
 
@@ -271,6 +275,10 @@ const fn default_backdate() -> Duration {
 
 const fn default_record_kept() -> Duration {
     Duration::from_secs(30 * 24 * HOUR)
+}
+
+const fn default_audit_kept() -> Duration {
+    Duration::from_secs(365 * 24 * HOUR)
 }
 
 fn default_audiences() -> Vec<String> {

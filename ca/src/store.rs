@@ -6,6 +6,7 @@
 //! database; their transactions follow one another, and each hears at once what another one changed.
 
 mod agents;
+mod audit;
 mod authorities;
 mod entries;
 mod error;
@@ -14,6 +15,7 @@ mod feed;
 mod health;
 mod issuance;
 mod load;
+mod log;
 mod meta;
 mod open;
 mod queue;
@@ -28,11 +30,12 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use audit::{AuditFilter, AuditRecord};
 pub(crate) use authorities::{AuthorityKind, AuthorityRow, AuthorityState};
 pub(crate) use entries::{Created, Updated};
 pub use error::StoreError;
 pub(crate) use health::Health;
-pub(crate) use issuance::{Issuance, IssuanceKind};
+pub(crate) use issuance::{Issuance, IssuanceKind, Recorded};
 pub use open::OpenError;
 pub(crate) use open::address::{shown as shown_url, sqlite_url};
 pub(crate) use open::open;
@@ -55,6 +58,8 @@ pub(crate) struct Store {
     authorities_changed: watch::Receiver<u64>,
     health: Health,
     lease: Lease,
+    /// What the next write is to leave in the audit trail.
+    audit: Option<Arc<AuditRecord>>,
 }
 
 /// What a write leaves behind: an answer, and what changes in memory once it is committed.
@@ -62,16 +67,24 @@ pub(crate) struct Store {
 pub(crate) struct Done<T> {
     answer: T,
     changes: Vec<Change>,
+    /// Whether there is anything to audit.
+    effect: bool,
 }
 
 impl<T> Done<T> {
+    /// Something has changed.
     pub(crate) fn new(answer: T, changes: Vec<Change>) -> Self {
-        Self { answer, changes }
+        Self { answer, changes, effect: true }
     }
 
-    /// Nothing that the memory knows has changed.
+    /// Something has changed, but nothing that the memory knows.
+    pub(crate) fn written(answer: T) -> Self {
+        Self::new(answer, Vec::new())
+    }
+
+    /// Nothing has changed, or nothing that anybody asked for.
     pub(crate) fn quiet(answer: T) -> Self {
-        Self { answer, changes: Vec::new() }
+        Self { answer, changes: Vec::new(), effect: false }
     }
 }
 
@@ -98,14 +111,14 @@ impl Store {
         F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        self.jobs.put(lane, Job::work(work, reply))?;
+        self.jobs.put(lane, Job::work(work, self.audit.clone(), reply))?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 
-    /// Writes down what is about to be handed out.
+    /// Writes down, and adds to the transparency log, what is about to be handed out.
     pub(crate) async fn record(&self, rows: Vec<Issuance>) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.jobs.put(Lane::Known, Job::Issued(rows, reply))?;
+        self.jobs.put(Lane::Known, Job::Issued { rows, audit: self.audit.clone(), reply })?;
         answer.await.map_err(|_| StoreError::Closed)?
     }
 

@@ -62,6 +62,11 @@ impl CaClient {
         }
     }
 
+    /// For the services of Kasbah's own.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// Creates the entries that are not there, and corrects the TTL of those that are.
     pub(crate) async fn ensure_entries(&self, specs: &[EntrySpec]) -> Result<(), Failure> {
         let have = self.list_entries(None, None).await?;

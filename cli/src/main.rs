@@ -53,6 +53,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Entry(command) => verbs::entry::run(&command),
         Command::Node(command) => verbs::node::run(&command),
         Command::Bundle(command) => verbs::bundle::run(&command),
+        Command::Log(command) => verbs::log::run(&command),
+        Command::Audit(command) => verbs::audit::run(&command),
         Command::Demo(DemoCommand::Token(args)) => demo::token_verb(&args),
         Command::Demo(DemoCommand::Serve(args)) => demo::serve_verb(&args),
         Command::Validate { paths, output } => verbs::documents::validate(&paths, output),

@@ -16,6 +16,7 @@
 //! | [`jwt`], [`jwk`], [`public_key`] | JWTs and JWT-SVIDs: verify, sign, keys |
 //! | [`wit`] | WIT-SVIDs, and the proofs that make them count |
 //! | [`tls`] | rustls configurations on top of all that |
+//! | [`transparency`] | the Merkle tree of issuance records, its proofs and signed heads |
 //! | [`renewal`], [`seal`], [`digest`], [`pem`], [`strict_json`] | arithmetic, sealing at rest, hashes and randomness, text forms |
 //! | [`reason`] | every reason code with its cause and remedy |
 
@@ -37,6 +38,7 @@ pub mod strict_json;
 pub mod summary;
 pub mod svid;
 pub mod tls;
+pub mod transparency;
 pub mod verify;
 pub mod wit;
 

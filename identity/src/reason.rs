@@ -117,6 +117,27 @@ pub const REASONS: &[ReasonDoc] = &[
         "Convert it with `openssl pkcs8 -topk8 -nocrypt`.",
     ),
     doc(
+        "LOG_HEAD_REFUSED",
+        "A tree head was not signed by the key of the transparency log.",
+        "Fetch the head and the key again from the CA itself; if it stays so, somebody shows another log.",
+    ),
+    doc(
+        "LOG_HISTORY_CHANGED",
+        "The transparency log is not a continuation of what it said before.",
+        "Keep both heads as evidence: the log's past was changed, or the database was restored from an old backup.",
+    ),
+    doc("LOG_LEAF_UNKNOWN", "The transparency log has no such leaf.", "Compare the position with the size of the log."),
+    doc(
+        "LOG_LEAVES_CHANGED",
+        "The leaves or records do not have the hashes that the tree head vouches for.",
+        "Keep the file as evidence and export the log again; if it stays so, leaves or records were changed.",
+    ),
+    doc(
+        "LOG_PROOF_INVALID",
+        "The proof does not show that the leaf is in the transparency log.",
+        "Fetch proof and tree head again, both for the same size.",
+    ),
+    doc(
         "PEM_INVALID",
         "A PEM text is malformed or lacks what was looked for.",
         "Check that the file is the right one and is complete.",

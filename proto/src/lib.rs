@@ -108,6 +108,14 @@ pub mod spire {
 
 /// Kasbah's own additions.
 pub mod kasbah {
+    /// Administration of the CA: transparency log, audit trail, issuance policy.
+    pub mod ca {
+        generated!(
+            /// Version 1.
+            v1,
+            "kasbah.ca.v1"
+        );
+    }
     /// Between agent and CA.
     pub mod node {
         generated!(
@@ -180,6 +188,9 @@ mod tests {
                 "SpiffeWorkloadAPI",
                 "helloworld.Greeter",
                 "istio.v1.auth.IstioCertificateService",
+                "kasbah.ca.v1.Audit",
+                "kasbah.ca.v1.IssuancePolicy",
+                "kasbah.ca.v1.Log",
                 "kasbah.node.v1.Node",
                 "spire.api.server.agent.v1.Agent",
                 "spire.api.server.bundle.v1.Bundle",

@@ -18,8 +18,9 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::{agent_message, member_of, workload_of};
 use super::filter::AgentFilter;
 use super::svid::x509_message;
-use super::{AGENT_PATH, Answers, Api, page};
+use super::{AGENT_PATH, Answers, Api, Caller, page};
 use crate::agent::Agent;
+use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::entry::{Entry, Selector};
 use crate::issue::{IssuedX509, X509Order};
@@ -75,7 +76,8 @@ impl agent_server::Agent for Api {
         let work = async {
             self.admin(&caller)?;
             let id = self.agent_id(request.into_inner().id.as_ref())?;
-            if !self.certifier.store.delete_agent(&id).await? {
+            let store = self.certifier.acting(&caller, Act::new("node.evict", &id).of(&id));
+            if !store.delete_agent(&id).await? {
                 return Err(Refusal::AgentUnknown);
             }
             tracing::warn!(agent = %id, caller = caller.name(), "agent deleted");
@@ -89,7 +91,8 @@ impl agent_server::Agent for Api {
         let work = async {
             self.admin(&caller)?;
             let id = self.agent_id(request.into_inner().id.as_ref())?;
-            let ban = self.certifier.store.change_agent(&id, |agent| {
+            let store = self.certifier.acting(&caller, Act::new("node.ban", &id).of(&id));
+            let ban = store.change_agent(&id, |agent| {
                 agent.banned = true;
                 agent.serial.clear();
                 agent.new_serial.clear();
@@ -116,7 +119,7 @@ impl agent_server::Agent for Api {
             else {
                 return Err(Refusal::AttestationIncomplete("params in the first message"));
             };
-            let result = attest(&self.certifier, params).await?;
+            let result = attest(&self.certifier, &caller, params).await?;
             let step = Some(attest_agent_response::Step::Result(result));
             Ok(Box::pin(stream::iter([Ok(AttestAgentResponse { step })])) as Self::AttestAgentStream)
         };
@@ -150,7 +153,7 @@ impl agent_server::Agent for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            create_join_token(&self.certifier, request.into_inner()).await
+            create_join_token(&self.certifier, &caller, request.into_inner()).await
         };
         self.answer("CreateJoinToken", &caller, work).await
     }
@@ -201,6 +204,7 @@ pub(super) async fn report(
 
 async fn attest(
     certifier: &Certifier,
+    caller: &Caller,
     params: attest_agent_request::Params,
 ) -> Result<attest_agent_response::Result, Refusal> {
     let data = params.data.ok_or(Refusal::AttestationIncomplete("data"))?;
@@ -217,7 +221,8 @@ async fn attest(
     }
     let (issued, record) = sign(certifier, &id, &csr)?;
     let agent = joined(&id, &issued, now);
-    match certifier.store.join(token, agent, now).await? {
+    let store = certifier.acting(caller, Act::new("node.attest", &id).of(&id).detail(JOIN_TOKEN));
+    match store.join(token, agent, now).await? {
         TokenUse::Joined => (),
         refused => return Err(refused_token(refused)),
     }
@@ -253,6 +258,7 @@ fn joined(id: &SpiffeId, issued: &IssuedX509, now: i64) -> Agent {
 
 async fn create_join_token(
     certifier: &Certifier,
+    caller: &Caller,
     request: CreateJoinTokenRequest,
 ) -> Result<types::JoinToken, Refusal> {
     let now = certifier.now_secs();
@@ -266,7 +272,10 @@ async fn create_join_token(
         Some(alias) => Some(alias_of(certifier, &id, &alias, now)?),
         None => None,
     };
-    if !certifier.store.add_token(&token, now + ttl, alias, now).await? {
+    // The token itself is a secret: the node that will be is named by its alias only.
+    let act = Act::new("token.create", "").detail(format_args!("valid for {ttl} s"));
+    let act = alias.iter().fold(act, |act, alias| act.of(&alias.spiffe_id));
+    if !certifier.acting(caller, act).add_token(&token, now + ttl, alias, now).await? {
         return Err(Refusal::JoinTokenExists);
     }
     Ok(types::JoinToken { value: token, expires_at: now + ttl })

@@ -16,7 +16,8 @@ use proto::spire::api::types;
 use runtime::clock::from_unix_secs;
 use tonic::{Request, Response, Status};
 
-use super::{Api, BATCH_ITEMS_MAX, page};
+use super::{Api, BATCH_ITEMS_MAX, Caller, page};
+use crate::audit::Act;
 use crate::certifier::{Certifier, secs};
 use crate::refusal::Refusal;
 
@@ -120,7 +121,9 @@ impl bundle_server::Bundle for Api {
             self.admin(&caller)?;
             let BatchCreateFederatedBundleRequest { bundle, output_mask } = request.into_inner();
             let mut results = Vec::new();
-            for (status, bundle) in set_all(&self.certifier, bundle, Presence::Absent, output_mask.as_ref()).await? {
+            for (status, bundle) in
+                set_all(&self.certifier, &caller, bundle, Presence::Absent, output_mask.as_ref()).await?
+            {
                 results.push(batch_create_federated_bundle_response::Result { status, bundle });
             }
             Ok(BatchCreateFederatedBundleResponse { results })
@@ -140,7 +143,9 @@ impl bundle_server::Bundle for Api {
                 return Err(Refusal::Filter("input_mask"));
             }
             let mut results = Vec::new();
-            for (status, bundle) in set_all(&self.certifier, bundle, Presence::Present, output_mask.as_ref()).await? {
+            for (status, bundle) in
+                set_all(&self.certifier, &caller, bundle, Presence::Present, output_mask.as_ref()).await?
+            {
                 results.push(batch_update_federated_bundle_response::Result { status, bundle });
             }
             Ok(BatchUpdateFederatedBundleResponse { results })
@@ -157,7 +162,9 @@ impl bundle_server::Bundle for Api {
             self.admin(&caller)?;
             let BatchSetFederatedBundleRequest { bundle, output_mask } = request.into_inner();
             let mut results = Vec::new();
-            for (status, bundle) in set_all(&self.certifier, bundle, Presence::Any, output_mask.as_ref()).await? {
+            for (status, bundle) in
+                set_all(&self.certifier, &caller, bundle, Presence::Any, output_mask.as_ref()).await?
+            {
                 results.push(batch_set_federated_bundle_response::Result { status, bundle });
             }
             Ok(BatchSetFederatedBundleResponse { results })
@@ -179,7 +186,9 @@ impl bundle_server::Bundle for Api {
             }
             let mut results = Vec::new();
             for trust_domain in message.trust_domains {
-                let status = Some(item_status(delete(&self.certifier, &trust_domain, mode).await));
+                let deleted = delete(&self.certifier, &caller, &trust_domain, mode).await;
+                note(&self.certifier, &caller, "bundle.delete", &trust_domain, deleted.as_ref().err());
+                let status = Some(item_status(deleted));
                 results.push(batch_delete_federated_bundle_response::Result { status, trust_domain });
             }
             Ok(BatchDeleteFederatedBundleResponse { results })
@@ -200,6 +209,7 @@ type Outcome = (Option<types::Status>, Option<types::Bundle>);
 
 async fn set_all(
     certifier: &Certifier,
+    caller: &Caller,
     bundles: Vec<types::Bundle>,
     presence: Presence,
     mask: Option<&types::BundleMask>,
@@ -209,14 +219,27 @@ async fn set_all(
     }
     let mut outcomes = Vec::with_capacity(bundles.len());
     for message in bundles {
-        let written = set(certifier, message, presence).await;
+        let name = message.trust_domain.clone();
+        let written = set(certifier, caller, message, presence).await;
+        note(certifier, caller, "bundle.set", &name, written.as_ref().err());
         let bundle = written.as_ref().ok().map(|bundle| bundle_message(bundle, mask));
         outcomes.push((Some(item_status(written.map(drop))), bundle));
     }
     Ok(outcomes)
 }
 
-async fn set(certifier: &Certifier, message: types::Bundle, presence: Presence) -> Result<TrustBundle, Refusal> {
+fn note(certifier: &Certifier, caller: &Caller, action: &'static str, target: &str, refusal: Option<&Refusal>) {
+    if let Some(refusal) = refusal {
+        certifier.note_refusal(caller, action, target, refusal.reason());
+    }
+}
+
+async fn set(
+    certifier: &Certifier,
+    caller: &Caller,
+    message: types::Bundle,
+    presence: Presence,
+) -> Result<TrustBundle, Refusal> {
     let bundle = bundle_of(message)?;
     if bundle.trust_domain == certifier.trust_domain {
         return Err(Refusal::Bundle("is our own, which cannot be set"));
@@ -227,12 +250,15 @@ async fn set(certifier: &Certifier, message: types::Bundle, presence: Presence) 
         Presence::Present if !known => return Err(Refusal::BundleUnknown),
         _ => (),
     }
-    certifier.store.set_federated(bundle.clone(), certifier.now_secs()).await?;
+    let keys = format!("{} roots, {} JWT keys", bundle.x509_authorities.len(), bundle.jwt_authorities.len());
+    let store = certifier.acting(caller, Act::new("bundle.set", &bundle.trust_domain).detail(keys));
+    store.set_federated(bundle.clone(), certifier.now_secs()).await?;
     Ok(bundle)
 }
 
 async fn delete(
     certifier: &Certifier,
+    caller: &Caller,
     name: &str,
     mode: batch_delete_federated_bundle_request::Mode,
 ) -> Result<(), Refusal> {
@@ -251,16 +277,20 @@ async fn delete(
     }
     for id in federating {
         if mode == Mode::Delete {
-            certifier.store.delete_entry(&id).await?;
+            let act = Act::new("entry.delete", &id).detail(format_args!("with the bundle of {domain}"));
+            certifier.acting(caller, act).delete_entry(&id).await?;
         } else {
             let gone = domain.clone();
-            let dissociate = certifier.store.update_entry(&id, move |entry| {
+            let act = Act::new("entry.update", &id).detail(format_args!("no longer federates with {domain}"));
+            let store = certifier.acting(caller, act);
+            let dissociate = store.update_entry(&id, move |entry| {
                 entry.federates_with.remove(&gone);
             });
             dissociate.await?;
         }
     }
-    if certifier.store.delete_federated(&domain).await? { Ok(()) } else { Err(Refusal::BundleUnknown) }
+    let store = certifier.acting(caller, Act::new("bundle.delete", &domain));
+    if store.delete_federated(&domain).await? { Ok(()) } else { Err(Refusal::BundleUnknown) }
 }
 
 fn item_status(outcome: Result<(), Refusal>) -> types::Status {

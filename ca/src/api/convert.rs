@@ -87,7 +87,7 @@ pub(crate) fn selector_messages(selectors: &BTreeSet<Selector>) -> Vec<types::Se
 }
 
 /// What of an entry is to be set; everything in it is checked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct EntryPatch {
     spiffe_id: Option<SpiffeId>,
     parent_id: Option<SpiffeId>,

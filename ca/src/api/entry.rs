@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::{EntryPatch, entry_id_of, entry_message, whole_mask};
 use super::filter::EntryFilter;
 use super::{Answers, Api, BATCH_ITEMS_MAX, Caller, page};
+use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::entry::Entry;
 use crate::refusal::Refusal;
@@ -121,17 +122,10 @@ impl entry_server::Entry for Api {
             self.admin(&caller)?;
             let ids = request.into_inner().ids;
             check_batch(ids.len())?;
-            let deleted = join_all(ids.iter().map(|id| self.certifier.store.delete_entry(id))).await;
+            let deleted = join_all(ids.iter().map(|id| delete(&self.certifier, &caller, id))).await;
             let mut results = Vec::with_capacity(ids.len());
             for (id, deleted) in ids.into_iter().zip(deleted) {
-                let status = match deleted {
-                    Ok(true) => {
-                        tracing::info!(entry_id = id, caller = caller.name(), "entry deleted");
-                        ok()
-                    }
-                    Ok(false) => Refusal::EntryUnknown.item_status(),
-                    Err(error) => Refusal::Store(error).item_status(),
-                };
+                let status = deleted.map_or_else(|refusal| refusal.item_status(), |()| ok());
                 results.push(batch_delete_entry_response::Result { status: Some(status), id });
             }
             Ok(BatchDeleteEntryResponse { results })
@@ -240,22 +234,26 @@ fn revisions_page(entries: &[Arc<Entry>], more: bool) -> SyncAuthorizedEntriesRe
 }
 
 async fn create(certifier: &Certifier, caller: &Caller, message: &types::Entry) -> (types::Status, Option<Arc<Entry>>) {
-    match try_create(certifier, message).await {
+    let refused = |refusal: &Refusal| {
+        certifier.note_refusal(caller, "entry.create", &message.id, refusal.reason());
+        refusal.item_status()
+    };
+    match try_create(certifier, caller, message).await {
         Ok(Created::New(entry)) => {
             tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry created");
             (ok(), Some(entry))
         }
-        Ok(Created::Same(entry)) => (Refusal::EntryExists.item_status(), Some(entry)),
-        Ok(Created::IdTaken) => (Refusal::EntryIdTaken.item_status(), None),
-        Err(refusal) => (refusal.item_status(), None),
+        Ok(Created::Same(entry)) => (refused(&Refusal::EntryExists), Some(entry)),
+        Ok(Created::IdTaken) => (refused(&Refusal::EntryIdTaken), None),
+        Err(refusal) => (refused(&refusal), None),
     }
 }
 
-async fn try_create(certifier: &Certifier, message: &types::Entry) -> Result<Created, Refusal> {
+async fn try_create(certifier: &Certifier, caller: &Caller, message: &types::Entry) -> Result<Created, Refusal> {
     let patch = EntryPatch::read(message, &whole_mask(), &certifier.trust_domain, ttl_max(certifier))?;
     check_federation(certifier, &patch)?;
     let entry = patch.into_entry(entry_id_of(&message.id)?, certifier.now_secs())?;
-    Ok(certifier.store.create_entry(entry).await?)
+    Ok(certifier.acting(caller, act("entry.create", &entry)).create_entry(entry).await?)
 }
 
 async fn update(
@@ -264,9 +262,26 @@ async fn update(
     message: &types::Entry,
     mask: &types::EntryMask,
 ) -> Result<Arc<Entry>, Refusal> {
+    let updated = try_update(certifier, caller, message, mask).await;
+    if let Err(refusal) = &updated {
+        certifier.note_refusal(caller, "entry.update", &message.id, refusal.reason());
+    }
+    updated
+}
+
+async fn try_update(
+    certifier: &Certifier,
+    caller: &Caller,
+    message: &types::Entry,
+    mask: &types::EntryMask,
+) -> Result<Arc<Entry>, Refusal> {
     let patch = EntryPatch::read(message, mask, &certifier.trust_domain, ttl_max(certifier))?;
     check_federation(certifier, &patch)?;
-    match certifier.store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
+    let known = certifier.store.registry().entry(&message.id).ok_or(Refusal::EntryUnknown)?;
+    let mut wanted = Entry::clone(&known);
+    patch.clone().apply(&mut wanted);
+    let store = certifier.acting(caller, act("entry.update", &wanted));
+    match store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
         Updated::Done(entry) => {
             tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry updated");
             Ok(entry)
@@ -274,6 +289,36 @@ async fn update(
         Updated::Unknown => Err(Refusal::EntryUnknown),
         Updated::Same(_) => Err(Refusal::EntryExists),
     }
+}
+
+async fn delete(certifier: &Certifier, caller: &Caller, id: &str) -> Result<(), Refusal> {
+    let known = certifier.store.registry().entry(id);
+    let act = known.map_or_else(|| Act::new("entry.delete", id), |entry| act("entry.delete", &entry));
+    let refusal = match certifier.acting(caller, act).delete_entry(id).await {
+        Ok(true) => {
+            tracing::info!(entry_id = id, caller = caller.name(), "entry deleted");
+            return Ok(());
+        }
+        Ok(false) => Refusal::EntryUnknown,
+        Err(error) => Refusal::Store(error),
+    };
+    certifier.note_refusal(caller, "entry.delete", id, refusal.reason());
+    Err(refusal)
+}
+
+/// What is done to an entry, with what it says.
+fn act(action: &'static str, entry: &Entry) -> Act {
+    let selectors: Vec<String> = entry.selectors.iter().map(|s| format!("{}:{}", s.kind, s.value)).collect();
+    let mut detail = format!("parent {}, selectors {}", entry.parent_id, selectors.join(" "));
+    for (named, word) in [(entry.admin, "admin"), (entry.downstream, "downstream")] {
+        if named {
+            detail.push_str(&format!(", {word}"));
+        }
+    }
+    if !entry.dns_names.is_empty() {
+        detail.push_str(&format!(", DNS {}", entry.dns_names.join(" ")));
+    }
+    Act::new(action, &entry.id).of(&entry.spiffe_id).detail(detail)
 }
 
 fn check_federation(certifier: &Certifier, patch: &EntryPatch) -> Result<(), Refusal> {

@@ -219,7 +219,7 @@ async fn mint_x509(
         entry_id: String::new(),
         caller: caller.name(),
     };
-    let issued = certifier.issue_x509(order, &csr).await?;
+    let issued = certifier.mint_x509(caller, order, &csr).await?;
     Ok(MintX509svidResponse { svid: Some(x509_message(&id, issued, "")) })
 }
 
@@ -238,7 +238,7 @@ async fn mint_jwt(
         entry_id: String::new(),
         caller: caller.name(),
     };
-    let issued = certifier.issue_jwt(order).await?;
+    let issued = certifier.mint_jwt(caller, order).await?;
     Ok(MintJwtsvidResponse { svid: Some(jwt_message(&id, issued, "")) })
 }
 

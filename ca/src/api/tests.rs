@@ -88,9 +88,9 @@ async fn a_node_joins_and_its_workloads_get_their_identities() {
     assert!((58..=60).contains(&life), "{life}");
 
     let recorded = ca.certifier.store.issued(10).await.unwrap();
-    let record = recorded.iter().find(|(record, _)| record.serial == svid.serial()).expect("recorded");
-    assert_eq!((record.0.entry_id.as_str(), record.1.as_str()), (web.as_str(), "x509"));
-    assert_eq!(record.0.caller, node.id().to_string());
+    let record = recorded.iter().find(|record| record.issuance.serial == svid.serial()).expect("recorded");
+    assert_eq!((record.issuance.entry_id.as_str(), record.kind.as_str()), (web.as_str(), "x509"));
+    assert_eq!(record.issuance.caller, node.id().to_string());
     ca.stop().await;
 }
 

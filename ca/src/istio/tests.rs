@@ -76,8 +76,8 @@ async fn a_service_account_gets_its_identity_in_the_layout_that_istio_reads() {
     let life = peer.not_after().duration_since(now).unwrap().as_secs();
     assert!((598..=600).contains(&life), "{life}");
     let recorded = mesh.ca.certifier.store.issued(10).await.unwrap();
-    let record = recorded.iter().find(|(record, _)| record.serial == peer.leaf_serial()).expect("recorded");
-    assert_eq!((record.0.caller.as_str(), record.1.as_str()), ("system:serviceaccount:default:cart", "csr"));
+    let record = recorded.iter().find(|record| record.issuance.serial == peer.leaf_serial()).expect("recorded");
+    assert_eq!((record.issuance.caller.as_str(), record.kind.as_str()), ("system:serviceaccount:default:cart", "csr"));
 }
 
 async fn the_identity_is_the_tokens_whatever_the_csr_says() {

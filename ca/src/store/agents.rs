@@ -36,7 +36,10 @@ impl Store {
         self.write(move |conn| {
             Box::pin(async move {
                 let gone = sqlx::query("DELETE FROM agent WHERE id = $1").bind(id.to_string()).execute(conn).await?;
-                Ok(Done::new(gone.rows_affected() == 1, vec![Change::AgentGone(id)]))
+                if gone.rows_affected() == 0 {
+                    return Ok(Done::quiet(false));
+                }
+                Ok(Done::new(true, vec![Change::AgentGone(id)]))
             })
         })
         .await

@@ -38,8 +38,10 @@ impl Store {
     pub(crate) async fn create_entry(&self, entry: Entry) -> Result<Created, StoreError> {
         self.write_in(Lane::New, move |conn| {
             Box::pin(async move {
-                let (created, changes) = create(conn, entry).await?;
-                Ok(Done::new(created, changes))
+                Ok(match create(conn, entry).await? {
+                    (created, changes) if changes.is_empty() => Done::quiet(created),
+                    (created, changes) => Done::new(created, changes),
+                })
             })
         })
         .await

@@ -34,7 +34,10 @@ impl Store {
             Box::pin(async move {
                 let sql = "DELETE FROM federated_bundle WHERE trust_domain = $1";
                 let gone = sqlx::query(sql).bind(domain.to_string()).execute(conn).await?;
-                Ok(Done::new(gone.rows_affected() == 1, vec![Change::FederatedGone(domain)]))
+                if gone.rows_affected() == 0 {
+                    return Ok(Done::quiet(false));
+                }
+                Ok(Done::new(true, vec![Change::FederatedGone(domain)]))
             })
         })
         .await

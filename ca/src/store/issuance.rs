@@ -1,8 +1,10 @@
 //! The record of everything that was handed out.
 
+use identity::transparency::IssuanceLeaf;
+use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe};
 
-use super::{Done, Store, StoreError, column};
+use super::{AuditFilter, Done, Store, StoreError, column, number};
 
 /// One SVID that is about to be handed out.
 #[derive(Clone, Debug)]
@@ -15,8 +17,49 @@ pub(crate) struct Issuance {
     pub(crate) entry_id: String,
     pub(crate) caller: String,
     pub(crate) authority_id: String,
+    /// X.509: SHA-256 of the certificate (hex). Tokens: empty.
+    pub(crate) fingerprint: String,
     pub(crate) issued_at: i64,
     pub(crate) not_after: i64,
+    /// The record's place in the transparency log, given by the writer.
+    pub(crate) log_index: i64,
+}
+
+impl Issuance {
+    /// What the transparency log says about it.
+    pub(crate) fn leaf(&self) -> IssuanceLeaf<'_> {
+        leaf(self, self.kind.as_str())
+    }
+}
+
+/// The same for a record that was read back: its kind may be one that this version does not know.
+fn leaf<'a>(row: &'a Issuance, kind: &'a str) -> IssuanceLeaf<'a> {
+    IssuanceLeaf {
+        kind,
+        serial: &row.serial,
+        spiffe_id: &row.spiffe_id,
+        entry_id: &row.entry_id,
+        caller: &row.caller,
+        authority_id: &row.authority_id,
+        fingerprint: &row.fingerprint,
+        issued_at: row.issued_at,
+        not_after: row.not_after,
+    }
+}
+
+/// A record as it is stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) issuance: Issuance,
+    /// Its kind, which may be one that this version does not know.
+    pub(crate) kind: String,
+}
+
+impl Recorded {
+    /// What the transparency log says about it.
+    pub(crate) fn leaf(&self) -> IssuanceLeaf<'_> {
+        leaf(&self.issuance, &self.kind)
+    }
 }
 
 /// By which way it was handed out.
@@ -64,8 +107,10 @@ pub(super) async fn insert(conn: &mut AnyConnection, rows: &[Issuance]) -> Resul
                 .bind(row.entry_id.clone())
                 .bind(row.caller.clone())
                 .bind(row.authority_id.clone())
+                .bind(row.fingerprint.clone())
                 .bind(row.issued_at)
-                .bind(row.not_after);
+                .bind(row.not_after)
+                .bind(row.log_index);
         }
         query.execute(&mut *conn).await?;
     }
@@ -73,14 +118,12 @@ pub(super) async fn insert(conn: &mut AnyConnection, rows: &[Issuance]) -> Resul
 }
 
 fn insert_sql(rows: usize) -> String {
-    let mut sql = String::from(
-        "INSERT INTO issuance (serial, kind, spiffe_id, entry_id, caller, authority_id, issued_at, not_after) VALUES ",
-    );
+    let mut sql = format!("INSERT INTO issuance ({COLUMNS}) VALUES ");
     for row in 0..rows {
         sql.push_str(if row == 0 { "(" } else { ", (" });
-        for place in 1..=COLUMNS {
+        for place in 1..=COLUMN_COUNT {
             let comma = if place == 1 { "" } else { ", " };
-            sql.push_str(&format!("{comma}${}", row * COLUMNS + place));
+            sql.push_str(&format!("{comma}${}", row * COLUMN_COUNT + place));
         }
         sql.push(')');
     }
@@ -89,26 +132,37 @@ fn insert_sql(rows: usize) -> String {
 
 impl Store {
     /// The newest records, newest first, at most `limit`.
-    pub(crate) async fn issued(&self, limit: u32) -> Result<Vec<(Issuance, String)>, StoreError> {
-        let sql = "SELECT serial, kind, spiffe_id, entry_id, caller, authority_id, issued_at, not_after \
-                   FROM issuance ORDER BY issued_at DESC, serial LIMIT $1";
-        let rows = sqlx::query(sql).bind(i64::from(limit)).fetch_all(&self.pool).await?;
-        rows.iter()
-            .map(|row| {
-                let text = |name| column::<String>(row, name, "issuance record");
-                let issuance = Issuance {
-                    serial: text("serial")?,
-                    kind: IssuanceKind::X509,
-                    spiffe_id: text("spiffe_id")?,
-                    entry_id: text("entry_id")?,
-                    caller: text("caller")?,
-                    authority_id: text("authority_id")?,
-                    issued_at: column(row, "issued_at", "issuance record")?,
-                    not_after: column(row, "not_after", "issuance record")?,
-                };
-                Ok((issuance, text("kind")?))
-            })
-            .collect()
+    pub(crate) async fn issued(&self, limit: u32) -> Result<Vec<Recorded>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM issuance ORDER BY issued_at DESC, serial LIMIT $1");
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(i64::from(limit)).fetch_all(&self.pool).await?;
+        rows.iter().map(read).collect()
+    }
+
+    /// The record of one SVID, while it is kept.
+    pub(crate) async fn issued_one(&self, serial: &str) -> Result<Option<Recorded>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM issuance WHERE serial = $1");
+        let row = sqlx::query(AssertSqlSafe(sql)).bind(serial.to_owned()).fetch_optional(&self.pool).await?;
+        row.as_ref().map(read).transpose()
+    }
+
+    /// The records at places `first` up to (without) `end` of the log, as far as they are kept.
+    pub(crate) async fn issued_at_log(&self, first: u64, end: u64) -> Result<Vec<Recorded>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM issuance WHERE log_index >= $1 AND log_index < $2 ORDER BY log_index");
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(number(first)).bind(number(end));
+        query.fetch_all(&self.pool).await?.iter().map(read).collect()
+    }
+
+    /// The newest records that an audit filter fits, newest first, at most `limit`.
+    pub(crate) async fn issued_by(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<Recorded>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM issuance WHERE ($1 = 0 OR issued_at >= $1) AND ($2 = 0 OR issued_at < $2) \
+             AND ($3 = '' OR caller = $3) AND ($4 = '' OR $4 = 'issue' OR 'issue.' || kind = $4) \
+             AND ($5 = '' OR spiffe_id = $5) AND ($6 = '' OR serial = $6) ORDER BY log_index DESC LIMIT $7"
+        );
+        let AuditFilter { since, until, actor, action, spiffe_id, target } = filter.clone();
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(since).bind(until).bind(actor).bind(action);
+        let query = query.bind(spiffe_id).bind(target).bind(i64::from(limit));
+        query.fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
     /// How many SVIDs are on record.
@@ -130,6 +184,27 @@ impl Store {
     }
 }
 
-const COLUMNS: usize = 8;
-/// 8 × 1,000 parameters: below the 32,766 of SQLite and the 65,535 of PostgreSQL.
+fn read(row: &AnyRow) -> Result<Recorded, StoreError> {
+    let text = |name| column::<String>(row, name, WHAT);
+    let int = |name| column::<i64>(row, name, WHAT);
+    let issuance = Issuance {
+        serial: text("serial")?,
+        kind: IssuanceKind::X509,
+        spiffe_id: text("spiffe_id")?,
+        entry_id: text("entry_id")?,
+        caller: text("caller")?,
+        authority_id: text("authority_id")?,
+        fingerprint: text("fingerprint")?,
+        issued_at: int("issued_at")?,
+        not_after: int("not_after")?,
+        log_index: int("log_index")?,
+    };
+    Ok(Recorded { issuance, kind: text("kind")? })
+}
+
+const WHAT: &str = "issuance record";
+const COLUMNS: &str =
+    "serial, kind, spiffe_id, entry_id, caller, authority_id, fingerprint, issued_at, not_after, log_index";
+const COLUMN_COUNT: usize = 10;
+/// 10 × 1,000 parameters: below the 32,766 of SQLite and the 65,535 of PostgreSQL.
 const ROWS_MAX: usize = 1_000;

@@ -77,6 +77,7 @@ async fn assemble(
         wake,
         feed: (!address.is_sqlite()).then(|| Feed::new(server_id, position)),
         memory,
+        tail: None,
         health: health.clone(),
     };
     let store = Store {

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     fn job() -> Job {
-        Job::Issued(Vec::new(), tokio::sync::oneshot::channel().0)
+        Job::Issued { rows: Vec::new(), audit: None, reply: tokio::sync::oneshot::channel().0 }
     }
 
     #[tokio::test]
@@ -119,7 +119,7 @@ mod tests {
         let jobs = waiting.next().await;
         let new = jobs.iter().filter(|job| matches!(job, Job::Work(_))).count();
         assert_eq!((jobs.len(), new), (BATCH_MAX, NEW_PLACES));
-        assert!(matches!(jobs[0], Job::Issued(..)), "urgent ones first");
+        assert!(matches!(jobs[0], Job::Issued { .. }), "urgent ones first");
     }
 
     struct Nothing;

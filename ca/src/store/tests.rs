@@ -64,8 +64,10 @@ fn row(serial: &str) -> Issuance {
         entry_id: "e".into(),
         caller: "local".into(),
         authority_id: "a".into(),
+        fingerprint: "f".into(),
         issued_at: 100,
         not_after: 200,
+        log_index: -1,
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use super::StoreError;
 use super::feed::{Feed, News};
 use super::health::Health;
+use super::log::Tail;
 use super::queue::Waiting;
 use crate::registry::{Change, Registry};
 use batch::Batch;
@@ -37,6 +38,8 @@ pub(super) struct Writer {
     /// What other replicas change; none when there cannot be any.
     pub(super) feed: Option<Feed>,
     pub(super) memory: Memory,
+    /// Where the transparency log ends; not known after a failed transaction.
+    pub(super) tail: Tail,
     pub(super) health: Health,
 }
 
@@ -84,7 +87,8 @@ impl Writer {
         let outcome = match connected(&self.pool, conn).await {
             Ok(conn) => {
                 let shared = self.feed.is_some();
-                in_time(shared, batch.commit(conn, self.begin, self.feed.as_mut(), &self.memory)).await
+                let commit = batch.commit(conn, self.begin, self.feed.as_mut(), &self.memory, &mut self.tail);
+                in_time(shared, commit).await
             }
             Err(error) => Err(error),
         };
@@ -94,6 +98,7 @@ impl Writer {
         }
         if let Err(error) = &outcome {
             tracing::error!(reason = error.reason(), error = ?error, "transaction failed");
+            self.tail = None;
             discard(conn).await;
         }
         batch.finish(outcome.map(drop));

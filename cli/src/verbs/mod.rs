@@ -1,6 +1,7 @@
 //! The operator's verbs, one file per noun.
 
 pub(crate) mod agent;
+pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod documents;
 pub(crate) mod down;
@@ -8,6 +9,7 @@ pub(crate) mod entry;
 pub(crate) mod filters;
 pub(crate) mod help;
 pub(crate) mod launch;
+pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod status;
 pub(crate) mod token;

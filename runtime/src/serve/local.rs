@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::net::unix::UCred;
 
 /// An accepted connection on a Unix socket.
 #[derive(Debug)]
@@ -23,6 +24,14 @@ pub struct LocalStream {
 impl LocalStream {
     pub(super) fn new(stream: UnixStream) -> Self {
         Self { stream, scan: Scan::default() }
+    }
+
+    /// The process at the other end, as the kernel knew it when it connected.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn peer(&self) -> io::Result<UCred> {
+        self.stream.peer_cred()
     }
 }
 

@@ -69,7 +69,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
         child.wait().unwrap();
         let server = built(&settings(dir.path())).await.expect("starts again by itself");
         let records = server.certifier.store.issued(1_000_000).await.unwrap();
-        let records: std::collections::BTreeSet<_> = records.into_iter().map(|(record, _)| record.serial).collect();
+        let records: std::collections::BTreeSet<_> = records.into_iter().map(|record| record.issuance.serial).collect();
         let mut acknowledged = 0;
         for worker in workers {
             let (ids, serials) = worker.await.unwrap();

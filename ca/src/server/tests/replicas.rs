@@ -100,8 +100,10 @@ async fn a_rotation_on_one_is_followed_and_nobody_signs_with_what_it_replaced() 
         entry_id: String::new(),
         caller: "local".into(),
         authority_id: before.x509_id.clone(),
+        fingerprint: String::new(),
         issued_at: 1,
         not_after: 2,
+        log_index: -1,
     };
     assert_eq!(b.certifier.store.record(vec![record]).await.unwrap_err().reason(), "AUTHORITY_CHANGED");
     let now = a.certifier.authorities.current();

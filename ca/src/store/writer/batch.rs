@@ -1,13 +1,16 @@
 //! What one transaction holds.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use sqlx::{AnyConnection, Executor};
 
 use super::Memory;
 use super::job::{Job, Reply, Work};
 use crate::registry::Change;
+use crate::store::audit::{self, AuditRecord};
 use crate::store::feed::Feed;
+use crate::store::log::{self, Tail};
 use crate::store::{Issuance, StoreError, authorities, issuance, meta};
 
 pub(super) struct Batch {
@@ -17,6 +20,7 @@ pub(super) struct Batch {
 
 struct Issued {
     rows: Vec<Issuance>,
+    audit: Option<Arc<AuditRecord>>,
     reply: Reply<()>,
     outcome: Result<(), StoreError>,
 }
@@ -26,7 +30,9 @@ impl Batch {
         let mut batch = Self { issued: Vec::new(), work: Vec::new() };
         for job in jobs {
             match job {
-                Job::Issued(rows, reply) => batch.issued.push(Issued { rows, reply, outcome: Ok(()) }),
+                Job::Issued { rows, audit, reply } => {
+                    batch.issued.push(Issued { rows, audit, reply, outcome: Ok(()) });
+                }
                 Job::Work(work) => batch.work.push((work, Ok(()))),
             }
         }
@@ -40,6 +46,7 @@ impl Batch {
         begin: &'static str,
         mut feed: Option<&mut Feed>,
         memory: &Memory,
+        tail: &mut Tail,
     ) -> Result<Vec<Change>, StoreError> {
         conn.execute(begin).await?;
         if let Some(feed) = feed.as_deref_mut() {
@@ -53,7 +60,7 @@ impl Batch {
                 Err(error) => *outcome = Err(error),
             }
         }
-        self.record(conn).await?;
+        self.record(conn, tail).await?;
         let position = match feed.as_deref() {
             Some(feed) => feed.publish(conn, &changes).await?,
             None => 0,
@@ -66,8 +73,8 @@ impl Batch {
     }
 
     /// Writes the record of what was signed, as long as its authority may sign: on another replica, or while the
-    /// signature was made, it may have been replaced.
-    async fn record(&mut self, conn: &mut AnyConnection) -> Result<(), StoreError> {
+    /// signature was made, it may have been replaced. The record becomes a leaf of the transparency log.
+    async fn record(&mut self, conn: &mut AnyConnection, tail: &mut Tail) -> Result<(), StoreError> {
         if self.issued.is_empty() {
             return Ok(());
         }
@@ -76,10 +83,14 @@ impl Batch {
         for issued in &mut self.issued {
             if issued.rows.iter().all(|row| active.contains(&row.authority_id)) {
                 rows.append(&mut issued.rows);
+                if let Some(record) = &issued.audit {
+                    audit::insert(conn, record).await?;
+                }
             } else {
                 issued.outcome = Err(StoreError::AuthorityChanged);
             }
         }
+        log::append(conn, tail, &mut rows).await?;
         issuance::insert(conn, &rows).await
     }
 

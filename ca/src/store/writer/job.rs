@@ -1,10 +1,13 @@
 //! Something to write, and the caller that waits for it.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 use sqlx::AnyConnection;
 use tokio::sync::oneshot;
 
 use crate::registry::Change;
+use crate::store::audit::{self, AuditRecord};
 use crate::store::{Done, Issuance, StoreError, Writing};
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -12,18 +15,19 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 /// Something to write.
 pub(in crate::store) enum Job {
     /// Rows of the issuance record; those of many callers become one statement.
-    Issued(Vec<Issuance>, Reply<()>),
+    Issued { rows: Vec<Issuance>, audit: Option<Arc<AuditRecord>>, reply: Reply<()> },
     /// Anything else.
     Work(Box<dyn Work>),
 }
 
 impl Job {
-    pub(in crate::store) fn work<T, F>(work: F, reply: Reply<T>) -> Self
+    /// `audit` is written together with what `work` writes, if that is anything.
+    pub(in crate::store) fn work<T, F>(work: F, audit: Option<Arc<AuditRecord>>, reply: Reply<T>) -> Self
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
     {
-        Self::Work(Box::new(Typed { work: Some(work), answer: None, reply: Some(reply) }))
+        Self::Work(Box::new(Typed { work: Some(work), audit, answer: None, reply: Some(reply) }))
     }
 }
 
@@ -38,6 +42,7 @@ pub(in crate::store) trait Work: Send {
 
 struct Typed<T, F> {
     work: Option<F>,
+    audit: Option<Arc<AuditRecord>>,
     answer: Option<T>,
     reply: Option<Reply<T>>,
 }
@@ -50,7 +55,10 @@ where
     fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Vec<Change>, StoreError>> {
         Box::pin(async move {
             let work = self.work.take().ok_or(StoreError::Closed)?;
-            let Done { answer, changes } = work(conn).await?;
+            let Done { answer, changes, effect } = work(conn).await?;
+            if let Some(record) = self.audit.take().filter(|_| effect) {
+                audit::insert(conn, &record).await?;
+            }
             self.answer = Some(answer);
             Ok(changes)
         })
