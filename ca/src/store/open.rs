@@ -89,6 +89,7 @@ async fn assemble(
         authorities_changed,
         health,
         lease,
+        audit: None,
     };
     Ok((store, writer, replica))
 }
