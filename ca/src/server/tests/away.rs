@@ -61,7 +61,7 @@ async fn a_database_server_that_goes_away_and_comes_back() {
     cluster.order("start");
     expect_recovery(&ca).await;
     let issued = ca.certifier.store.issued(1_000).await.unwrap();
-    assert!(issued.iter().any(|(record, _)| record.serial == minted.serial()), "what was acknowledged is there");
+    assert!(issued.iter().any(|record| record.issuance.serial == minted.serial()), "what was acknowledged is there");
     let ca = ca.restart().await;
     assert!(ca.certifier.store.registry().entry(&entry).is_some());
 }
