@@ -17,6 +17,7 @@ mod issuance;
 mod load;
 mod log;
 mod meta;
+mod migrations;
 mod open;
 mod queue;
 mod replica;

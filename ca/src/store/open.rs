@@ -8,12 +8,13 @@ use std::sync::{Arc, RwLock};
 
 use identity::spiffe_id::{SpiffeId, TrustDomain};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::MigrateError;
 use sqlx::{AnyConnection, AnyPool, ConnectOptions, Connection, Executor};
 use tokio::sync::{Notify, watch};
 
 use super::feed::Feed;
 use super::health::Health;
+use super::migrations::MIGRATIONS;
 use super::queue::{self, KNOWN_WAITING_MAX, NEW_WAITING_MAX};
 use super::replica::Replica;
 use super::writer::{Memory, Writer};
@@ -22,9 +23,6 @@ use address::{Address, Kind};
 use check::unusable;
 
 pub use error::OpenError;
-
-/// Every change of the layout, forward only.
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
 
 /// Opens `database` (an URL), brings it to the present layout and reads what is in it.
 ///
