@@ -141,9 +141,11 @@ impl HeaderMatcher {
         !matches!(self.key, HeaderKey::Header(_))
     }
 
-    /// A host passes with its port or without it, so that `a.test:443` is not a way around a rule for `a.test`.
+    /// What permits means the authority as it is written, as Envoy does. For what denies a host passes without its port,
+    /// too, so that `a.test:443` is not a way around a rule for `a.test`.
     fn passes_host(&self, host: &Host) -> bool {
-        self.passes(host.authority().as_bytes()) || (host.port().is_some() && self.passes(host.name().as_bytes()))
+        let bare = self.reading == Reading::AnyPasses && host.port().is_some();
+        self.passes(host.authority().as_bytes()) || (bare && self.passes(host.name().as_bytes()))
     }
 
     fn matches_header(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
