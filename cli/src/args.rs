@@ -115,6 +115,9 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Authorization policies, judged offline.
+    #[command(subcommand)]
+    Authz(AuthzCommand),
     /// Check SPIFFE IDs: one JSON string a line in, `ok TRUST_DOMAIN PATH` or `err CODE` out.
     #[command(after_help = "Example:\n  echo '\"spiffe://example.org/cart\"' | kasbah spiffe-id --lines")]
     SpiffeId {
@@ -292,6 +295,27 @@ pub(crate) struct CaArg {
     #[arg(long, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 }
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuthzCommand {
+    /// Judge requests by policies: one JSON question a line in, `allow NS/POLICY/RULE` or `deny NS/POLICY/RULE` out.
+    #[command(after_help = AUTHZ_EVAL_EXAMPLE)]
+    Eval {
+        /// Read one question a line from stdin.
+        #[arg(long, required = true)]
+        lines: bool,
+    },
+}
+
+const AUTHZ_EVAL_EXAMPLE: &str = r#"Example:
+  echo '{"policies_yaml": "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy,
+    metadata: {name: readers, namespace: shop}, spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}}",
+    "workload": {"namespace": "shop", "labels": {"app": "cart"}}, "trust_domain": "cluster.local",
+    "request": {"peer": "spiffe://cluster.local/ns/shop/sa/web", "method": "GET", "host": "cart", "path": "/"}}' |
+    tr -d '\n' | kasbah authz eval --lines
+
+Members but `policies_yaml` and `request` are optional; a request may also have `headers`, `source_ip`, `destination_port`
+and `claims` (of a verified token). `-` stands for no rule; `err CODE` for policies that cannot be used."#;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AgentCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
+use args::{AgentCommand, AuthzCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
 use exit::{Exit, Failure};
 
 #[global_allocator]
@@ -58,6 +58,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(DemoCommand::Token(args)) => demo::token_verb(&args),
         Command::Demo(DemoCommand::Serve(args)) => demo::serve_verb(&args),
         Command::Validate { paths, output } => verbs::documents::validate(&paths, output),
+        Command::Authz(AuthzCommand::Eval { .. }) => verbs::filters::authz::eval(),
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
         Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),
         Command::Jwt(JwtCommand::Verify { .. }) => verbs::filters::jwt::verify(),

@@ -16,7 +16,7 @@ mod settings;
 #[cfg(test)]
 mod testing;
 
-pub use compile::authorization_filters;
+pub use compile::{CLAIMS_KEY, authorization_filters};
 pub use documents::{Finding, Severity, validate};
 pub use reasons::REASONS;
 pub use service::{RunError, run};

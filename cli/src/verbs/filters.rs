@@ -1,5 +1,6 @@
 //! Filters: pure functions from stdin to stdout, one answer line per input line; no server, no network, no state.
 
+pub(crate) mod authz;
 pub(crate) mod jws;
 pub(crate) mod jwt;
 mod parallel;
@@ -23,7 +24,7 @@ pub(crate) fn spiffe_id() -> Result<(), Failure> {
 }
 
 /// Answers each line of stdin; flushed at the end of input. A closed stdout ends the run quietly.
-fn lines(answer: impl Fn(&[u8]) -> String) -> Result<(), Failure> {
+fn lines(mut answer: impl FnMut(&[u8]) -> String) -> Result<(), Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     for line in std::io::stdin().lock().split(b'\n') {
         let line = line?;

@@ -90,7 +90,7 @@ fn provider(rule: &JwtRule) -> pb::JwtProvider {
         from_cookies: rule.from_cookies.clone(),
         forward_payload_header: rule.output_payload_to_header.clone(),
         // Where authorization looks for claims.
-        payload_in_metadata: "payload".to_owned(),
+        payload_in_metadata: super::CLAIMS_KEY.to_owned(),
         normalize_payload_in_metadata: Some(pb::jwt_provider::NormalizePayload { space_delimited_claims: claims }),
         claim_to_headers: outputs.collect(),
         jwks_source_specifier: Some(keys(rule)),

@@ -100,6 +100,9 @@ impl Scope<'_> {
     }
 }
 
+/// The key under which the token filter notes a verified token's claims for policies and routes.
+pub const CLAIMS_KEY: &str = "payload";
+
 fn network_filter(name: &str, config: Any) -> listener::Filter {
     let config_type = Some(listener::filter::ConfigType::TypedConfig(config));
     listener::Filter { name: name.to_owned(), config_type }

@@ -104,7 +104,7 @@ fn claim_test(claim: &str, test: &StringMatch, wanted: bool) -> Option<MetadataM
     };
     Some(MetadataMatcher {
         filter: "envoy.filters.http.jwt_authn".to_owned(),
-        path: std::iter::once("payload").chain(names).map(segment).collect(),
+        path: std::iter::once(super::CLAIMS_KEY).chain(names).map(segment).collect(),
         value: Some(value(value_matcher::MatchPattern::OrMatch(either))),
         invert: !wanted,
     })

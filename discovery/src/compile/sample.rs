@@ -10,7 +10,6 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use identity::TrustDomain;
 use prost::Message;
-use routing::filters::FilterKind;
 use routing::request::{
     CanonicalPath, Connection, EscapedSlashes, Host, Metadata, PathOptions, PeerIdentity, Request, Scheme, TokenClaims,
 };
@@ -142,7 +141,7 @@ impl Asked {
     }
 
     pub(crate) fn claims(mut self, claims: serde_json::Value) -> Self {
-        self.metadata.insert_claims(&Arc::from("payload"), TokenClaims::danger_assume(claims));
+        self.metadata.insert_claims(&Arc::from(super::CLAIMS_KEY), TokenClaims::danger_assume(claims));
         self
     }
 
@@ -168,51 +167,13 @@ pub(crate) fn verdict(chain: &routing::listener::FilterChain, asked: &Asked) -> 
 }
 
 pub(crate) fn verdict_of(filters: &[routing::filters::HttpFilter], asked: &Asked) -> (u16, bool) {
-    let mut metadata = asked.metadata.clone();
-    let mut service_asked = false;
-    for filter in filters {
-        match &filter.kind {
-            FilterKind::Rbac(rbac) => {
-                let request = Request { metadata: &metadata, ..asked.request() };
-                let decision = rbac.decide(&request);
-                if !decision.allowed {
-                    return (decision.status().as_u16(), service_asked);
-                }
-                if let Some(shadow) = rbac.shadow(&request) {
-                    rbac.note_shadow(&shadow, &mut metadata);
-                }
-            }
-            FilterKind::ExtAuthz(service) => {
-                service_asked |= service.enabled(&Request { metadata: &metadata, ..asked.request() }, 0);
-            }
-            _ => {}
-        }
-    }
-    (200, service_asked)
+    let said = routing::filters::authorize(filters, &asked.request());
+    (said.refused.map_or(200, |status| status.as_u16()), said.asks_service)
 }
 
 /// The filters as our engine has them.
 pub(crate) fn engine(
     filters: Vec<envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter>,
 ) -> Vec<routing::filters::HttpFilter> {
-    use envoy_types::pb::envoy::config::listener::v3::FilterChain;
-    use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
-    let manager = HttpConnectionManager {
-        http_filters: [filters, vec![super::hcm::router()]].concat(),
-        route_specifier: Some(super::hcm::rds("r")),
-        ..Default::default()
-    };
-    let filter =
-        super::network_filter("envoy.filters.network.http_connection_manager", super::canonical::pack(&manager));
-    let listener = Listener {
-        name: "l".to_owned(),
-        address: Some(super::pb::address("127.0.0.1", 1)),
-        filter_chains: vec![FilterChain { filters: vec![filter], ..Default::default() }],
-        ..Default::default()
-    };
-    let listener = routing::listener::Listener::compile(&listener).unwrap();
-    match &listener.chains[0].terminal {
-        routing::listener::Terminal::Http(manager) => manager.filters.clone(),
-        routing::listener::Terminal::Tcp(_) => panic!("no HTTP chain"),
-    }
+    filters.iter().filter_map(|filter| routing::filters::HttpFilter::compile(filter).unwrap()).collect()
 }

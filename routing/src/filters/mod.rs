@@ -3,6 +3,7 @@
 //! A filter of an unknown type is refused, because leaving out one that protects something would open it. Only a known
 //! list of filters that merely observe is left out silently, and whatever the configuration itself calls optional.
 
+mod authorize;
 mod cors;
 mod ext_authz;
 mod fault;
@@ -22,6 +23,7 @@ use crate::config::{At, ConfigError, decode, flag, is_type, not_supported, type_
 use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::rbac::RbacFilter;
 
+pub use authorize::{Authorization, authorize};
 pub use cors::{CorsDecision, CorsPolicy};
 pub use ext_authz::{BodyLimit, ExtAuthz, ExtAuthzOverride, MutationRules};
 pub use fault::{Abort, Fault, FaultDecision};
@@ -96,7 +98,10 @@ pub type Overrides = BTreeMap<Box<str>, FilterOverride>;
 
 impl HttpFilter {
     /// None means that the filter has no effect here and is left out.
-    pub(crate) fn compile(value: &pb::HttpFilter) -> Result<Option<Self>, ConfigError> {
+    ///
+    /// # Errors
+    /// When the filter, or something in its configuration, is not known here.
+    pub fn compile(value: &pb::HttpFilter) -> Result<Option<Self>, ConfigError> {
         let kind = match value.config_type.as_ref() {
             Some(pb::http_filter::ConfigType::TypedConfig(any)) => FilterKind::compile(&value.name, any),
             Some(pb::http_filter::ConfigType::ConfigDiscovery(_)) => not_supported("a discovered filter"),

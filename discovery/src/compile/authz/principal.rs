@@ -176,7 +176,7 @@ pub(super) fn text_value(matcher: StringMatcher) -> ValueMatcher {
 /// A test of a claim that the JWT filter left in the request's metadata.
 #[allow(deprecated, reason = "the plain metadata field is what stock Envoy of all supported versions reads")]
 fn metadata(path: &[&str], value: ValueMatcher) -> Identifier {
-    let steps = std::iter::once("payload").chain(path.iter().copied());
+    let steps = std::iter::once(super::super::CLAIMS_KEY).chain(path.iter().copied());
     Identifier::Metadata(filter_metadata(JWT_FILTER, steps, value))
 }
 
