@@ -44,18 +44,34 @@ pub(super) fn compile(scope: &mut Scope<'_>) {
     }
 }
 
-/// `inbound|PORT||`: the workload's own program.
-pub(super) fn inbound(port: u16, ip: IpAddr, protocol: Protocol) -> pb::Cluster {
+/// `inbound|PORT||`: the workload's own program. What callers upgraded to HTTP/2 reaches it as HTTP/1.1 again, which is
+/// all that its port promises; otherwise it is reached in the version that the caller chose.
+pub(super) fn inbound(port: u16, ip: IpAddr, protocol: Protocol, upgraded: bool) -> pb::Cluster {
     let name = inbound_cluster(port);
     let mut cluster = of_type(&name, DiscoveryType::Static);
     cluster.load_assignment = Some(endpoints::single(&name, &ip.to_string(), port));
     cluster.circuit_breakers = Some(breakers(None));
     match protocol {
+        Protocol::Http if upgraded => set_protocol(&mut cluster, Upstream::Http1, None),
         Protocol::Http => set_protocol(&mut cluster, Upstream::AsDownstream, None),
         Protocol::Http2 => set_protocol(&mut cluster, Upstream::Http2, None),
         Protocol::Tls | Protocol::Tcp | Protocol::Udp => {}
     }
     cluster
+}
+
+/// Whether a rule makes callers of this port upgrade HTTP/1.1 to HTTP/2.
+pub(super) fn is_upgraded(scope: &Scope<'_>, service: &Service, port: &ServicePort) -> bool {
+    let client = ClientView { namespace: &scope.node.namespace, labels: &scope.node.labels };
+    let Some(rule) = scope.model.destination_rule(&service.host, Some(&service.namespace), &client) else {
+        return false;
+    };
+    let subsets = rule.subsets.iter().copied().map(Some);
+    port.protocol == Protocol::Http
+        && std::iter::once(None).chain(subsets).any(|subset| {
+            let pool = Traffic::of(rule.policy, subset, port.number).pool;
+            upstream_protocol(port.protocol, pool.and_then(|pool| pool.http.as_ref())) == Some(Upstream::Http2)
+        })
 }
 
 fn of_type(name: &str, kind: DiscoveryType) -> pb::Cluster {

@@ -32,7 +32,8 @@ pub(super) fn compile(scope: &mut Scope<'_>) {
         return;
     }
     for port in ports.values() {
-        let cluster = clusters::inbound(port.number, scope.node.ip, port.protocol);
+        let upgraded = port.services.iter().any(|(service, port)| clusters::is_upgraded(scope, service, port));
+        let cluster = clusters::inbound(port.number, scope.node.ip, port.protocol, upgraded);
         scope.insert(Type::Cluster, &cluster.name.clone(), &cluster);
     }
     let chains = if scope.node.capture { captured_chains(scope, &ports) } else { chains(scope, &ports) };

@@ -119,6 +119,20 @@ fn a_sidecar_takes_mtls_only_and_finds_the_port_by_sni() {
 }
 
 #[test]
+fn what_callers_upgrade_reaches_the_program_as_http1() {
+    use routing::cluster::UpstreamProtocol::{Http1, Http2, UseDownstream};
+    let protocols = |pool: &str| {
+        let resources =
+            compile(&demo().replace("{useClientProtocol: true}", pool), &sidecar("helloworld", "127.0.0.2"));
+        let of = |name: &str| cluster(&resources, name).http.protocol;
+        (of("outbound|9095||helloworld.default.svc.cluster.local"), of("inbound|9095||"))
+    };
+    assert_eq!(protocols("{useClientProtocol: true}"), (UseDownstream, UseDownstream));
+    assert_eq!(protocols("{h2UpgradePolicy: UPGRADE}"), (Http2, Http1));
+    assert_eq!(protocols("{maxRetries: 3}"), (Http1, UseDownstream));
+}
+
+#[test]
 fn permissive_and_disable_open_plain_text() {
     let with = |mode: &str| {
         compile(
