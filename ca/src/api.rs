@@ -18,6 +18,7 @@ mod filter;
 mod local_authority;
 mod log;
 mod node;
+mod policy;
 mod svid;
 mod trust_domain;
 
@@ -32,6 +33,7 @@ use tonic::service::Routes;
 use tonic::{Extensions, Response, Status};
 
 use proto::kasbah::ca::v1::audit_server::AuditServer;
+use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
 use proto::kasbah::node::v1::node_server::NodeServer;
 use proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -109,6 +111,7 @@ impl Api {
             .add_service(LocalAuthorityServer::new(self.clone()))
             .add_service(LogServer::new(self.clone()))
             .add_service(AuditServer::new(self.clone()))
+            .add_service(IssuancePolicyServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 

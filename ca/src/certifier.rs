@@ -10,8 +10,10 @@ use crate::audit::Refusals;
 use crate::authorities::Authorities;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
+use crate::policy::{Ask, KeyType, PolicyInForce};
+use crate::refusal::Refusal;
 use crate::settings::Settings;
-use crate::store::Store;
+use crate::store::{IssuanceKind, Store};
 
 /// Shared by all services of one process.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ pub(crate) struct Certifier {
     pub(crate) store: Store,
     pub(crate) authorities: Authorities,
     pub(crate) log: TransparencyLog,
+    pub(crate) policy: PolicyInForce,
     /// Waiting for the audit trail.
     pub(crate) refusals: Refusals,
     pub(crate) counts: Counts,
@@ -67,7 +70,42 @@ impl Ttls {
     }
 }
 
+/// What the issuance policy is to judge.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) kind: IssuanceKind,
+    pub(crate) id: &'a SpiffeId,
+    pub(crate) caller: &'a str,
+    pub(crate) dns_names: &'a [String],
+    /// None for tokens.
+    pub(crate) key: Option<KeyType>,
+}
+
 impl Certifier {
+    /// Asks the issuance policy; answers how long the SVID may live. Nodes' own SVIDs and the server's are not judged.
+    pub(crate) fn judge(&self, wanted: &Wanted<'_>, ttl: Duration) -> Result<Duration, Refusal> {
+        let Wanted { kind, id, caller, dns_names, key } = *wanted;
+        if matches!(kind, IssuanceKind::Server | IssuanceKind::Agent) || self.policy.is_open() {
+            return Ok(ttl);
+        }
+        let mut callers = self.names_of(caller);
+        if kind == IssuanceKind::Csr {
+            // Who shows the token of a service account is that workload.
+            callers.push(id.to_string());
+        }
+        let ask = Ask { id, callers: &callers, kind: kind.as_str(), ttl, dns_names, key };
+        Ok(self.policy.judge(&ask, self.now())?)
+    }
+
+    /// All that a caller is called: a node by its aliases, too.
+    pub(crate) fn names_of(&self, caller: &str) -> Vec<String> {
+        let mut names = vec![caller.to_owned()];
+        if let Ok(id) = SpiffeId::parse(caller) {
+            names.extend(self.store.registry().aliases_of(&id, self.now_secs()).map(ToString::to_string));
+        }
+        names
+    }
+
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
     }

@@ -12,7 +12,8 @@ use identity::spiffe_id::SpiffeId;
 
 use crate::api::Caller;
 use crate::audit::Act;
-use crate::certifier::{Certifier, secs};
+use crate::certifier::{Certifier, Wanted, secs};
+use crate::policy::KeyType;
 use crate::random::sha256_hex;
 use crate::refusal::Refusal;
 use crate::store::{Issuance, IssuanceKind, Store, StoreError};
@@ -84,18 +85,19 @@ impl Certifier {
     /// Signs without recording: the caller records, then hands out.
     pub(crate) fn sign_x509(&self, order: &X509Order, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
         let (now, signing) = (self.now(), self.authorities.current());
+        let ttl = self.allowed_ttl(order, KeyType::of(csr.public_key()))?;
         let serial = digest::random_serial();
         let profile = LeafProfile {
             id: order.id.clone(),
             dns_names: order.dns_names.clone(),
             ip_addresses: order.ip_addresses.clone(),
-            ttl: order.ttl,
-            backdate: self.ttls.backdate(order.ttl),
+            ttl,
+            backdate: self.ttls.backdate(ttl),
             serial,
         };
         let chain = signing.x509.sign_svid(csr.public_key_spki(), &profile, now);
         let chain = chain.map_err(|error| unsigned(&order.id, error))?;
-        let not_after = secs((now + order.ttl).min(signing.x509.not_after()));
+        let not_after = secs((now + ttl).min(signing.x509.not_after()));
         let issued = IssuedX509 { chain, serial: digest::serial_hex(&serial), not_after };
         let record = Issuance {
             serial: issued.serial.clone(),
@@ -110,6 +112,11 @@ impl Certifier {
             log_index: -1,
         };
         Ok((issued, record))
+    }
+
+    fn allowed_ttl(&self, order: &X509Order, key: Option<KeyType>) -> Result<Duration, Refusal> {
+        let X509Order { kind, id, caller, dns_names, .. } = order;
+        self.judge(&Wanted { kind: *kind, id, caller, dns_names, key }, order.ttl)
     }
 
     /// Issues one token.
@@ -131,10 +138,12 @@ impl Certifier {
     fn sign_jwt(&self, order: JwtOrder) -> Result<(IssuedJwt, Issuance), Refusal> {
         let (now, signing) = (self.now(), self.authorities.current());
         let left = signing.jwt_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
+        let wanted = Wanted { kind: order.kind, id: &order.id, caller: &order.caller, dns_names: &[], key: None };
+        let ttl = self.judge(&wanted, order.ttl)?;
         let profile = JwtSvidProfile {
             id: order.id.clone(),
             audiences: order.audiences,
-            ttl: order.ttl.min(left),
+            ttl: ttl.min(left),
             issuer: self.jwt_issuer.clone(),
             token_id: order.with_token_id.then(crate::random::uuid),
         };
@@ -169,7 +178,8 @@ impl Certifier {
         }
         let kinds: Vec<_> = records.iter().map(|record| record.kind).collect();
         for record in &records {
-            tracing::info!(
+            // Not at `info`: the record, the audit trail and the transparency log say it better, and it costs.
+            tracing::debug!(
                 kind = record.kind.as_str(),
                 spiffe_id = record.spiffe_id,
                 serial = record.serial,

@@ -25,6 +25,7 @@ mod log;
 mod metrics;
 mod names;
 mod pages;
+pub mod policy;
 mod random;
 mod reasons;
 mod refusal;

@@ -116,6 +116,7 @@ fn status(certifier: &Certifier) -> Value {
         "database": certifier.store.health().trouble().map_or("OK", |error| error.reason()),
         "leads": certifier.store.lease().is_held(),
         "issued": certifier.counts.recorded(),
+        "issuance_policy": certifier.policy.problem().map_or_else(|| "OK".into(), |error| error.to_string()),
         "root_not_after": rfc3339(from_unix_secs(signing.root_not_after())),
         "authority_not_after": rfc3339(signing.x509.not_after()),
     })

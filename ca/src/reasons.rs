@@ -143,6 +143,41 @@ pub const REASONS: &[ReasonDoc] = &[
         "Let every workload show its own token.",
     ),
     doc(
+        "ISSUANCE_DNS_NAME_NOT_ALLOWED",
+        "The issuance policy does not allow a DNS name of the entry; the message names the rule and what it allows.",
+        "Correct the entry's DNS names, or the rule: `kasbah ca policy explain`.",
+    ),
+    doc(
+        "ISSUANCE_KEY_NOT_ALLOWED",
+        "The issuance policy does not allow this type of key; the message names the rule and what it allows.",
+        "Let the workload use another key, or correct the rule: `kasbah ca policy explain`.",
+    ),
+    doc(
+        "ISSUANCE_NOT_ALLOWED",
+        "No rule of the issuance policy gives this identity to this caller, or one denies it.",
+        "See `kasbah ca policy explain`; correct the policy or the entry.",
+    ),
+    doc(
+        "ISSUANCE_POLICY_INVALID",
+        "The issuance policy says something impossible; the message names line and column. The last good one stays in force.",
+        "Correct the file; `kasbah ca policy check FILE` tells whether it is good.",
+    ),
+    doc(
+        "ISSUANCE_POLICY_UNREADABLE",
+        "The file of the setting `policy_file` cannot be read. The last good policy stays in force.",
+        "See that the file exists and can be read by the authority.",
+    ),
+    doc(
+        "ISSUANCE_QUOTA_EXCEEDED",
+        "A quota of the issuance policy is used up; the message names it and the time to wait.",
+        "Wait; if it happens in normal operation, raise the quota, otherwise find out who asks so often.",
+    ),
+    doc(
+        "ISSUANCE_TTL_NOT_ALLOWED",
+        "The issuance policy asks for a longer life than was asked for.",
+        "Correct the entry's TTL, or the rule: `kasbah ca policy explain`.",
+    ),
+    doc(
         "ISSUANCE_UNKNOWN",
         "No record of an SVID with this serial is kept.",
         "Compare the serial (hex); records are kept for `record_kept` after the SVID's end, the log keeps their hashes.",
@@ -236,6 +271,8 @@ mod tests {
             "store/error.rs",
             "store/open/error.rs",
             "authorities.rs",
+            "policy.rs",
+            "policy/document.rs",
         ];
         for source in sources {
             let text = std::fs::read_to_string(format!("{}/src/{source}", env!("CARGO_MANIFEST_DIR"))).unwrap();

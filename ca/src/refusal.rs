@@ -11,6 +11,7 @@ use proto::spire::api::types::PermissionDeniedDetails;
 use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
 use tonic::{Code, Status};
 
+use crate::policy::PolicyRefusal;
 use crate::service_account::TokenError;
 use crate::store::StoreError;
 
@@ -142,6 +143,9 @@ pub enum Refusal {
     /// No record of such an SVID, or none any more.
     #[error("no record of an SVID with this serial is kept")]
     IssuanceUnknown,
+    /// The issuance policy says no.
+    #[error(transparent)]
+    Policy(#[from] PolicyRefusal),
     /// The transparency log has no answer to that.
     #[error(transparent)]
     Log(#[from] TransparencyError),
@@ -199,6 +203,7 @@ impl Refusal {
             Self::Impersonation => "IMPERSONATION_REFUSED",
             Self::CertSigner => "CERT_SIGNER_UNKNOWN",
             Self::IssuanceUnknown => "ISSUANCE_UNKNOWN",
+            Self::Policy(refusal) => refusal.reason(),
             Self::Log(error) => error.reason(),
             Self::NotOffered(_) => "NOT_OFFERED",
             Self::NotNow(_) => "AUTHORITY_STATE",
@@ -210,7 +215,9 @@ impl Refusal {
     /// The gRPC code.
     pub fn code(&self) -> Code {
         match self {
-            Self::CallerUnknown
+            Self::Policy(PolicyRefusal { retry_after: Some(_), .. }) => Code::ResourceExhausted,
+            Self::Policy(_)
+            | Self::CallerUnknown
             | Self::CallerNotAgent
             | Self::CallerNotAdmin
             | Self::AgentNotAttested
@@ -270,6 +277,9 @@ impl Refusal {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let status = runtime::refusal::status(refusal.code(), refusal.reason(), refusal.to_string());
+        if let Refusal::Policy(PolicyRefusal { retry_after: Some(wait), .. }) = &refusal {
+            return with_detail(&status, RETRY_TYPE, &retry_info(*wait));
+        }
         match refusal.denied_reason() {
             Some(reason) => with_denied_reason(&status, reason),
             None => status,
@@ -279,9 +289,19 @@ impl From<Refusal> for Status {
 
 /// Adds SPIRE's own detail to those that the status has.
 fn with_denied_reason(status: &Status, reason: DeniedReason) -> Status {
+    with_detail(status, DENIED_TYPE, &PermissionDeniedDetails { reason: reason.into() })
+}
+
+/// When asking again makes sense, as `google.rpc.RetryInfo`.
+fn retry_info(wait: std::time::Duration) -> tonic_types::pb::RetryInfo {
+    let seconds = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
+    let nanos = i32::try_from(wait.subsec_nanos()).unwrap_or(0);
+    tonic_types::pb::RetryInfo { retry_delay: Some(prost_types::Duration { seconds, nanos }) }
+}
+
+fn with_detail(status: &Status, type_url: &str, detail: &impl prost::Message) -> Status {
     let mut whole = tonic_types::Status::decode(status.details()).unwrap_or_default();
-    let detail = PermissionDeniedDetails { reason: reason.into() };
-    whole.details.push(prost_types::Any { type_url: DENIED_TYPE.into(), value: detail.encode_to_vec() });
+    whole.details.push(prost_types::Any { type_url: type_url.into(), value: detail.encode_to_vec() });
     Status::with_details(status.code(), status.message(), whole.encode_to_vec().into())
 }
 
@@ -292,6 +312,7 @@ fn with_cause(error: &CsrError) -> String {
     }
 }
 
+const RETRY_TYPE: &str = "type.googleapis.com/google.rpc.RetryInfo";
 const DENIED_TYPE: &str = "type.googleapis.com/spire.api.types.PermissionDeniedDetails";
 
 #[cfg(test)]

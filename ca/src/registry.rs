@@ -161,6 +161,16 @@ impl Registry {
         self.server_id.as_ref() == Some(&entry.parent_id)
     }
 
+    /// The names that alias entries give a node.
+    pub(crate) fn aliases_of(&self, id: &SpiffeId, now: i64) -> impl Iterator<Item = &SpiffeId> {
+        let agent = self.agent(id);
+        self.aliases()
+            .filter(move |alias| {
+                alias.is_live(now) && agent.as_ref().is_some_and(|agent| agent.has_all(&alias.selectors))
+            })
+            .map(|alias| &alias.spiffe_id)
+    }
+
     fn aliases(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.server_id.iter().flat_map(|server| self.entries_of(&self.by_parent, server))
     }

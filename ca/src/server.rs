@@ -26,6 +26,7 @@ use crate::certifier::{Certifier, Ttls, secs};
 use crate::istio::CsrService;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
+use crate::policy::{PolicyError, PolicyFile, PolicyInForce};
 use crate::refusal::Refusal;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
@@ -61,6 +62,9 @@ pub enum RunError {
     /// The database.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The issuance policy.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The signing authorities.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
@@ -96,6 +100,7 @@ impl RunError {
             Self::DataDir { .. } => "DATA_DIR_UNUSABLE",
             Self::Locked { .. } => "DATA_DIR_IN_USE",
             Self::Open(error) => error.reason(),
+            Self::Policy(error) => error.reason(),
             Self::Authorities(error) => error.reason(),
             Self::OwnSvid(error) => error.reason(),
             Self::BundleFile { .. } => "BUNDLE_FILE_UNWRITABLE",
@@ -134,6 +139,7 @@ pub struct Server {
     admin: Option<Admin>,
     writer: TaskSet,
     readiness: Readiness,
+    policy_file: Option<PolicyFile>,
     _lock: File,
 }
 
@@ -162,6 +168,7 @@ impl Settings {
         let authorities = Authorities::load(&store, &self, clock.now()).await?;
         let seal_key = key_file::load(&self.key_file(), false).map_err(AuthoritiesError::from)?;
         let log = TransparencyLog::load(&store, &seal_key, secs(clock.now())).await?;
+        let (policy_file, policy) = open_policy(&self)?;
         let certifier = Arc::new(Certifier {
             trust_domain: self.trust_domain.clone(),
             server_id,
@@ -170,6 +177,7 @@ impl Settings {
             store,
             authorities,
             log,
+            policy,
             refusals: Refusals::default(),
             counts: Counts::default(),
             clock,
@@ -190,7 +198,8 @@ impl Settings {
             let unwritable = |source| RunError::BundleFile { file: file.clone(), source };
             housekeeping::write_bundle_file(&certifier, file).map_err(unwritable)?;
         }
-        Server::bind(self, certifier, svid, logs, writer, lock)
+        let server = Server::bind(self, certifier, svid, logs, writer, lock)?;
+        Ok(Server { policy_file, ..server })
     }
 }
 
@@ -223,7 +232,18 @@ impl Server {
             admin: admin.as_ref().map(Admin::local_addr).transpose().map_err(RunError::Address)?,
             admin_socket: settings.admin_socket(),
         };
-        Ok(Self { settings, addresses, certifier, svid, listeners, admin, writer, readiness, _lock: lock })
+        Ok(Self {
+            settings,
+            addresses,
+            certifier,
+            svid,
+            listeners,
+            admin,
+            writer,
+            readiness,
+            policy_file: None,
+            _lock: lock,
+        })
     }
 
     /// Where it serves; with port 0 in the settings, the ports that were found.
@@ -236,11 +256,16 @@ impl Server {
     /// # Errors
     /// When a part ends although nobody asked it to.
     pub async fn run(self) -> Result<(), RunError> {
-        let Self { settings, addresses, certifier, svid, listeners, admin, mut writer, readiness, _lock } = self;
+        let Self { settings, addresses, certifier, svid, listeners, admin, mut writer, readiness, policy_file, _lock } =
+            self;
         let shutdown = certifier.shutdown.clone();
         let mut tasks = TaskSet::new();
         spawn_services(&mut tasks, &settings, &addresses, &certifier, &svid, listeners);
         spawn_chores(&mut tasks, &settings, &certifier, svid, &readiness);
+        if let Some(file) = policy_file {
+            let asked = shutdown.clone();
+            tasks.spawn("issuance policy", async move { asked.unless(file.keep_read()).await.unwrap_or_default() });
+        }
         if let Some(admin) = admin {
             tasks.spawn("admin", admin.run(shutdown.clone()));
         }
@@ -323,6 +348,13 @@ fn spawn_chores(
         let keep = housekeeping::keep_bundle_file(certifier.clone(), file);
         tasks.spawn("bundle file", until(shutdown(), Box::pin(keep)));
     }
+}
+
+/// The policy that the settings name, and what follows its file; without one everything that entries allow is allowed.
+fn open_policy(settings: &Settings) -> Result<(Option<PolicyFile>, PolicyInForce), PolicyError> {
+    let Some(file) = settings.policy_file.clone() else { return Ok((None, PolicyInForce::default())) };
+    let (file, policy) = PolicyFile::open(file, settings.trust_domain.clone())?;
+    Ok((Some(file), policy))
 }
 
 /// Who is at the other end of the local socket, for the audit trail.

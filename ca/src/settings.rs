@@ -70,6 +70,9 @@ pub struct Settings {
     /// DNS names and IP addresses in the server's own certificate, beside its SPIFFE ID.
     #[serde(default)]
     pub server_names: Vec<String>,
+    /// Issuance policy: who may get which SVIDs. Followed while the authority runs; without it entries decide alone.
+    #[serde(default)]
+    pub policy_file: Option<PathBuf>,
     /// Whose service account tokens the CSR API accepts.
     #[serde(default)]
     pub service_account_issuers: Vec<ServiceAccountIssuer>,
@@ -168,6 +171,7 @@ impl Settings {
             root_ttl: default_root_ttl(),
             backdate: default_backdate(),
             server_names: Vec::new(),
+            policy_file: None,
             service_account_issuers: Vec::new(),
             record_kept: default_record_kept(),
             audit_kept: default_audit_kept(),

@@ -70,7 +70,7 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
     Run(RunArgs),
     /// The certificate authority.
     #[command(subcommand)]
-    Ca(RoleCommand),
+    Ca(CaCommand),
     /// The node agent, and what a workload gets from it.
     #[command(subcommand)]
     Agent(AgentCommand),
@@ -210,6 +210,63 @@ pub(crate) struct RunArgs {
 pub(crate) enum RoleCommand {
     /// Run the role in the foreground.
     Run(RoleArgs),
+}
+
+/// The certificate authority.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Run the role in the foreground.
+    Run(RoleArgs),
+    /// The issuance policy, tried out without issuing anything.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Check a policy file; a bad one is refused with line and column.
+    #[command(after_help = "Example:\n  kasbah ca policy check policy.yaml --trust-domain cluster.local")]
+    Check {
+        /// The file.
+        file: PathBuf,
+        /// The trust domain of the authority.
+        #[arg(long, default_value = "cluster.local", value_name = "TD")]
+        trust_domain: String,
+    },
+    /// Say what a policy would answer, and by which rule: the policy in force, or a file.
+    #[command(after_help = "Examples:
+  kasbah ca policy explain --spiffe-id spiffe://cluster.local/ns/pay/sa/api --node spiffe://cluster.local/node/local
+  kasbah ca policy explain --file policy.yaml --spiffe-id spiffe://cluster.local/ns/pay/sa/api --node local --kind mint_x509")]
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    #[command(flatten)]
+    pub(crate) ca: CaArg,
+    /// A policy file; no CA is asked.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// The identity.
+    #[arg(long, value_name = "ID")]
+    pub(crate) spiffe_id: String,
+    /// Who would ask: a node or an administrator by SPIFFE ID, or `local`.
+    #[arg(long, value_name = "ID")]
+    pub(crate) node: String,
+    /// By which way: x509, jwt, wit, csr, mint_x509, mint_jwt, mint_wit.
+    #[arg(long, default_value = "x509")]
+    pub(crate) kind: String,
+    /// Life that would be asked for.
+    #[arg(long, default_value = "1h", value_parser = ttl, value_name = "TTL")]
+    pub(crate) ttl: Duration,
+    /// DNS name that would be in it.
+    #[arg(long = "dns", value_name = "NAME")]
+    pub(crate) dns_names: Vec<String>,
+    /// Type of its key: P-256, P-384, Ed25519, RSA-BITS.
+    #[arg(long, default_value = "P-256", value_name = "TYPE")]
+    pub(crate) key_type: String,
+    #[command(flatten)]
+    pub(crate) output: OutputArg,
 }
 
 #[derive(Debug, Args)]

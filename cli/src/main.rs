@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AgentCommand, AuthzCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
+use args::{AgentCommand, AuthzCommand, CaCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
 use exit::{Exit, Failure};
 
 #[global_allocator]
@@ -43,7 +43,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Status { dir, output } => verbs::status::run(&dir, output),
         Command::Down { dir } => verbs::down::run(&dir),
         Command::Run(args) => verbs::launch::run(&args),
-        Command::Ca(RoleCommand::Run(args)) => roles::ca(&args),
+        Command::Ca(CaCommand::Run(args)) => roles::ca(&args),
+        Command::Ca(CaCommand::Policy(command)) => verbs::policy::run(&command),
         Command::Agent(AgentCommand::Run(args)) => roles::agent(&args),
         Command::Agent(command) => verbs::agent::run(&command),
         Command::Proxy(RoleCommand::Run(args)) => roles::proxy(&args),

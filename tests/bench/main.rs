@@ -1,8 +1,10 @@
-//! The benchmark: what our proxies cost beside stock Envoy and a bare hyper+rustls pair, in the same run.
+//! The benchmarks: what our proxies cost beside stock Envoy and a bare hyper+rustls pair, and what the certificate authority
+//! costs beside its cryptography, each in the same run.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table and its progress")]
 
 mod bare;
+mod ca;
 mod envoy;
 mod measure;
 mod options;
@@ -23,9 +25,10 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["proxy", options @ ..] => Options::parse(options).and_then(|options| proxy(&options)),
+        ["ca", options @ ..] => ca::run(options),
         // The bare pair's two processes are this program again.
         ["bare-proxy", options @ ..] => bare::serve(options).map(|()| true),
-        _ => Err(anyhow::anyhow!("tests/bench/run proxy; see tests/bench/run --help")),
+        _ => Err(anyhow::anyhow!("tests/bench/run proxy|ca; see tests/bench/run --help")),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

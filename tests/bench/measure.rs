@@ -103,6 +103,12 @@ impl Environment {
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
         }
     }
+
+    /// In one line.
+    pub(crate) fn line(&self) -> String {
+        let Self { processor, cores, kernel, load } = self;
+        format!("{cores} × {processor}, Linux {kernel}, load {load}")
+    }
 }
 
 /// Everything as Markdown.

@@ -1,6 +1,7 @@
 //! The services as callers meet them: over TLS and over the local socket.
 
 mod attacks;
+mod policy;
 mod rights;
 
 use std::collections::BTreeMap;

@@ -11,6 +11,7 @@ pub(crate) mod help;
 pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod node;
+pub(crate) mod policy;
 pub(crate) mod status;
 pub(crate) mod token;
 

@@ -1,0 +1,36 @@
+//! What a process has used so far, from /proc.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+/// CPU time of all its threads, and memory.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Usage {
+    pub(super) cpu: Duration,
+    pub(super) resident_mib: f64,
+}
+
+impl Usage {
+    pub(super) fn of(pid: u32) -> Result<Self> {
+        Ok(Self { cpu: cpu(pid)?, resident_mib: resident_mib(pid)? })
+    }
+}
+
+/// Nanoseconds on a CPU of each thread (`schedstat`): the ticks of `stat` are too coarse for an idle process.
+fn cpu(pid: u32) -> Result<Duration> {
+    let mut nanos = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).context("the process is gone")? {
+        let text = std::fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
+        nanos += text.split_whitespace().next().and_then(|field| field.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "megabytes")]
+fn resident_mib(pid: u32) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kib as f64 / 1024.0)
+}
