@@ -131,6 +131,9 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
     /// Signed tokens (JWT).
     #[command(subcommand)]
     Jwt(JwtCommand),
+    /// Judge certificates: whole paths, or one by one.
+    #[command(subcommand)]
+    Cert(CertCommand),
     /// Explanations: `exit-codes`, `reasons`, or a command's help.
     #[command(after_help = "Examples:\n  kasbah help reasons\n  kasbah help exit-codes\n  kasbah help up")]
     Help {
@@ -606,6 +609,30 @@ pub(crate) enum AuditCommand {
         limit: u32,
         #[command(flatten)]
         output: OutputArg,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Path validation of every case of an x509-limbo document: the document in, a results document out.
+    ///
+    /// Names of peers are not judged. Each case's time, kind of peer, longest path and revocation lists count.
+    #[command(after_help = "Example:\n  kasbah cert verify --limbo < limbo.json > results.json")]
+    Verify {
+        /// Read an x509-limbo document from stdin.
+        #[arg(long, required = true)]
+        limbo: bool,
+    },
+    /// Check certificates against the X.509-SVID profile and RFC 5280: one PEM text a line in, `ok` or `err CODE,CODE…` out.
+    #[command(after_help = "Each line is a JSON string, or {\"pem\": \"…\", \"profile\": \"x509-svid\"|\"rfc5280\"}.
+
+Example:
+  jq -Rs . leaf.pem | kasbah cert lint --lines
+  kasbah help reasons                         what each code means")]
+    Lint {
+        /// Read one JSON value a line from stdin.
+        #[arg(long, required = true)]
+        lines: bool,
     },
 }
 

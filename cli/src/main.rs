@@ -13,7 +13,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AgentCommand, AuthzCommand, CaCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
+use args::{
+    AgentCommand, AuthzCommand, CaCommand, CertCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand,
+};
 use exit::{Exit, Failure};
 
 #[global_allocator]
@@ -63,6 +65,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
         Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),
         Command::Jwt(JwtCommand::Verify { .. }) => verbs::filters::jwt::verify(),
+        Command::Cert(CertCommand::Verify { .. }) => verbs::filters::cert::verify_limbo(),
+        Command::Cert(CertCommand::Lint { .. }) => verbs::filters::cert::lint(),
         Command::Help { topic, output } => verbs::help::run(&topic, output),
     }
 }

@@ -5,6 +5,7 @@
 //! carry the trust domain's own ID.
 
 mod build;
+mod crl;
 mod web;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::leaf::{self, LeafError};
 use crate::public_key::{Curve, PublicKey, PublicKeyError};
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 
+pub use crl::{CrlProfile, RevokedSerial};
 pub use web::{WebAuthority, WebCertificate};
 
 /// What an X.509-SVID shall say.
@@ -243,6 +245,11 @@ impl X509Authority {
     /// Its subject key identifier in hexadecimal, which names the authority in SPIRE's API.
     pub fn subject_key_id(&self) -> &str {
         &self.subject_key_id
+    }
+
+    fn subject_key_id_bytes(&self) -> Vec<u8> {
+        let byte = |pair: &[u8]| std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok());
+        self.subject_key_id.as_bytes().chunks(2).filter_map(byte).collect()
     }
 
     /// Its private key, to be stored sealed.

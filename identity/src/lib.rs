@@ -12,7 +12,9 @@
 //! | [`bundle`] | what a trust domain publishes: roots and JWT keys |
 //! | [`svid`], [`key`], [`csr`], [`summary`] | documents, their keys, the request for one, a readable view |
 //! | [`authority`] | signing X.509-SVIDs, and web certificates for gateways |
-//! | [`verify`] | X.509-SVID validation, the only maker of `VerifiedPeer` |
+//! | [`verify`], [`path`], [`profile`] | X.509-SVID validation, the only maker of `VerifiedPeer`; paths; single certificates |
+//! | [`revocation`] | certificate revocation lists |
+//! | [`limbo`] | our path validation, for comparison with others |
 //! | [`jwt`], [`jwk`], [`public_key`] | JWTs and JWT-SVIDs: verify, sign, keys |
 //! | [`wit`] | WIT-SVIDs, and the proofs that make them count |
 //! | [`tls`] | rustls configurations on top of all that |
@@ -23,16 +25,24 @@
 pub mod authority;
 pub mod bundle;
 pub mod csr;
+mod der;
 pub mod digest;
+#[cfg(test)]
+mod forge;
 pub mod jwk;
 pub mod jwt;
 pub mod key;
 mod leaf;
+pub mod limbo;
+pub mod path;
 pub mod pem;
+pub mod profile;
 pub mod public_key;
 pub mod reason;
 pub mod renewal;
+pub mod revocation;
 pub mod seal;
+mod signed;
 pub mod spiffe_id;
 pub mod strict_json;
 pub mod summary;

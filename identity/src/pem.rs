@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer, PrivateKeyDer};
 
 /// Writes one certificate as PEM, with a newline at the end.
 pub fn certificate(der: &CertificateDer<'_>) -> String {
@@ -44,6 +44,18 @@ pub fn decode_private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemErro
     PrivateKeyDer::from_pem_slice(text).map_err(|_| PemError::NoPrivateKey)
 }
 
+/// Reads every revocation list of a PEM text; no list at all is an error.
+pub(crate) fn decode_crls(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, PemError> {
+    let mut lists = Vec::new();
+    for list in CertificateRevocationListDer::pem_slice_iter(text) {
+        if lists.len() == CERTIFICATES_MAX {
+            return Err(PemError::TooMany);
+        }
+        lists.push(list.map_err(|_| PemError::Malformed)?);
+    }
+    if lists.is_empty() { Err(PemError::NoCrl) } else { Ok(lists) }
+}
+
 pub(crate) fn decode_csr(text: &[u8]) -> Result<CertificateSigningRequestDer<'static>, PemError> {
     CertificateSigningRequestDer::from_pem_slice(text).map_err(|_| PemError::NoCsr)
 }
@@ -64,6 +76,9 @@ pub enum PemError {
     /// There is no CSR in it.
     #[error("the PEM text holds no certificate signing request")]
     NoCsr,
+    /// There is no revocation list in it.
+    #[error("the PEM text holds no certificate revocation list")]
+    NoCrl,
     /// It holds more than [`CERTIFICATES_MAX`] certificates.
     #[error("the PEM text holds more than {CERTIFICATES_MAX} certificates")]
     TooMany,

@@ -39,6 +39,218 @@ pub const REASONS: &[ReasonDoc] = &[
         "A trust bundle is malformed.",
         "Fetch the bundle again from its trust domain and compare it with the SPIFFE bundle format.",
     ),
+    doc(
+        "CERT_AKI_MISSING",
+        "A certificate that another has signed does not name its issuer's key.",
+        "Let the CA write the authority key identifier (RFC 5280, 4.2.1.1).",
+    ),
+    doc(
+        "CERT_AKI_OF_ROOT",
+        "A root's authority key identifier is not simply its own key identifier.",
+        "Leave it out of roots, or repeat the subject key identifier and nothing else.",
+    ),
+    doc(
+        "CERT_ALGORITHM_MISMATCH",
+        "The algorithm within the certificate is another than that beside its signature.",
+        "Somebody has changed the certificate, or the CA is faulty; get another.",
+    ),
+    doc(
+        "CERT_ALGORITHM_PARAMETERS",
+        "The signature's algorithm has parameters that it must not have, or lacks some.",
+        "Let the CA write NULL for RSA and nothing for ECDSA and Ed25519.",
+    ),
+    doc(
+        "CERT_ALGORITHM_WEAK",
+        "The certificate is signed with an algorithm that is weak or unknown.",
+        "Sign with ECDSA, RSA or Ed25519, and SHA-256 or longer.",
+    ),
+    doc(
+        "CERT_BASIC_CONSTRAINTS_NOT_CRITICAL",
+        "An authority's basic constraints are not marked critical.",
+        "Mark them (RFC 5280, 4.2.1.9).",
+    ),
+    doc(
+        "CERT_COMMON_NAME",
+        "The common name repeats a name or address in another spelling.",
+        "Repeat one of the alternative names character for character, or leave the common name out.",
+    ),
+    doc(
+        "CERT_EXTENDED_KEY_USAGE_CRITICAL",
+        "The extended key usage is marked critical, which web PKI forbids.",
+        "Do not mark it.",
+    ),
+    doc(
+        "CERT_EXTENDED_KEY_USAGE_OF_ROOT",
+        "A root has an extended key usage, which web PKI forbids.",
+        "Leave it out of roots.",
+    ),
+    doc(
+        "CERT_EXTENSION_CRITICALITY",
+        "An extension is marked critical that must never be.",
+        "Do not mark key identifiers and information access.",
+    ),
+    doc(
+        "CERT_EXTENSION_MALFORMED",
+        "An extension does not hold what its kind holds.",
+        "Correct the CA's profile (RFC 5280, 4.2).",
+    ),
+    doc("CERT_EXTENSION_TWICE", "An extension is there twice.", "Write each extension once."),
+    doc(
+        "CERT_EXTENSION_UNKNOWN_CRITICAL",
+        "An extension is marked critical and unknown here.",
+        "Do not mark it, or do without it.",
+    ),
+    doc("CERT_ISSUER_EMPTY", "The issuer has no name.", "Give the CA a subject."),
+    doc(
+        "CERT_KEY_REFUSED",
+        "The certificate's key is malformed, too weak or of an unsupported kind.",
+        "Use P-256, P-384, P-521, Ed25519, or RSA with 2048 to 8192 bits.",
+    ),
+    doc(
+        "CERT_KEY_SIZE_ODD",
+        "The RSA key's size is not a multiple of eight bits, which web PKI forbids.",
+        "Make a key of 2048, 3072 or 4096 bits.",
+    ),
+    doc(
+        "CERT_KEY_USAGE_CERT_SIGN",
+        "A certificate that is no authority's has the key usage keyCertSign.",
+        "Remove the usage, or make it an authority.",
+    ),
+    doc("CERT_KEY_USAGE_EMPTY", "The key usage names no usage.", "Name one at least."),
+    doc(
+        "CERT_KEY_USAGE_MISSING",
+        "An authority has no key usage.",
+        "Give it keyCertSign, and cRLSign if it makes revocation lists.",
+    ),
+    doc("CERT_KEY_USAGE_NOT_CRITICAL", "The key usage is not marked critical.", "Mark it (RFC 5280, 4.2.1.3)."),
+    doc("CERT_KEY_USAGE_NO_CERT_SIGN", "An authority's key usage lacks keyCertSign.", "Add it."),
+    doc(
+        "CERT_LEAF_IS_AUTHORITY",
+        "An authority's certificate stands where a leaf must.",
+        "Present a leaf; authorities never identify a workload.",
+    ),
+    doc(
+        "CERT_MALFORMED",
+        "The certificate is not strict DER of an X.509 certificate.",
+        "Check that it is whole; if it is, the CA is faulty.",
+    ),
+    doc("CERT_NAMES_EMPTY", "The list of alternative names is empty.", "Write a name, or leave the extension out."),
+    doc(
+        "CERT_NAMES_MISSING",
+        "The subject is empty and there are no alternative names, so that the certificate names nobody.",
+        "Write an alternative name.",
+    ),
+    doc(
+        "CERT_NAMES_NOT_CRITICAL",
+        "The subject is empty and the alternative names are not marked critical.",
+        "Mark them (RFC 5280, 4.2.1.6).",
+    ),
+    doc(
+        "CERT_NAME_CONSTRAINTS_EMPTY",
+        "The name constraints constrain nothing.",
+        "Write a subtree, or leave the extension out.",
+    ),
+    doc("CERT_NAME_CONSTRAINTS_IN_LEAF", "A leaf has name constraints.", "Write them into authorities only."),
+    doc(
+        "CERT_NAME_CONSTRAINTS_MALFORMED",
+        "A name constraint is not written as its kind wants it.",
+        "Write hosts without wildcard, addresses with a mask whose ones come first, no distances.",
+    ),
+    doc(
+        "CERT_NAME_CONSTRAINTS_NOT_CRITICAL",
+        "The name constraints are not marked critical.",
+        "Mark them (RFC 5280, 4.2.1.10).",
+    ),
+    doc(
+        "CERT_NAME_MALFORMED",
+        "An alternative name is not written as its kind wants it.",
+        "Write DNS names of letters, digits and hyphens, addresses of 4 or 16 bytes, absolute URIs.",
+    ),
+    doc("CERT_NAME_UNDERSCORE", "A DNS name has an underscore.", "Use a hyphen."),
+    doc(
+        "CERT_NOT_AUTHORITY",
+        "A certificate that is no authority's stands where a signing one must.",
+        "Check the order of the chain, and the CA's basic constraints.",
+    ),
+    doc(
+        "CERT_PATH_LENGTH",
+        "A certificate that signs no others limits the length of paths below it.",
+        "Leave the limit out.",
+    ),
+    doc(
+        "CERT_POLICY_CONSTRAINTS",
+        "Policy constraints are not marked critical.",
+        "Mark them (RFC 5280, 4.2.1.11 and 4.2.1.14).",
+    ),
+    doc(
+        "CERT_SERIAL",
+        "The serial number is zero, negative, padded, or longer than 20 bytes.",
+        "Let the CA give positive random numbers of at most 20 bytes.",
+    ),
+    doc(
+        "CERT_SKI_MISSING",
+        "An authority does not say its key's identifier.",
+        "Let the CA write the subject key identifier (RFC 5280, 4.2.1.2).",
+    ),
+    doc("CERT_SUBJECT_EMPTY", "An authority has no name.", "Give it a subject."),
+    doc(
+        "CERT_TIME_ENCODING",
+        "A time is not written as it must be.",
+        "Write UTCTime until 2049 and GeneralizedTime from 2050, with seconds, in UTC.",
+    ),
+    doc("CERT_TOO_LONG", "The certificate is longer than any that is read.", "Use fewer names and extensions."),
+    doc(
+        "CERT_UNIQUE_ID",
+        "The certificate has a unique identifier of issuer or subject.",
+        "Leave it out; it is obsolete.",
+    ),
+    doc("CERT_VALIDITY_REVERSED", "The certificate expires before it starts to be valid.", "Correct the times."),
+    doc("CERT_VERSION", "The certificate is not of version 3.", "Let the CA write version 3, which has extensions."),
+    doc(
+        "CRL_BAD_SIGNATURE",
+        "The revocation list is not signed by its issuer's key.",
+        "Fetch the list again; if it is whole, it is forged or by another CA.",
+    ),
+    doc(
+        "CRL_EXTENSION_UNSUPPORTED",
+        "The revocation list is partial, indirect or a delta, or has another critical extension.",
+        "Publish full lists of the CA's own certificates.",
+    ),
+    doc(
+        "CRL_ISSUER_MAY_NOT_SIGN",
+        "The revocation list's issuer lacks the key usage cRLSign.",
+        "Give the CA's certificate the usage cRLSign.",
+    ),
+    doc(
+        "CRL_MALFORMED",
+        "The revocation list is not a well-formed list of version 2.",
+        "Check that it is whole; if it is, the CA is faulty.",
+    ),
+    doc(
+        "CRL_NO_NEXT_UPDATE",
+        "The revocation list does not say when the next one comes.",
+        "Let the CA write nextUpdate.",
+    ),
+    doc(
+        "CRL_NO_NUMBER",
+        "The revocation list has no number.",
+        "Let the CA write the CRL number, growing with each list.",
+    ),
+    doc(
+        "CRL_OLDER",
+        "The revocation list is not newer than the one in use.",
+        "Nothing, unless the CA has lost its count: then its numbers must go on above the last.",
+    ),
+    doc(
+        "CRL_TOO_LONG",
+        "The revocation list is too long, or there are too many.",
+        "Use shorter lifetimes, so that lists stay short.",
+    ),
+    doc(
+        "CRL_WRONG_ISSUER",
+        "The revocation list is by another issuer than the certificate it was given with.",
+        "Give the certificate of the list's issuer.",
+    ),
     doc("CSR_BAD_SIGNATURE", "The CSR is not signed by its own key.", "Make a new CSR with the key it is for."),
     doc(
         "CSR_KEY_REFUSED",
@@ -163,6 +375,28 @@ pub const REASONS: &[ReasonDoc] = &[
         "Write spiffe://TRUST-DOMAIN/PATH: lower-case trust domain, no port, no trailing slash.",
     ),
     doc(
+        "SVID_AUTHORITY_ID_WITH_PATH",
+        "An authority's SPIFFE ID has a path.",
+        "Write the trust domain's own ID, without a path.",
+    ),
+    doc(
+        "SVID_EXTENDED_KEY_USAGE",
+        "The extended key usage lacks serverAuth or clientAuth.",
+        "Write both, or leave the extension out.",
+    ),
+    doc(
+        "SVID_ID_INVALID",
+        "The URI name is not a valid SPIFFE ID.",
+        "Write spiffe://TRUST-DOMAIN/PATH: lower-case trust domain, no port, no trailing slash.",
+    ),
+    doc(
+        "SVID_ID_MISSING",
+        "There is no URI name, so the certificate identifies no workload.",
+        "Write the SPIFFE ID as a URI name.",
+    ),
+    doc("SVID_ID_TWICE", "There is more than one URI name.", "Write the SPIFFE ID as the only URI name."),
+    doc("SVID_ID_WITHOUT_PATH", "A leaf's SPIFFE ID has no path.", "Give the workload an ID with a path."),
+    doc(
         "SVID_INVALID",
         "Certificates given as an SVID break the X.509-SVID rules.",
         "Look at the cause; the CA that signed them must follow the X.509-SVID standard.",
@@ -171,6 +405,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "SVID_KEY_MISMATCH",
         "The private key does not belong to the certificate.",
         "Give both files of the same issue.",
+    ),
+    doc(
+        "SVID_KEY_USAGE",
+        "The key usage is missing, not marked critical, or not that of an SVID.",
+        "Leaves have digitalSignature and neither keyCertSign nor cRLSign; mark the extension.",
     ),
     doc(
         "SVID_PROFILE_INVALID",
@@ -227,6 +466,16 @@ pub const REASONS: &[ReasonDoc] = &[
         "TLS_PEER_NO_SPIFFE_ID",
         "The peer's certificate carries no SPIFFE ID.",
         "Let the peer use an SVID of the mesh instead of a web certificate.",
+    ),
+    doc(
+        "TLS_PEER_REVOCATION_UNKNOWN",
+        "Whether the peer's certificate is revoked cannot be told: its issuer's list is too old or not usable.",
+        "Check that the CA publishes lists and that they reach this process; look at the cause.",
+    ),
+    doc(
+        "TLS_PEER_REVOKED",
+        "The peer's certificate, or one that signed it, is revoked.",
+        "Let the peer get a new SVID, unless it was revoked for good reason.",
     ),
     doc(
         "TLS_PEER_TRUST_DOMAIN_UNKNOWN",

@@ -2,21 +2,24 @@
 //!
 //! The order of the checks: limits; the leaf's own rules (exactly one URI SAN, a SPIFFE ID with a path, no CA, key usage);
 //! the bundle **of the leaf's own trust domain**; the rules for each signing certificate that was sent; then the path to
-//! one of that bundle's roots, built by webpki with its budget of signatures and steps.
+//! one of that bundle's roots ([`crate::path`]); last, that domain's revocation lists.
 //!
 //! A chain that verified is remembered by its hash inside the bundle set it verified against, for as long as every
-//! certificate of it is valid. The proof that the peer holds the key is part of each TLS handshake and never remembered.
+//! certificate of it is valid. The lists are asked each time, and the proof that the peer holds the key is part of each TLS
+//! handshake and never remembered.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{ALL_VERIFICATION_ALGS, EndEntityCert, KeyUsage};
 
 use crate::bundle::BundleSet;
 use crate::digest::{self, Sha256};
 use crate::leaf::{self, Leaf, LeafError};
+use crate::path::{self, PathError, PathRules, Usage};
+use crate::profile::{Defect, Grade, Role};
+use crate::revocation::{Link, RevocationError};
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 
 /// The other side of a connection, proven. Cheap to clone.
@@ -27,7 +30,9 @@ struct Proven {
     leaf: Leaf,
     leaf_der: CertificateDer<'static>,
     fingerprint_sha256: [u8; 32],
-    /// When every certificate that was sent is valid.
+    /// The certificates of the path, for revocation lists to be asked about.
+    links: Vec<Link>,
+    /// When every certificate that was sent is valid, and the root.
     valid_from: UnixTime,
     valid_until: UnixTime,
 }
@@ -73,6 +78,11 @@ impl VerifiedPeer {
         &self.0.leaf.subject
     }
 
+    /// The certificates of the verified path with their issuers, for revocation lists to be asked about.
+    pub fn links(&self) -> &[Link] {
+        &self.0.links
+    }
+
     fn is_valid_at(&self, now: UnixTime) -> bool {
         self.0.valid_from <= now && now <= self.0.valid_until
     }
@@ -115,11 +125,21 @@ pub(crate) fn verify_parts(
     check_lengths(leaf, rest)?;
     let chain_hash = hash_of(leaf, rest);
     if let Some(peer) = bundles.recall(&chain_hash).filter(|peer| peer.is_valid_at(now)) {
+        check_revocation(&peer, bundles, now)?;
         return Ok(peer);
     }
     let peer = verify_anew(leaf, rest, bundles, now)?;
+    check_revocation(&peer, bundles, now)?;
     bundles.remember(chain_hash, peer.clone());
     Ok(peer)
+}
+
+/// Asks the revocation lists of the peer's trust domain, also about a peer that was verified a while ago: a process calls
+/// this for its live connections when lists have changed.
+pub fn check_revocation(peer: &VerifiedPeer, bundles: &BundleSet, now: UnixTime) -> Result<(), PeerError> {
+    let Some(revocations) = bundles.revocations(&peer.spiffe_id().trust_domain()) else { return Ok(()) };
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+    revocations.check(peer.links(), now).map_err(|source| PeerError::Revoked { id: peer.spiffe_id().clone(), source })
 }
 
 fn verify_anew(
@@ -130,25 +150,31 @@ fn verify_anew(
 ) -> Result<VerifiedPeer, PeerError> {
     let leaf = leaf::decode_leaf(leaf_der).map_err(PeerError::Leaf)?;
     let trust_domain = leaf.id.trust_domain();
-    let (Some(bundle), Some(anchors)) = (bundles.get(&trust_domain), bundles.anchors(&trust_domain)) else {
+    let (Some(bundle), Some(roots)) = (bundles.get(&trust_domain), bundles.roots(&trust_domain)) else {
         return Err(PeerError::TrustDomainUnknown { id: leaf.id, trust_domain });
     };
     let rest = without_roots(rest, &bundle.x509_authorities);
     rest.iter().try_for_each(leaf::check_signing_certificate).map_err(PeerError::SigningCertificate)?;
-    let end_entity = EndEntityCert::try_from(leaf_der).map_err(|error| PeerError::from_path(leaf.id.clone(), error))?;
-    // The leaf's extended usage was checked above, for both directions at once.
-    end_entity
-        .verify_for_usage(ALL_VERIFICATION_ALGS, anchors, &rest, now, KeyUsage::client_auth(), None, None)
+    let path = path::verify_path(leaf_der, &rest, roots, &RULES, now)
         .map_err(|error| PeerError::from_path(leaf.id.clone(), error))?;
-    let (valid_from, valid_until) = validity_of(leaf_der, &rest);
+    let (valid_from, valid_until) = validity_of(leaf_der, &rest, path.root_valid);
     Ok(VerifiedPeer(Arc::new(Proven {
         leaf,
         fingerprint_sha256: digest::sha256(leaf_der),
         leaf_der: leaf_der.clone().into_owned(),
+        links: path.links,
         valid_from,
         valid_until,
     })))
 }
+
+/// The leaf's extended usage was checked for both directions at once, and revocation comes after memory.
+const RULES: PathRules<'static> = PathRules {
+    strictness: Grade::Path,
+    usage: Usage::Client,
+    intermediates_max: CHAIN_CERTIFICATES_MAX - 1,
+    revocations: None,
+};
 
 /// Roots that a peer sends are of no use: ours come from the bundle, and need not obey the rules for intermediates.
 fn without_roots<'a>(rest: &'a [CertificateDer<'a>], roots: &[CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
@@ -176,9 +202,10 @@ fn hash_of(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> [u8; 32] {
 }
 
 /// The time in which every certificate is valid; empty when one cannot be read.
-fn validity_of(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> (UnixTime, UnixTime) {
+fn validity_of(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], root: (u64, u64)) -> (UnixTime, UnixTime) {
     let epoch = UnixTime::since_unix_epoch(Duration::ZERO);
     let forever = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let at = |secs| UnixTime::since_unix_epoch(Duration::from_secs(secs));
     let each = std::iter::once(leaf).chain(rest).map(|der| match leaf::decode(der) {
         Ok(certificate) => {
             let (from, until) = leaf::validity(&certificate);
@@ -186,7 +213,9 @@ fn validity_of(leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>]) -> (UnixT
         }
         Err(_) => (forever, epoch),
     });
-    each.fold((epoch, forever), |(from, until), (next_from, next_until)| (from.max(next_from), until.min(next_until)))
+    each.fold((at(root.0), at(root.1)), |(from, until), (next_from, next_until)| {
+        (from.max(next_from), until.min(next_until))
+    })
 }
 
 /// Why a peer is not accepted.
@@ -226,7 +255,27 @@ pub enum PeerError {
         id: SpiffeId,
         /// What the path builder found.
         #[source]
-        source: webpki::Error,
+        source: PathError,
+    },
+    /// A certificate of the path is not as it must be.
+    #[error("the peer calls itself {id}, but a certificate of its path is not acceptable")]
+    Defective {
+        /// Who the peer says it is.
+        id: SpiffeId,
+        /// Where the certificate stands.
+        role: Role,
+        /// What is wrong with it.
+        #[source]
+        defect: Defect,
+    },
+    /// The peer's certificate is revoked, or whether it is cannot be told.
+    #[error("the certificate of {id} is refused by its revocation list")]
+    Revoked {
+        /// Who the peer is.
+        id: SpiffeId,
+        /// What the list says.
+        #[source]
+        source: RevocationError,
     },
     /// The peer is proven, but it is not whom we expect.
     #[error("the peer is {0}, which is not expected here")]
@@ -234,10 +283,14 @@ pub enum PeerError {
 }
 
 impl PeerError {
-    fn from_path(id: SpiffeId, error: webpki::Error) -> Self {
+    fn from_path(id: SpiffeId, error: PathError) -> Self {
         match error {
-            webpki::Error::CertExpired { .. } => Self::Expired(id),
-            webpki::Error::CertNotValidYet { .. } => Self::NotYetValid(id),
+            PathError::RootExpired | PathError::Untrusted(webpki::Error::CertExpired { .. }) => Self::Expired(id),
+            PathError::RootNotYetValid | PathError::Untrusted(webpki::Error::CertNotValidYet { .. }) => {
+                Self::NotYetValid(id)
+            }
+            PathError::Defective { role, defect } => Self::Defective { id, role, defect },
+            PathError::Revocation(source) => Self::Revoked { id, source },
             source => Self::Untrusted { id, source },
         }
     }
@@ -246,7 +299,9 @@ impl PeerError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::NoCertificate => "TLS_PEER_CERT_MISSING",
-            Self::ChainTooLong(_) | Self::SigningCertificate(_) => "TLS_PEER_NOT_SVID",
+            Self::Defective { role: Role::Root, .. } => "TLS_PEER_UNTRUSTED",
+            Self::ChainTooLong(_) | Self::SigningCertificate(_) | Self::Defective { .. } => "TLS_PEER_NOT_SVID",
+            Self::Revoked { source, .. } => source.reason(),
             Self::Leaf(error) => error.reason(),
             Self::TrustDomainUnknown { .. } => "TLS_PEER_TRUST_DOMAIN_UNKNOWN",
             Self::Expired(_) => "TLS_PEER_EXPIRED",
@@ -261,6 +316,7 @@ impl PeerError {
         match self {
             Self::NoCertificate | Self::ChainTooLong(_) | Self::Leaf(_) | Self::SigningCertificate(_) => None,
             Self::TrustDomainUnknown { id, .. } | Self::Untrusted { id, .. } => Some(id),
+            Self::Defective { id, .. } | Self::Revoked { id, .. } => Some(id),
             Self::Expired(id) | Self::NotYetValid(id) | Self::Unexpected(id) => Some(id),
         }
     }

@@ -1,6 +1,7 @@
 //! Filters: pure functions from stdin to stdout, one answer line per input line; no server, no network, no state.
 
 pub(crate) mod authz;
+pub(crate) mod cert;
 pub(crate) mod jws;
 pub(crate) mod jwt;
 mod parallel;

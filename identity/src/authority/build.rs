@@ -43,7 +43,7 @@ impl Validity {
     }
 }
 
-fn date(secs: u64) -> Result<OffsetDateTime, AuthorityError> {
+pub(super) fn date(secs: u64) -> Result<OffsetDateTime, AuthorityError> {
     let secs = i64::try_from(secs).map_err(|_| AuthorityError::Time)?;
     OffsetDateTime::from_unix_timestamp(secs).map_err(|_| AuthorityError::Time)
 }

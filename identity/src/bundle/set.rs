@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustls_pki_types::TrustAnchor;
-
 use super::{BundleError, TrustBundle, map};
 use crate::jwk::JwkSet;
+use crate::path::TrustRoots;
+use crate::revocation::RevocationIndex;
 use crate::spiffe_id::TrustDomain;
 use crate::verify::VerifiedPeer;
 
@@ -15,13 +15,14 @@ use crate::verify::VerifiedPeer;
 #[derive(Default)]
 pub struct BundleSet {
     entries: BTreeMap<TrustDomain, Entry>,
+    revocations: BTreeMap<TrustDomain, Arc<RevocationIndex>>,
     verified: Mutex<Verified>,
 }
 
 #[derive(Clone)]
 struct Entry {
     bundle: Arc<TrustBundle>,
-    anchors: Arc<[TrustAnchor<'static>]>,
+    roots: Arc<TrustRoots>,
     jwt_keys: Arc<JwkSet>,
     wit_keys: Arc<JwkSet>,
 }
@@ -54,12 +55,8 @@ impl BundleSet {
 
     /// Puts a bundle in the place of its trust domain's former one.
     pub fn insert(&mut self, bundle: Arc<TrustBundle>) {
-        let anchors = bundle.x509_authorities.iter().filter_map(|certificate| {
-            let anchor = webpki::anchor_from_trusted_cert(certificate).ok()?;
-            Some(anchor.to_owned())
-        });
         let entry = Entry {
-            anchors: anchors.collect(),
+            roots: Arc::new(TrustRoots::new(&bundle.x509_authorities)),
             jwt_keys: Arc::new(JwkSet::from_keys(bundle.jwt_authorities.iter().map(|authority| &authority.jwk))),
             wit_keys: Arc::new(JwkSet::from_keys(bundle.wit_authorities.iter().map(|authority| &authority.jwk))),
             bundle,
@@ -98,8 +95,18 @@ impl BundleSet {
         self.entries.get(trust_domain).map(|entry| &entry.wit_keys)
     }
 
-    pub(crate) fn anchors(&self, trust_domain: &TrustDomain) -> Option<&[TrustAnchor<'static>]> {
-        self.entries.get(trust_domain).map(|entry| &*entry.anchors)
+    pub(crate) fn roots(&self, trust_domain: &TrustDomain) -> Option<&TrustRoots> {
+        self.entries.get(trust_domain).map(|entry| &*entry.roots)
+    }
+
+    /// Puts a trust domain's revocation lists in the place of its former ones.
+    pub fn set_revocations(&mut self, trust_domain: TrustDomain, revocations: Arc<RevocationIndex>) {
+        self.revocations.insert(trust_domain, revocations);
+    }
+
+    /// The revocation lists of a trust domain.
+    pub fn revocations(&self, trust_domain: &TrustDomain) -> Option<&Arc<RevocationIndex>> {
+        self.revocations.get(trust_domain)
     }
 
     /// What an equal chain of certificates was found to prove before.
@@ -130,13 +137,13 @@ impl Verified {
 
 impl Clone for BundleSet {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), verified: Mutex::default() }
+        Self { entries: self.entries.clone(), revocations: self.revocations.clone(), verified: Mutex::default() }
     }
 }
 
 impl PartialEq for BundleSet {
     fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
+        self.iter().eq(other.iter()) && self.revocations == other.revocations
     }
 }
 

@@ -130,7 +130,7 @@ fn unknown_critical_extensions_and_doubled_ones_are_refused() {
         extension.set_criticality(true);
         extension
     };
-    refused("TLS_PEER_UNTRUSTED", |leaf| leaf.custom_extensions = vec![extension(&[1, 2, 3, 4], &[5, 0])]);
+    refused("TLS_PEER_NOT_SVID", |leaf| leaf.custom_extensions = vec![extension(&[1, 2, 3, 4], &[5, 0])]);
     refused("TLS_PEER_NOT_SVID", |leaf| {
         leaf.custom_extensions = vec![extension(&[2, 5, 29, 15], &[3, 2, 7, 0x80])]; // A second key usage.
     });
