@@ -105,7 +105,8 @@ impl X509Authority {
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
         let validity = build::Validity::new(profile.ttl, profile.backdate, now, None)?;
-        let params = build::ca_params(trust_domain, &key.public_key_spki(), profile, validity)?;
+        let mut params = build::ca_params(trust_domain, &key.public_key_spki(), profile, validity)?;
+        build::name_key(&mut params, &key.public_key_spki());
         let certificate = params.self_signed(&key).map_err(AuthorityError::Build)?;
         Self::from_parts(trust_domain, vec![certificate.into()], key)
     }
@@ -160,7 +161,7 @@ impl X509Authority {
         }
         let validity = self.clamped(profile.ttl, profile.backdate, now)?;
         let params = build::leaf_params(profile, validity)?;
-        self.sign(&params, public_key_spki)
+        self.sign(params, public_key_spki)
     }
 
     /// Signs a CA certificate of the same trust domain for a key, such as a downstream CA's.
@@ -173,7 +174,7 @@ impl X509Authority {
         let validity = self.clamped(profile.ttl, profile.backdate, now)?;
         let profile = CaProfile { path_len: self.path_len_below(profile.path_len)?, ..profile.clone() };
         let params = build::ca_params(&self.trust_domain, public_key_spki, &profile, validity)?;
-        self.sign(&params, public_key_spki)
+        self.sign(params, public_key_spki)
     }
 
     /// The path length for a CA below this one: what was asked for, as far as our own allows it.
@@ -187,10 +188,11 @@ impl X509Authority {
 
     fn sign(
         &self,
-        params: &rcgen::CertificateParams,
+        mut params: rcgen::CertificateParams,
         public_key_spki: &[u8],
     ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let key = signable_key(public_key_spki)?;
+        build::name_key(&mut params, public_key_spki);
         let certificate = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Build)?;
         let mut chain = vec![CertificateDer::from(certificate)];
         if !self.is_root {

@@ -27,7 +27,7 @@ impl Signed<'_> {
 }
 
 /// The algorithm's content and the key's bits.
-fn key_parts(spki: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(crate) fn key_parts(spki: &[u8]) -> Option<(&[u8], &[u8])> {
     let mut reader = Reader::whole(spki, der::SEQUENCE).ok()?;
     let algorithm = reader.take(der::SEQUENCE).ok()?.content;
     let key = der::bits(reader.take(der::BIT_STRING).ok()?.content).ok()?;

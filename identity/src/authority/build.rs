@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose,
-    SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod,
+    KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, DnsName};
 use time::OffsetDateTime;
@@ -15,6 +15,7 @@ use super::{AuthorityError, CaProfile, LeafProfile, NAMES_MAX};
 use crate::digest;
 use crate::leaf::{self, LeafError};
 use crate::secs_of;
+use crate::signed;
 use crate::spiffe_id::TrustDomain;
 
 /// From when until when, in whole seconds.
@@ -59,8 +60,7 @@ pub(super) fn leaf_params(profile: &LeafProfile, validity: Validity) -> Result<C
         params.distinguished_name.push(DnType::CommonName, name.as_str());
     }
     params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages =
-        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment, KeyUsagePurpose::KeyAgreement];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature]; // All that TLS 1.3 needs, whatever the kind of key.
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     Ok(params)
 }
@@ -98,6 +98,12 @@ pub(super) fn common(validity: Validity, serial: [u8; 16]) -> Result<Certificate
     params.not_after = validity.not_after;
     params.use_authority_key_identifier_extension = true;
     Ok(params)
+}
+
+/// Names the certified key by the SHA-256 of its bits, cut to 160 bits (RFC 7093, method 1).
+pub(super) fn name_key(params: &mut CertificateParams, public_key_spki: &[u8]) {
+    let bits = signed::key_parts(public_key_spki).map_or(public_key_spki, |(_, bits)| bits);
+    params.key_identifier_method = KeyIdMethod::PreSpecified(digest::sha256(bits)[..20].to_vec());
 }
 
 pub(super) fn add_names(

@@ -141,9 +141,13 @@ fn wrong_names_are_refused() {
 #[test]
 fn every_accepted_kind_of_key_is_signed() {
     let root = root();
-    for algorithm in
-        [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519, &rcgen::PKCS_RSA_SHA256]
-    {
+    for algorithm in [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ED25519,
+        #[cfg(feature = "aws-lc-rs")]
+        &rcgen::PKCS_RSA_SHA256,
+    ] {
         let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
         let request = rcgen::CertificateParams::default().serialize_request(&pair).unwrap();
         let csr = Csr::decode_der(request.der()).unwrap();
@@ -238,4 +242,36 @@ fn keys_are_never_printed() {
     let root = root();
     let text = format!("{root:?} {:?}", WebAuthority::generate("demo", HOUR, now()).unwrap());
     assert!(text.contains("subject_key_id") && !text.to_lowercase().contains("key_pair"));
+}
+
+#[test]
+fn everything_we_issue_passes_our_own_linter() {
+    use crate::profile::{Profile, lint};
+    let root = root();
+    let intermediate = root.generate_intermediate(HOUR, now()).unwrap();
+    let spki = PrivateKey::generate_p256().unwrap().public_key_spki();
+    let mut profile = LeafProfile::new(cart(), HOUR);
+    let mut chains = vec![root.chain().to_vec(), intermediate.sign_svid(&spki, &profile, now()).unwrap()];
+    profile.dns_names = vec!["cart.shop.svc".to_owned(), "*.example.org".to_owned()];
+    profile.ip_addresses = vec!["127.0.0.1".parse().unwrap(), "::1".parse().unwrap()];
+    chains.push(intermediate.sign_svid(&spki, &profile, now()).unwrap());
+    chains.push(intermediate.sign_ca(&spki, &CaProfile::new(HOUR), now()).unwrap());
+    for chain in &chains {
+        assert_eq!(lint(crate::pem::certificates(chain).as_bytes(), Profile::Svid), Ok(Vec::new()));
+    }
+    let web = WebAuthority::generate("web", HOUR, now()).unwrap();
+    let server = web.issue_server(&["a.example.org".to_owned()], &["127.0.0.1".parse().unwrap()], HOUR, now()).unwrap();
+    let client = web.issue_client("somebody", HOUR, now()).unwrap();
+    for text in [web.certificate_pem(), server.certificate_pem()] {
+        assert_eq!(lint(text.as_bytes(), Profile::Rfc5280), Ok(Vec::new()));
+    }
+    assert_eq!(lint(client.certificate_pem().as_bytes(), Profile::Rfc5280), Ok(Vec::new()));
+}
+
+#[test]
+fn keys_are_named_by_the_first_method_of_rfc_7093() {
+    let root = root();
+    let key = PublicKey::from_spki_der(&root.key().public_key_spki()).unwrap();
+    let PublicKey::Ec { point, .. } = key else { panic!("another kind of key") };
+    assert_eq!(root.subject_key_id(), digest::hex(&digest::sha256(&point)[..20]));
 }

@@ -40,6 +40,7 @@ impl WebAuthority {
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = PrivateKey::generate_p256().map_err(AuthorityError::Key)?;
+        build::name_key(&mut params, &key.public_key_spki());
         let certificate = params.self_signed(&key).map_err(AuthorityError::Build)?.into();
         Self::from_parts(certificate, key)
     }
@@ -66,7 +67,7 @@ impl WebAuthority {
         let mut params = self.params(ttl, now)?;
         build::add_names(&mut params, dns_names, ip_addresses)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.issue(&params)
+        self.issue(params)
     }
 
     /// Signs a client certificate with the given common name.
@@ -80,7 +81,7 @@ impl WebAuthority {
         let common_name: String = common_name.chars().take(COMMON_NAME_BYTES_MAX / 4).collect();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(&params)
+        self.issue(params)
     }
 
     fn params(&self, ttl: Duration, now: SystemTime) -> Result<CertificateParams, AuthorityError> {
@@ -91,8 +92,9 @@ impl WebAuthority {
         Ok(params)
     }
 
-    fn issue(&self, params: &CertificateParams) -> Result<WebCertificate, AuthorityError> {
+    fn issue(&self, mut params: CertificateParams) -> Result<WebCertificate, AuthorityError> {
         let key = PrivateKey::generate_p256().map_err(AuthorityError::Key)?;
+        build::name_key(&mut params, &key.public_key_spki());
         let certificate = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Build)?.into();
         Ok(WebCertificate { certificate, key })
     }
