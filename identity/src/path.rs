@@ -245,7 +245,7 @@ impl PathError {
 }
 
 /// The most certificates looked at between leaf and root.
-pub const INTERMEDIATES_MAX: usize = 128;
+pub const INTERMEDIATES_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests;
