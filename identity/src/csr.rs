@@ -3,7 +3,6 @@
 //! A value of [`Csr`] means: whoever made it held the private key (its own signature verifies), and the key is of an
 //! accepted kind and size. Everything else in it is only a wish; what an SVID says is the CA's decision.
 
-use aws_lc_rs::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{
@@ -12,6 +11,8 @@ use x509_parser::oid_registry::{
 };
 use x509_parser::prelude::FromDer as _;
 
+use crate::crypto::signature::{self, UnparsedPublicKey, VerificationAlgorithm};
+use crate::crypto::{ECDSA_P256_SHA512, ECDSA_P384_SHA512};
 use crate::pem::{self, PemError};
 use crate::public_key::{Curve, PublicKey, PublicKeyError};
 
@@ -102,10 +103,10 @@ fn verification_algorithm(
     match key {
         PublicKey::Ec { curve: Curve::P256, .. } if sha256 => Some(&signature::ECDSA_P256_SHA256_ASN1),
         PublicKey::Ec { curve: Curve::P256, .. } if sha384 => Some(&signature::ECDSA_P256_SHA384_ASN1),
-        PublicKey::Ec { curve: Curve::P256, .. } if sha512 => Some(&signature::ECDSA_P256_SHA512_ASN1),
+        PublicKey::Ec { curve: Curve::P256, .. } if sha512 => ECDSA_P256_SHA512,
         PublicKey::Ec { curve: Curve::P384, .. } if sha256 => Some(&signature::ECDSA_P384_SHA256_ASN1),
         PublicKey::Ec { curve: Curve::P384, .. } if sha384 => Some(&signature::ECDSA_P384_SHA384_ASN1),
-        PublicKey::Ec { curve: Curve::P384, .. } if sha512 => Some(&signature::ECDSA_P384_SHA512_ASN1),
+        PublicKey::Ec { curve: Curve::P384, .. } if sha512 => ECDSA_P384_SHA512,
         PublicKey::Rsa { .. } if *oid == OID_PKCS1_SHA256WITHRSA => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
         PublicKey::Rsa { .. } if *oid == OID_PKCS1_SHA384WITHRSA => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
         PublicKey::Rsa { .. } if *oid == OID_PKCS1_SHA512WITHRSA => Some(&signature::RSA_PKCS1_2048_8192_SHA512),
@@ -194,7 +195,9 @@ mod tests {
             &rcgen::PKCS_ECDSA_P256_SHA256,
             &rcgen::PKCS_ECDSA_P384_SHA384,
             &rcgen::PKCS_ED25519,
+            #[cfg(feature = "aws-lc-rs")]
             &rcgen::PKCS_RSA_SHA256,
+            #[cfg(feature = "aws-lc-rs")]
             &rcgen::PKCS_RSA_SHA512,
         ] {
             let pair = rcgen::KeyPair::generate_for(algorithm).unwrap();
@@ -204,6 +207,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "aws-lc-rs")]
     fn p521_keys_are_refused() {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P521_SHA512).unwrap();
         let request = rcgen::CertificateParams::default().serialize_request(&pair).unwrap();

@@ -1,7 +1,7 @@
 //! Hashes, randomness and comparison without timing: the few primitives other parts need, so that no other crate has to
 //! reach for a cryptography library.
 
-use aws_lc_rs::{constant_time, digest, rand};
+use crate::crypto::{self, digest};
 
 /// SHA-256 of the given bytes.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
@@ -46,7 +46,7 @@ fn to_array(digest: digest::Digest) -> [u8; 32] {
 /// When the generator fails: there is nothing safe to do without it.
 pub fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    rand::fill(&mut bytes).expect("the system's random generator works");
+    crypto::fill_random(&mut bytes);
     bytes
 }
 
@@ -59,7 +59,7 @@ pub fn random_serial() -> [u8; 16] {
 
 /// Whether two byte strings are equal, in a time that does not depend on where they differ.
 pub fn equal(a: &[u8], b: &[u8]) -> bool {
-    constant_time::verify_slices_are_equal(a, b).is_ok()
+    crypto::equal(a, b)
 }
 
 /// Lower-case hexadecimal digits.

@@ -1,6 +1,6 @@
 //! JSON Web Tokens (RFC 7515, RFC 7519, RFC 8725) and JWT-SVIDs.
 //!
-//! The JOSE layer is our own, small and strict, directly on aws-lc-rs: general libraries accept members given twice, do
+//! The JOSE layer is our own, small and strict, directly on the cryptography library: general libraries accept members given twice, do
 //! not bind the algorithm to the key's curve, or parse the key for every token. What always holds:
 //!
 //! - only the compact form, base64url without padding, no member given twice, `crit` refused;

@@ -24,6 +24,7 @@
 
 pub mod authority;
 pub mod bundle;
+mod crypto;
 pub mod csr;
 mod der;
 pub mod digest;
@@ -42,6 +43,8 @@ pub mod reason;
 pub mod renewal;
 pub mod revocation;
 pub mod seal;
+#[cfg(test)]
+mod seeds;
 mod signed;
 pub mod spiffe_id;
 pub mod strict_json;

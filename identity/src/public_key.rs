@@ -300,8 +300,10 @@ mod tests {
         let kinds = [
             (&rcgen::PKCS_ECDSA_P256_SHA256, "ECDSA P-256"),
             (&rcgen::PKCS_ECDSA_P384_SHA384, "ECDSA P-384"),
+            #[cfg(feature = "aws-lc-rs")]
             (&rcgen::PKCS_ECDSA_P521_SHA512, "ECDSA P-521"),
             (&rcgen::PKCS_ED25519, "Ed25519"),
+            #[cfg(feature = "aws-lc-rs")]
             (&rcgen::PKCS_RSA_SHA256, "RSA 2048"),
         ];
         for (algorithm, kind) in kinds {

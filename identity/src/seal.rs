@@ -5,9 +5,9 @@
 
 use std::fmt;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::crypto::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use crate::digest;
 
 /// A key that seals and opens.
@@ -41,14 +41,16 @@ impl SealKey {
     /// Seals `secret` for the purpose that `associated` names.
     pub fn seal(&self, associated: &[u8], secret: &[u8]) -> Result<Vec<u8>, SealError> {
         let cipher = self.cipher()?;
+        let nonce: [u8; NONCE_LEN] = digest::random();
+        let unique = Nonce::assume_unique_for_key(nonce); // Random, as there are far fewer secrets than 2^32.
         let mut body = secret.to_vec();
-        let Ok(nonce) = cipher.seal_in_place_append_tag(Aad::from(associated), &mut body) else {
+        if cipher.seal_in_place_append_tag(unique, Aad::from(associated), &mut body).is_err() {
             body.zeroize();
             return Err(SealError::Cipher);
-        };
+        }
         let mut out = Vec::with_capacity(1 + NONCE_LEN + body.len());
         out.push(VERSION);
-        out.extend_from_slice(nonce.as_ref());
+        out.extend_from_slice(&nonce);
         out.append(&mut body);
         Ok(out)
     }
@@ -68,8 +70,9 @@ impl SealKey {
         Ok(body)
     }
 
-    fn cipher(&self) -> Result<RandomizedNonceKey, SealError> {
-        RandomizedNonceKey::new(&AES_256_GCM, self.bytes.as_slice()).map_err(|_| SealError::Cipher)
+    fn cipher(&self) -> Result<LessSafeKey, SealError> {
+        let key = UnboundKey::new(&AES_256_GCM, self.bytes.as_slice()).map_err(|_| SealError::Cipher)?;
+        Ok(LessSafeKey::new(key))
     }
 }
 

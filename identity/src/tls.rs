@@ -13,7 +13,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::crypto::CryptoProvider;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -21,6 +21,7 @@ use rustls::{CertificateError, ClientConfig, CommonState, ServerConfig, Signatur
 use rustls_pki_types::UnixTime;
 
 use crate::bundle::BundleSet;
+use crate::crypto;
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 use crate::svid::X509Svid;
 use crate::verify::{self, PeerError, VerifiedPeer};
@@ -231,18 +232,10 @@ pub fn reason_of_io(error: &std::io::Error) -> Option<&'static str> {
     rustls_error_of(error).and_then(reason_of)
 }
 
-/// The cryptography everything uses: aws-lc-rs with the hybrid post-quantum key exchange preferred.
+/// The cryptography everything uses, by default aws-lc-rs with the hybrid post-quantum key exchange preferred.
 pub fn provider() -> Arc<CryptoProvider> {
     static PROVIDER: OnceLock<Arc<CryptoProvider>> = OnceLock::new();
-    Arc::clone(PROVIDER.get_or_init(|| {
-        let kx_groups = vec![
-            aws_lc_rs::kx_group::X25519MLKEM768,
-            aws_lc_rs::kx_group::X25519,
-            aws_lc_rs::kx_group::SECP256R1,
-            aws_lc_rs::kx_group::SECP384R1,
-        ];
-        Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })
-    }))
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(crypto::tls_provider())))
 }
 
 /// Gives rustls the current SVID.

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm};
 use serde_json::{Map, Value};
 
 use super::{Algorithm, JWKS_BYTES_MAX, JWKS_KEYS_MAX, Jwk, JwkError, Material, PRIVATE_MEMBERS};
+use crate::crypto::signature::{self, RsaParameters, VerificationAlgorithm};
+use crate::crypto::{ECDSA_P521_SHA512_FIXED, ParsedKey, hmac};
 use crate::public_key::{Curve, PublicKey, PublicKeyError};
 use crate::strict_json;
 
@@ -27,7 +27,7 @@ pub(crate) struct VerifyingKey {
 
 #[derive(Clone)]
 enum Verifier {
-    Signature(ParsedPublicKey),
+    Signature(ParsedKey),
     Mac(Box<hmac::Key>),
 }
 
@@ -165,7 +165,7 @@ impl VerifyingKey {
         self.verifiers.iter().any(|(allowed, verifier)| {
             *allowed == algorithm
                 && match verifier {
-                    Verifier::Signature(key) => key.verify_sig(message, signature).is_ok(),
+                    Verifier::Signature(key) => key.verifies(message, signature),
                     Verifier::Mac(key) => hmac::verify(key, message, signature).is_ok(),
                 }
         })
@@ -181,22 +181,23 @@ fn public_half(key: &Value) -> Result<Map<String, Value>, JwkError> {
 type Verifiers = Vec<(Algorithm, Verifier)>;
 type Wanted<'a> = &'a dyn Fn(Algorithm) -> bool;
 
-/// A verifier for each wanted algorithm that the key can do; `None` for a point that is not on its curve.
+/// A verifier for each wanted algorithm that the key can do; `None` for a point that is not on its curve, or
+/// whose curve the cryptography library lacks.
 fn public_verifiers(key: &PublicKey, wanted: Wanted<'_>) -> Option<Verifiers> {
     let (name, algorithm, point): (_, &'static dyn VerificationAlgorithm, &[u8]) = match key {
         PublicKey::Ec { curve: Curve::P256, point } => (Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED, point),
         PublicKey::Ec { curve: Curve::P384, point } => (Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED, point),
-        PublicKey::Ec { curve: Curve::P521, point } => (Algorithm::ES512, &signature::ECDSA_P521_SHA512_FIXED, point),
+        PublicKey::Ec { curve: Curve::P521, point } => (Algorithm::ES512, ECDSA_P521_SHA512_FIXED?, point),
         PublicKey::Ed25519 { point } => (Algorithm::EdDSA, &signature::ED25519, point),
         PublicKey::Rsa { modulus, exponent } => {
-            return rsa_verifiers(&RsaPublicKeyComponents { n: modulus, e: exponent }, wanted);
+            return rsa_verifiers(modulus, exponent, wanted);
         }
     };
-    let key = ParsedPublicKey::new(algorithm, point).ok()?;
+    let key = ParsedKey::of_point(algorithm, point)?;
     Some(if wanted(name) { vec![(name, Verifier::Signature(key))] } else { Vec::new() })
 }
 
-fn rsa_verifiers(key: &RsaPublicKeyComponents<&Vec<u8>>, wanted: Wanted<'_>) -> Option<Verifiers> {
+fn rsa_verifiers(modulus: &[u8], exponent: &[u8], wanted: Wanted<'_>) -> Option<Verifiers> {
     let algorithms: [(Algorithm, &'static RsaParameters); 6] = [
         (Algorithm::RS256, &signature::RSA_PKCS1_2048_8192_SHA256),
         (Algorithm::RS384, &signature::RSA_PKCS1_2048_8192_SHA384),
@@ -209,7 +210,7 @@ fn rsa_verifiers(key: &RsaPublicKeyComponents<&Vec<u8>>, wanted: Wanted<'_>) -> 
         .into_iter()
         .filter(|(algorithm, _)| wanted(*algorithm))
         .map(|(algorithm, parameters)| {
-            Some((algorithm, Verifier::Signature(key.to_parsed_public_key(parameters).ok()?)))
+            Some((algorithm, Verifier::Signature(ParsedKey::of_rsa(parameters, modulus, exponent)?)))
         })
         .collect()
 }

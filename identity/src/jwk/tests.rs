@@ -12,8 +12,10 @@ fn keys_go_from_spki_to_json_and_back() {
     for algorithm in [
         &rcgen::PKCS_ECDSA_P256_SHA256,
         &rcgen::PKCS_ECDSA_P384_SHA384,
+        #[cfg(feature = "aws-lc-rs")]
         &rcgen::PKCS_ECDSA_P521_SHA512,
         &rcgen::PKCS_ED25519,
+        #[cfg(feature = "aws-lc-rs")]
         &rcgen::PKCS_RSA_SHA256,
     ] {
         let der = spki(algorithm);

@@ -3,15 +3,14 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::encoding::{AsBigEndian as _, EcPrivateKeyBin};
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::bundle::JwtAuthority;
+use crate::crypto::P256Signer;
+use crate::der::{self, NotDer, Reader};
 use crate::jwk::{self, Jwk};
 use crate::key::KeyError;
 use crate::public_key::{Curve, PublicKey};
@@ -21,7 +20,7 @@ use crate::{PrivateKey, secs_of, time_from_secs};
 /// An ES256 key with the header of the one kind of token that it signs.
 pub(crate) struct TokenKey {
     key_id: String,
-    pair: EcdsaKeyPair,
+    pair: P256Signer,
     public_key: PublicKey,
     pkcs8: Zeroizing<Vec<u8>>,
     encoded_header: String,
@@ -35,10 +34,9 @@ impl TokenKey {
     }
 
     pub(crate) fn load(der: &[u8], key_id: Option<&str>, header: fn(&str) -> Value) -> Result<Self, SignError> {
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der)
-            .map_err(|_| SignError::Key(KeyError::Malformed))?;
+        let pair = P256Signer::from_pkcs8_der(der).ok_or(SignError::Key(KeyError::Malformed))?;
         let public_key =
-            PublicKey::ec(Curve::P256, pair.public_key().as_ref()).map_err(|_| SignError::Key(KeyError::Malformed))?;
+            PublicKey::ec(Curve::P256, pair.public_point()).map_err(|_| SignError::Key(KeyError::Malformed))?;
         let key_id = key_id.map_or_else(|| jwk::thumbprint(&public_key), str::to_owned);
         Ok(Self {
             encoded_header: URL_SAFE_NO_PAD.encode(header(&key_id).to_string()),
@@ -69,18 +67,29 @@ impl TokenKey {
 
     /// The private number, big-endian, as long as a coordinate.
     pub(crate) fn private_scalar(&self) -> Result<Zeroizing<Vec<u8>>, SignError> {
-        let scalar: EcPrivateKeyBin<'_> = self.pair.private_key().as_be_bytes().map_err(|_| SignError::Signature)?;
-        Ok(Zeroizing::new(scalar.as_ref().to_vec()))
+        let scalar = p256_scalar(&self.pkcs8).map_err(|_| SignError::Key(KeyError::Malformed))?;
+        Ok(Zeroizing::new(scalar.to_vec()))
     }
 
     pub(crate) fn sign(&self, claims: &Map<String, Value>) -> Result<String, SignError> {
         let payload = serde_json::to_vec(claims).map_err(SignError::Claims)?;
         let mut token = format!("{}.{}", self.encoded_header, URL_SAFE_NO_PAD.encode(payload));
-        let signature = self.pair.sign(&SystemRandom::new(), token.as_bytes()).map_err(|_| SignError::Signature)?;
+        let signature = self.pair.sign(token.as_bytes()).ok_or(SignError::Signature)?;
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
     }
+}
+
+/// The private number within PKCS#8 (RFC 5958) of a P-256 key (RFC 5915).
+fn p256_scalar(pkcs8: &[u8]) -> Result<&[u8], NotDer> {
+    let mut info = Reader::whole(pkcs8, der::SEQUENCE)?;
+    info.take(der::INTEGER)?;
+    info.take(der::SEQUENCE)?;
+    let mut key = Reader::whole(info.take(der::OCTET_STRING)?.content, der::SEQUENCE)?;
+    key.take(der::INTEGER)?;
+    let scalar = key.take(der::OCTET_STRING)?.content;
+    if scalar.len() == Curve::P256.coordinate_len() { Ok(scalar) } else { Err(NotDer) }
 }
 
 /// A key that signs JWTs with ES256.

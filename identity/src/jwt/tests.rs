@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::bundle::TrustBundle;
+use crate::crypto::{P256Signer, hmac};
 use crate::jwk::Jwk;
 
 mod signed_objects;
@@ -47,13 +48,9 @@ impl Issuer {
 
     /// Signs with a header that the issuer itself would not write.
     fn sign_with_header(&self, header: &str, claims: &Value) -> String {
-        let pair = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(
-            &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-            self.key.pkcs8_der(),
-        )
-        .unwrap();
+        let pair = P256Signer::from_pkcs8_der(self.key.pkcs8_der()).unwrap();
         let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims.to_string()));
-        let signature = pair.sign(&aws_lc_rs::rand::SystemRandom::new(), input.as_bytes()).unwrap();
+        let signature = pair.sign(input.as_bytes()).unwrap();
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
@@ -160,8 +157,8 @@ fn a_public_key_is_no_shared_secret() {
     let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims().to_string()));
     let pem = crate::pem::encode("PUBLIC KEY", &public.spki_der());
     for secret in [public.spki_der(), pem.into_bytes()] {
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &secret);
-        let tag = aws_lc_rs::hmac::sign(&key, input.as_bytes());
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        let tag = hmac::sign(&key, input.as_bytes());
         let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag));
         let error = verify(&token, &issuer.keys, &JwtExpectations::at(now())).unwrap_err();
         assert_eq!(error, JwtError::AlgorithmNotAllowed);
@@ -248,12 +245,8 @@ fn payloads_are_one_object_without_doubles() {
     let issuer = Issuer::new();
     for payload in ["[]", "7", "{", r#"{"exp":9999999999,"exp":9999999999}"#, r#"{"exp":9999999999} "x""#] {
         let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(payload));
-        let pair = aws_lc_rs::signature::EcdsaKeyPair::from_pkcs8(
-            &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-            issuer.key.pkcs8_der(),
-        )
-        .unwrap();
-        let signature = pair.sign(&aws_lc_rs::rand::SystemRandom::new(), input.as_bytes()).unwrap();
+        let pair = P256Signer::from_pkcs8_der(issuer.key.pkcs8_der()).unwrap();
+        let signature = pair.sign(input.as_bytes()).unwrap();
         let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature));
         let error = verify(&token, &issuer.keys, &JwtExpectations::at(now())).unwrap_err();
         assert_eq!(error.reason(), "JWT_MALFORMED", "{payload}");

@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     fn greeting(name: &str, alpn: &[&str]) -> Vec<u8> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = identity::tls::provider();
         let mut config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()

@@ -1,6 +1,6 @@
 //! Signed objects of any kind, and the keys that somebody hands over with them.
 
-use aws_lc_rs::hmac;
+use crate::crypto::hmac;
 
 use super::*;
 use crate::jwk::{JwkError, SECRET_BYTES_MAX};

@@ -1,6 +1,6 @@
 //! What the JWT-SVID standard demands of issuers and verifiers.
 
-use aws_lc_rs::hmac;
+use crate::crypto::hmac;
 
 use super::*;
 use crate::jwk::Algorithm;

@@ -91,8 +91,9 @@ fn the_cookbooks_keys_are_read() {
     for file in ["3_1.ec_public_key", "3_2.ec_private_key", "3_4.rsa_private_key", "3_5.symmetric_key_mac_computation"]
     {
         let Some(key) = corpus(&format!("jose-cookbook/jwk/{file}.json")) else { return };
+        let usable = key["crv"] != "P-521" || crate::crypto::ECDSA_P521_SHA512_FIXED.is_some();
         let set = JwkSet::from_given(&[key]).unwrap();
-        assert_eq!((set.len(), set.ignored()), (1, 0), "{file}");
+        assert_eq!(set.len(), usize::from(usable), "{file}");
     }
 }
 
