@@ -44,7 +44,7 @@ pub mod renewal;
 pub mod revocation;
 pub mod seal;
 #[cfg(test)]
-mod seeds;
+mod seed_tests;
 mod signed;
 pub mod spiffe_id;
 pub mod strict_json;

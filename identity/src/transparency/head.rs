@@ -3,10 +3,10 @@
 
 use std::fmt;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use rcgen::SigningKey as _;
 
 use super::{Hash, TransparencyError};
+use crate::crypto::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use crate::digest;
 use crate::key::{KeyError, PrivateKey};
 use crate::public_key::{Curve, PublicKey};
