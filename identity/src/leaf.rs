@@ -47,11 +47,17 @@ pub(crate) fn decode_leaf(der: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
     })
 }
 
-/// Checks that a certificate may sign others: a CA by its basic constraints, with the key usage for it.
+/// Checks that a certificate may sign others: a CA by its basic constraints, with the key usage for it, and a trust domain's
+/// own ID if any.
 pub(crate) fn check_signing_certificate(der: &CertificateDer<'_>) -> Result<(), LeafError> {
     let certificate = decode(der)?;
     if !is_ca(&certificate)? {
         return Err(LeafError::NotAuthority);
+    }
+    let uris = names(&certificate)?.uris;
+    let names_workload = |uri: &String| SpiffeId::parse(uri).is_ok_and(|id| !id.path().is_empty());
+    if uris.iter().any(names_workload) {
+        return Err(LeafError::AuthorityIdWithPath);
     }
     match key_usage(&certificate)? {
         Some(usage) if usage.key_cert_sign() => Ok(()),
@@ -213,6 +219,9 @@ pub enum LeafError {
     /// A CA certificate was presented as a leaf.
     #[error("the certificate is a CA's and cannot identify a workload")]
     Authority,
+    /// A CA certificate names a workload.
+    #[error("the CA certificate's SPIFFE ID has a path, as only a workload's may")]
+    AuthorityIdWithPath,
     /// A certificate that is not a CA's stands where one must.
     #[error("the certificate is not a CA's and cannot sign others")]
     NotAuthority,

@@ -342,6 +342,14 @@ mod tests {
     }
 
     #[test]
+    fn paths_differ_by_case_and_trust_domains_have_none_to_differ_by() {
+        let id = |text: &str| SpiffeId::parse(text).unwrap();
+        assert_ne!(id("spiffe://td/Foo"), id("spiffe://td/foo"));
+        assert!(!id("spiffe://td/Foo/a").is_within(&id("spiffe://td/foo")));
+        assert!(SpiffeId::parse("spiffe://Td/foo").is_err() && SpiffeId::parse("Spiffe://td/foo").is_err());
+    }
+
+    #[test]
     fn being_within_counts_whole_segments() {
         let id = |text: &str| SpiffeId::parse(text).unwrap();
         let cart = id("spiffe://td/ns/a/sa/cart");

@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         alone("cli::exit_codes_are_kept", exit_codes_are_kept),
         alone("cli::help_has_examples_reasons_and_codes", help_has_examples_reasons_and_codes),
         alone("cli::filters_answer_line_by_line", filters_answer_line_by_line),
+        alone("cli::certificates_are_judged_without_a_server", certificates_are_judged_without_a_server),
         own("cli::a_warm_start_is_ready_within_three_seconds", &[], a_warm_start_is_ready_within_three_seconds),
     ]
 }
@@ -233,6 +234,17 @@ fn filters_answer_line_by_line() -> Result<()> {
     ensure!(lines[0] == "ok example.org /cart", "{lines:?}");
     ensure!(lines[1].starts_with("err ") && lines[2] == "err BAD_JSON", "{lines:?}");
     ensure!(lines[3].starts_with("ok example.org"), "{lines:?}");
+    Ok(())
+}
+
+fn certificates_are_judged_without_a_server() -> Result<()> {
+    let answer = kasbah(["cert", "lint", "--lines"]).input("\"text\"\nno json\n{\"pem\":\"\"}\n").ok()?;
+    let lines: Vec<&str> = answer.stdout.lines().collect();
+    ensure!(lines == ["err PEM_INVALID", "err BAD_JSON", "err PEM_INVALID"], "{lines:?}");
+    let none = kasbah(["cert", "verify", "--limbo"]).input("{\"version\":1,\"testcases\":[]}").ok()?.json()?;
+    ensure!(none.get("harness") == Some(&Value::from("kasbah")), "{none}");
+    let bad = kasbah(["cert", "verify", "--limbo"]).input("[]").run()?;
+    ensure!(bad.code == 65 && bad.stdout.is_empty(), "{}: {}", bad.code, bad.said());
     Ok(())
 }
 

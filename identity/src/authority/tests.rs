@@ -245,6 +245,19 @@ fn keys_are_never_printed() {
 }
 
 #[test]
+fn an_id_of_the_greatest_length_goes_from_request_to_certificate_and_back() {
+    let path = "p".repeat(crate::spiffe_id::SPIFFE_ID_BYTES_MAX - "spiffe://td/".len());
+    let id = td().with_path(&format!("/{path}")).unwrap();
+    let key = PrivateKey::generate_p256().unwrap();
+    let csr = Csr::decode_der(&key.csr_der(Some(&id)).unwrap()).unwrap();
+    assert_eq!(csr.uris(), [id.as_str()]);
+    let root = root();
+    let chain = root.sign_svid(csr.public_key_spki(), &LeafProfile::new(id.clone(), HOUR), now()).unwrap();
+    let peer = verify_peer(&chain, &bundles(&root), crate::unix_time(now())).unwrap();
+    assert_eq!(peer.spiffe_id(), &id);
+}
+
+#[test]
 fn everything_we_issue_passes_our_own_linter() {
     use crate::profile::{Profile, lint};
     let root = root();

@@ -10,7 +10,10 @@ use rcgen::{
 use super::*;
 use crate::authority::{LeafProfile, X509Authority};
 use crate::bundle::TrustBundle;
+use crate::der;
+use crate::forge::{self, Blueprint, Signer};
 use crate::key::PrivateKey;
+use crate::profile::shape::oid;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -216,6 +219,68 @@ fn a_leaf_cannot_sign_a_leaf() {
     let forged = forged.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
     let error = verify_peer(&[forged.into(), thief], &bundles(&[("td", root.certificate())]), unix(0)).unwrap_err();
     assert_eq!(error.reason(), "TLS_PEER_NOT_SVID");
+}
+
+/// A chain of root, intermediate and leaf, the intermediate changed by `change`.
+fn verify_with_intermediate(change: impl FnOnce(&mut Blueprint)) -> Result<VerifiedPeer, PeerError> {
+    let (root, ca) = (Signer::new("root"), Signer::new("ca"));
+    let mut intermediate = Blueprint::authority(&ca);
+    change(&mut intermediate);
+    let leaf = Blueprint::leaf(&Signer::new("leaf").spki());
+    let root_certificate = Blueprint::authority(&root).sign_as_it_is(&root);
+    let chain = [leaf.sign(&ca), intermediate.sign(&root)];
+    verify_peer(&chain, &bundles(&[("td", &root_certificate)]), unix(0))
+}
+
+#[test]
+fn a_signing_certificate_names_a_trust_domain_and_no_workload() {
+    let with = |id: &str| {
+        let names = forge::sequence(&[&forge::uri(id)]);
+        verify_with_intermediate(|ca| ca.set(oid::SUBJECT_ALT_NAME, false, names))
+    };
+    assert!(verify_with_intermediate(|_| {}).is_ok());
+    assert!(with("spiffe://td").is_ok());
+    assert!(with("https://ca.example.org/about").is_ok());
+    assert_eq!(with("spiffe://td/ns/shop/sa/cart").unwrap_err().reason(), "TLS_PEER_NOT_SVID");
+}
+
+#[test]
+fn name_constraints_on_uris_are_refused_rather_than_overlooked() {
+    for list in [0xa0, 0xa1] {
+        let constraint = forge::sequence(&[&forge::tlv(list, &forge::sequence(&[&forge::uri("other")]))]);
+        let error = verify_with_intermediate(|ca| ca.set(oid::NAME_CONSTRAINTS, true, constraint)).unwrap_err();
+        assert_eq!(error.reason(), "TLS_PEER_UNTRUSTED");
+    }
+}
+
+#[test]
+fn path_lengths_hold() {
+    let (root, upper, lower) = (Signer::new("root"), Signer::new("upper"), Signer::new("lower"));
+    let verify = |length: u8| {
+        let mut constrained = Blueprint::authority(&upper);
+        let authority = [forge::tlv(der::BOOLEAN, &[0xff]), forge::tlv(der::INTEGER, &[length])];
+        constrained.set(oid::BASIC_CONSTRAINTS, true, forge::sequence_of(&authority));
+        let leaf = Blueprint::leaf(&Signer::new("leaf").spki()).sign(&lower);
+        let chain = [leaf, Blueprint::authority(&lower).sign(&upper), constrained.sign(&root)];
+        let root_certificate = Blueprint::authority(&root).sign_as_it_is(&root);
+        verify_peer(&chain, &bundles(&[("td", &root_certificate)]), unix(0)).map_err(|error| error.reason())
+    };
+    assert!(verify(1).is_ok());
+    assert_eq!(verify(0).unwrap_err(), "TLS_PEER_UNTRUSTED");
+}
+
+#[test]
+fn an_expired_root_vouches_for_nobody() {
+    let root = Signer::new("root");
+    let leaf = || Blueprint::leaf(&Signer::new("leaf").spki()).sign(&root);
+    let mut expired = Blueprint::authority(&root);
+    expired.not_before = forge::tlv(der::UTC_TIME, b"260115080000Z");
+    expired.not_after = forge::tlv(der::UTC_TIME, b"270115080100Z"); // A minute after the tests' now.
+    let bundles = bundles(&[("td", &expired.sign_as_it_is(&root))]);
+    let chain = [leaf()];
+    assert!(verify_peer(&chain, &bundles, unix(60)).is_ok());
+    assert_eq!(verify_peer(&chain, &bundles, unix(61)).unwrap_err().reason(), "TLS_PEER_EXPIRED", "though remembered");
+    assert_eq!(verify_peer(&[leaf()], &bundles, unix(61)).unwrap_err().reason(), "TLS_PEER_EXPIRED");
 }
 
 #[test]
