@@ -75,6 +75,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Repeat one of the alternative names character for character, or leave the common name out.",
     ),
     doc(
+        "CERT_EXTENDED_KEY_USAGE_ANY",
+        "The extended key usage permits any use, which web PKI forbids.",
+        "Name the uses.",
+    ),
+    doc(
         "CERT_EXTENDED_KEY_USAGE_CRITICAL",
         "The extended key usage is marked critical, which web PKI forbids.",
         "Do not mark it.",
@@ -134,6 +139,16 @@ pub const REASONS: &[ReasonDoc] = &[
         "The certificate is not strict DER of an X.509 certificate.",
         "Check that it is whole; if it is, the CA is faulty.",
     ),
+    doc(
+        "CERT_NAMES_ABSENT",
+        "A leaf has no alternative names, which web PKI demands whatever the subject says.",
+        "Write alternative names; nobody looks for a name in the subject.",
+    ),
+    doc(
+        "CERT_NAMES_CRITICAL",
+        "The alternative names are marked critical although there is a subject, which web PKI forbids.",
+        "Mark them only beside an empty subject.",
+    ),
     doc("CERT_NAMES_EMPTY", "The list of alternative names is empty.", "Write a name, or leave the extension out."),
     doc(
         "CERT_NAMES_MISSING",
@@ -165,6 +180,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "CERT_NAME_MALFORMED",
         "An alternative name is not written as its kind wants it.",
         "Write DNS names of letters, digits and hyphens, addresses of 4 or 16 bytes, absolute URIs.",
+    ),
+    doc(
+        "CERT_NAME_TOO_WIDE",
+        "A wildcard stands for all of a top-level domain.",
+        "Put the wildcard below a domain of your own.",
     ),
     doc("CERT_NAME_UNDERSCORE", "A DNS name has an underscore.", "Use a hyphen."),
     doc(

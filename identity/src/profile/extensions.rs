@@ -64,6 +64,8 @@ fn check_extended_usage(shape: &Shape<'_>, role: Role, findings: &mut Findings) 
     if let Some(extension) = shape.extension(oid::EXTENDED_KEY_USAGE) {
         findings.add_if(extension.critical, Defect::ExtendedKeyUsageCritical);
         findings.add_if(role == Role::Root, Defect::ExtendedKeyUsageOfRoot);
+        let purposes = contents::extended_key_usage(extension.value).unwrap_or_default();
+        findings.add_if(role == Role::Leaf && purposes.contains(&ANY_PURPOSE), Defect::ExtendedKeyUsageAny);
     }
 }
 
@@ -85,6 +87,8 @@ pub(super) fn decoded<'a, T>(
     let extension: &Extension<'a> = shape.extension(oid)?;
     decode(extension.value).ok()
 }
+
+const ANY_PURPOSE: &[u8] = &[0x55, 0x1d, 37, 0];
 
 const ALWAYS_KNOWN: [&[u8]; 9] = [
     oid::KEY_USAGE,

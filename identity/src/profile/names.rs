@@ -11,9 +11,8 @@ use crate::der::{self, Element, NotDer, Reader};
 pub(super) fn check(shape: &Shape<'_>, role: Role, findings: &mut Findings) {
     let names = decoded(shape, oid::SUBJECT_ALT_NAME, contents::alt_names);
     findings.add_if(names.as_ref().is_some_and(Vec::is_empty), Defect::NamesEmpty);
-    if role == Role::Leaf && shape.subject.is_empty() {
-        findings.add_if(shape.extension(oid::SUBJECT_ALT_NAME).is_none(), Defect::NamesMissing);
-        findings.add_if(is_not_critical(shape, oid::SUBJECT_ALT_NAME), Defect::NamesNotCritical);
+    if role == Role::Leaf {
+        check_presence(shape, findings);
     }
     let names = names.unwrap_or_default();
     for name in &names {
@@ -27,12 +26,25 @@ pub(super) fn check(shape: &Shape<'_>, role: Role, findings: &mut Findings) {
     check_constraints(shape, role, findings);
 }
 
+/// A leaf names somebody by its alternative names, which are critical if its subject says nothing, and only then.
+fn check_presence(shape: &Shape<'_>, findings: &mut Findings) {
+    let critical = shape.extension(oid::SUBJECT_ALT_NAME).map(|extension| extension.critical);
+    match (shape.subject.is_empty(), critical) {
+        (true, None) => findings.add(Defect::NamesMissing),
+        (true, Some(false)) => findings.add(Defect::NamesNotCritical),
+        (false, None) => findings.add(Defect::NamesAbsent),
+        (false, Some(true)) => findings.add(Defect::NamesCritical),
+        (true, Some(true)) | (false, Some(false)) => {}
+    }
+}
+
 fn check_name(name: &Element<'_>, findings: &mut Findings) {
     let well_formed = match name.tag {
         DNS_TAG => {
             findings.add_if(name.content.contains(&b'_'), Defect::NameUnderscore);
-            let name = name.content.strip_prefix(b"*.").unwrap_or(name.content);
-            is_host(name)
+            let below = name.content.strip_prefix(b"*.");
+            findings.add_if(below.is_some_and(|domain| !domain.contains(&b'.')), Defect::NameTooWide);
+            is_host(below.unwrap_or(name.content))
         }
         EMAIL_TAG => is_mailbox(name.content),
         URI_TAG => is_absolute_uri(name.content),

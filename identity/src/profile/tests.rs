@@ -237,6 +237,11 @@ fn constraints_and_usages_tell_the_same_story() {
 
 #[test]
 fn extended_usages_are_not_empty_and_not_for_roots() {
+    let any = tlv(der::OID, &[0x55, 0x1d, 37, 0]);
+    leaf(
+        |leaf| leaf.set(oid::EXTENDED_KEY_USAGE, false, sequence(&[&purpose(1), &purpose(2), &any])),
+        &[Defect::ExtendedKeyUsageAny],
+    );
     leaf(|leaf| leaf.set(oid::EXTENDED_KEY_USAGE, false, sequence(&[])), &[Defect::ExtensionMalformed]);
     root(|root| root.set(oid::EXTENDED_KEY_USAGE, false, sequence(&[&purpose(1)])), &[Defect::ExtendedKeyUsageOfRoot]);
 }
@@ -271,9 +276,18 @@ fn alternative_names_are_well_written() {
         leaf(with(bad), &[Defect::NameMalformed]);
     }
     leaf(with(dns("a_b.com")), &[Defect::NameUnderscore]);
+    leaf(with(dns("*.com")), &[Defect::NameTooWide]);
     leaf(with(tlv(0x89, b"x")), &[Defect::ExtensionMalformed, Defect::SvidIdMissing]);
     leaf(|leaf| leaf.set(oid::SUBJECT_ALT_NAME, true, sequence(&[])), &[Defect::NamesEmpty, Defect::SvidIdMissing]);
     leaf(|leaf| leaf.remove(oid::SUBJECT_ALT_NAME), &[Defect::NamesMissing, Defect::SvidIdMissing]);
+    leaf(|leaf| leaf.subject = forge::common_name("cart"), &[Defect::NamesCritical]);
+    leaf(
+        |leaf| {
+            leaf.subject = forge::common_name("cart");
+            leaf.remove(oid::SUBJECT_ALT_NAME);
+        },
+        &[Defect::NamesAbsent, Defect::SvidIdMissing],
+    );
 }
 
 #[test]
