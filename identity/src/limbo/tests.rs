@@ -112,9 +112,9 @@ fn agrees_with_the_corpus_but_for_the_listed_exceptions() {
             let tier = tiers.get(id).copied().unwrap_or("unknown");
             let counts = table.entry((importance.to_owned(), tier.to_owned())).or_default();
             if right {
-                counts.0 += 1
+                counts.0 += 1;
             } else {
-                counts.1 += 1
+                counts.1 += 1;
             }
             if !right {
                 assert!(!tier.starts_with("must"), "{id}: {:?}", result.context);

@@ -420,7 +420,7 @@ fn linting_names_what_is_wrong_in_any_certificate_of_a_chain() {
     let authority = Blueprint::authority(&ca).sign_as_it_is(&ca);
     let chain = [leaf.clone(), authority.clone()];
     assert_eq!(lint(&pem(&chain), Profile::Svid), Ok(Vec::new()));
-    assert_eq!(lint(&pem(&[authority.clone()]), Profile::Svid), Ok(Vec::new()));
+    assert_eq!(lint(&pem(std::slice::from_ref(&authority)), Profile::Svid), Ok(Vec::new()));
     let misplaced = lint(&pem(&[leaf.clone(), leaf]), Profile::Svid).unwrap();
     assert!(misplaced.contains(&Defect::NotAuthority), "{misplaced:?}");
     let mut web = Blueprint::leaf(&ca.spki());
