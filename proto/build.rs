@@ -18,6 +18,7 @@ const FILES: &[&str] = &[
     "kasbah/log.proto",
     "kasbah/audit.proto",
     "kasbah/policy.proto",
+    "kasbah/rotation.proto",
     "demo/helloworld.proto",
 ];
 

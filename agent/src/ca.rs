@@ -105,11 +105,24 @@ impl std::fmt::Debug for JwtSvid {
 /// A certificate chain, leaf first.
 pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
-/// The bundle sequence that this agent's workloads enforce, and the entries revision it serves.
+/// What the CA says has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     pub(crate) bundle_sequence: u64,
     pub(crate) entries_revision: u64,
+}
+
+/// What the agent says about its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// The bundle that the node enforces; 0: not known yet.
+    pub(crate) enforced: u64,
+    /// The entries that it serves.
+    pub(crate) entries_revision: u64,
+    /// The bundle that the agent has fetched.
+    pub(crate) fetched: u64,
+    /// Some of those that have not acknowledged it.
+    pub(crate) waiting_for: Vec<String>,
 }
 
 /// The CA as the agent sees it.
@@ -131,8 +144,8 @@ pub(crate) trait Ca: Send + Sync {
     async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<JwtSvid, CaError>;
     /// Tells the CA which bundle is enforced here, where no watch does.
     async fn post_status(&self, bundle_sequence: u64) -> Result<(), CaError>;
-    /// Listens for changes until the stream ends: each is sent to `changed`, while `progress` goes up.
-    async fn watch(&self, progress: watch::Receiver<Progress>, changed: mpsc::Sender<Progress>) -> Result<(), CaError>;
+    /// Listens for changes until the stream ends: each is sent to `changed`, while `report` goes up.
+    async fn watch(&self, report: watch::Receiver<Report>, changed: mpsc::Sender<Progress>) -> Result<(), CaError>;
 }
 
 /// How long one call may take.

@@ -12,6 +12,7 @@ use tonic::{Code, Extensions, Status};
 
 use crate::attest::{AttestError, Attestor, Process, Wanted};
 use crate::ca::Ca;
+use crate::enforced::{Presence, Streams};
 use crate::entry::{Entries, Entry};
 use crate::metrics::{Api, ApiLabels, Numbers};
 use crate::state::{Held, Snapshot, State};
@@ -25,6 +26,8 @@ pub(crate) struct Desk {
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
     pub(crate) streams: Tally,
+    /// What each open stream enforces.
+    pub(crate) enforced: Arc<Streams>,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -164,7 +167,7 @@ impl Desk {
         let counted = counted.map_err(|full| self.refuse(&Refusal::TooManyStreams { of: full.of }, Some(caller)))?;
         let gauge = self.numbers.streams.get_or_create(&ApiLabels { api }).clone();
         gauge.inc();
-        Ok(StreamGuard { _counted: counted, gauge })
+        Ok(StreamGuard { _counted: counted, gauge, presence: self.enforced.open(caller.process.clone()) })
     }
 }
 
@@ -182,6 +185,13 @@ pub(crate) fn svids<'a>(
 pub(crate) struct StreamGuard {
     _counted: TallyGuard,
     gauge: Gauge,
+    /// What it enforces.
+    pub(crate) presence: Presence,
+}
+
+/// Whose stream it is, as the operator knows them.
+pub(crate) fn name_of(entries: &[Arc<Entry>]) -> &str {
+    entries.first().map_or("", |entry| entry.spiffe_id.as_str())
 }
 
 impl Drop for StreamGuard {

@@ -12,7 +12,7 @@ use runtime::clock::Clock;
 use tokio::sync::{mpsc, watch};
 use tonic::Code;
 
-use crate::ca::{Ca, CaError, Chain, JwtSvid, Progress};
+use crate::ca::{Ca, CaError, Chain, JwtSvid, Progress, Report};
 use crate::entry::tests::{decode, wire};
 use crate::entry::{Entries, Entry};
 use crate::state::State;
@@ -198,7 +198,7 @@ impl Ca for FakeCa {
         Ok(())
     }
 
-    async fn watch(&self, _: watch::Receiver<Progress>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
+    async fn watch(&self, _: watch::Receiver<Report>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
         let hints = self.hints.lock().unwrap().take();
         let Some(mut hints) = hints else { return Err(CaError::Unsupported) };
         while let Some(hint) = hints.recv().await {
@@ -232,6 +232,7 @@ impl Service {
             attestor: crate::attest::Attestor::new(launches),
             clock: Clock::system(),
             numbers: crate::metrics::Numbers::default(),
+            enforced: Arc::default(),
             streams: crate::tally::Tally::new(crate::caller::STREAMS_MAX, crate::caller::STREAMS_PER_PROCESS_MAX),
             shutdown: shutdown.clone(),
         });
@@ -258,7 +259,7 @@ impl Service {
             let held = crate::state::Held { renew_at: svid.not_after(), svid, revision: entry.revision };
             (entry.id.clone(), held)
         };
-        self.state.put_held(entries.iter().map(one).collect());
+        assert!(self.state.put_held(entries.iter().map(one).collect()).is_empty());
         self
     }
 

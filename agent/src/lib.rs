@@ -7,6 +7,7 @@
 //! | `ca` | what it asks of the CA (SPIRE's server API) |
 //! | `sync` | entries and bundles, as the CA has them |
 //! | `rotation` | the workloads' SVIDs, renewed at half-life |
+//! | `enforced` | which bundle the node enforces, for the CA |
 //! | `state` | what is known, as immutable snapshots |
 //! | `attest` | from a socket's peer to proven facts |
 //! | `launch` | processes that `kasbah run` started, and their names |
@@ -19,6 +20,7 @@ mod ca;
 mod caller;
 pub mod client;
 mod dice;
+mod enforced;
 mod entry;
 #[cfg(test)]
 mod fake;

@@ -9,6 +9,7 @@ use identity::renewal::{renew_at, retry_wait};
 use identity::{BundleSet, TrustDomain, X509Svid};
 use runtime::clock::{Clock, rfc3339};
 use runtime::shutdown::Shutdown;
+use tokio::sync::watch;
 
 use crate::ca::{Ca, CaError};
 use crate::dice;
@@ -92,6 +93,7 @@ impl JoinError {
 pub(crate) struct NodeIdentity {
     own: ArcSwapOption<Own>,
     state: Arc<State>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,7 @@ struct Own {
 
 impl NodeIdentity {
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Self { own: ArcSwapOption::empty(), state }
+        Self { own: ArcSwapOption::empty(), state, changes: watch::Sender::new(0) }
     }
 
     pub(crate) fn svid(&self) -> Option<Arc<X509Svid>> {
@@ -123,6 +125,17 @@ impl NodeIdentity {
 
     fn set(&self, svid: X509Svid, since: SystemTime) {
         self.own.store(Some(Arc::new(Own { svid: Arc::new(svid), since })));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes with every new SVID.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// Whether the authority that signed the SVID is neither tainted nor gone; true while there is none.
+    fn is_clean(&self) -> bool {
+        self.svid().is_none_or(|svid| self.state.current().is_clean(&svid))
     }
 }
 
@@ -154,7 +167,7 @@ impl Node {
     /// When there is no way to an identity without the operator.
     pub(crate) async fn start(&self, shutdown: &Shutdown) -> Result<(), JoinError> {
         let expired = match self.load() {
-            Some(svid) if svid.not_after() > self.clock.now() => {
+            Some(svid) if svid.not_after() > self.clock.now() && !self.is_left_behind(&svid) => {
                 tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), "stored SVID taken up");
                 // Its age is unknown, but `not_before` is: a restart does not put off the renewal.
                 let since = svid.not_before();
@@ -170,6 +183,20 @@ impl Node {
         }
     }
 
+    /// Whether the bundle has moved on without this SVID while the agent slept, and there is a token to join with.
+    fn is_left_behind(&self, svid: &X509Svid) -> bool {
+        let left_behind = !self.identity.state.current().is_clean(svid);
+        let token = self.join_token_file.as_deref().is_some_and(|file| read_token(file).is_ok());
+        if left_behind {
+            tracing::warn!(
+                reason = "ISSUER_TAINTED",
+                can_join = token,
+                "the authority of the stored SVID has left the bundle; the agent must join again"
+            );
+        }
+        left_behind && token
+    }
+
     /// Renews the agent's own SVID until `shutdown`.
     pub(crate) async fn keep_fresh(self, shutdown: Shutdown) {
         let mut failures = 0_u32;
@@ -183,18 +210,37 @@ impl Node {
             } else {
                 now + retry_wait(failures, RETRY_WAIT_BASE, wait_max(left), dice::roll())
             };
-            if shutdown.unless(self.measured_sleep(due)).await.is_none() {
+            if shutdown.unless(self.until_due(due, failures == 0)).await.is_none() {
                 return;
             }
             let Some(renewed) = shutdown.unless(self.renew()).await else { return };
             self.numbers.renewed(Holder::agent, if renewed.is_ok() { Outcome::ok } else { Outcome::failed });
             failures = match renewed {
-                Ok(()) => 0,
+                Ok(()) if self.identity.is_clean() => 0,
+                // Signed by what is tainted here: our bundle is older than the CA's, or it has not moved on yet.
+                Ok(()) => failures.saturating_add(1),
                 Err(error) => {
                     warn_renewal(&error, not_after);
                     failures.saturating_add(1)
                 }
             };
+        }
+    }
+
+    /// Waits for the moment of a renewal. With `early`, an SVID whose authority is tainted is due at once.
+    async fn until_due(&self, due: SystemTime, early: bool) {
+        let mut changes = self.identity.state.subscribe();
+        let tainted = async {
+            while self.identity.is_clean() {
+                if changes.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+            tracing::info!(reason = "ISSUER_TAINTED", "the agent's own SVID is renewed early");
+        };
+        tokio::select! {
+            () = self.measured_sleep(due) => (),
+            () = tainted, if early => (),
         }
     }
 

@@ -83,7 +83,7 @@ impl Rotator {
         }
     }
 
-    /// An SVID whose issuer has left the bundle convinces nobody any more: its successor cannot wait for half-life.
+    /// An SVID whose issuer is tainted or has left the bundle: its successor cannot wait for half-life.
     fn renew_untrusted(
         &self,
         schedule: &mut Schedule,
@@ -93,10 +93,8 @@ impl Rotator {
     ) {
         if !Arc::ptr_eq(&judged.bundles, &snapshot.bundles) {
             for (id, held) in snapshot.held.iter() {
-                if identity::verify::verify_peer(held.svid.chain(), &snapshot.bundles, identity::unix_time(now))
-                    .is_err()
-                {
-                    tracing::info!(entry = id, reason = "ISSUER_NOT_IN_BUNDLE", "SVID will be renewed early");
+                if !snapshot.is_clean(&held.svid) {
+                    tracing::info!(entry = id, reason = "ISSUER_TAINTED", "SVID will be renewed early");
                     schedule.renew_now(id, now);
                 }
             }
@@ -136,7 +134,15 @@ impl Rotator {
                 None => schedule.failed(&id, now, dice::roll()),
             }
         }
-        self.state.put_held(fresh);
+        for id in self.state.put_held(fresh) {
+            tracing::warn!(
+                entry = id,
+                reason = "ISSUER_TAINTED",
+                "the CA signed with an authority that is not in force here"
+            );
+            schedule.failed(&id, now, dice::roll());
+            self.resync.notify_one();
+        }
         schedule.prepare();
     }
 

@@ -27,7 +27,8 @@ use runtime::refusal;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::caller::{Caller, Desk, Refusal, StreamGuard};
+use crate::caller::{Caller, Desk, Refusal, StreamGuard, name_of};
+use crate::enforced::Standing;
 use crate::metrics::Api;
 use secrets::{Rendered, Wish};
 
@@ -47,6 +48,8 @@ trait Dialogue: Default + Send + 'static {
     fn hear(&mut self, ask: Self::Ask, desk: &Desk) -> Result<(), Status>;
     /// What the client wants; `None` while it wants nothing.
     fn wish(&self) -> Option<Wish>;
+    /// Whether the client has all that it wants, as of the last answer that was due, and has acknowledged it.
+    fn is_content(&self) -> bool;
     /// The answer that is due given the secrets of now.
     fn answer(&mut self, rendered: Rendered) -> Result<Option<Self::Answer>, Status>;
 }
@@ -112,7 +115,6 @@ fn talk<D: Dialogue>(
     mut asks: Streaming<D::Ask>,
 ) -> Answers<D::Answer> {
     Box::pin(async_stream::try_stream! {
-        let _guard = guard;
         let (mut dialogue, mut changes) = (D::default(), desk.state.subscribe());
         changes.mark_changed();
         loop {
@@ -128,16 +130,28 @@ fn talk<D: Dialogue>(
                 Heard::Change => (),
             }
             let snapshot = changes.borrow_and_update().clone();
-            let Some(wish) = dialogue.wish().filter(|_| snapshot.synced) else { continue };
+            let Some(wish) = dialogue.wish() else {
+                guard.presence.set(Standing::Idle);
+                continue;
+            };
+            guard.presence.expect();
+            if !snapshot.synced {
+                continue;
+            }
             let entries = match desk.entries(&mut caller, &snapshot).await {
                 Ok(entries) if entries.is_empty() => Err(desk.refuse(&Refusal::NoIdentity, Some(&caller)))?,
                 Ok(entries) => entries,
                 Err(refused) => Err(desk.refuse(&refused, Some(&caller)))?,
             };
             let rendered = secrets::render(&desk, &snapshot, &entries, &wish);
+            let settled = snapshot.settled;
+            guard.presence.name(name_of(&entries));
             drop(snapshot);
             if let Some(answer) = dialogue.answer(rendered)? {
                 yield answer;
+            } else if dialogue.is_content() {
+                // What it has acknowledged is what there is now.
+                guard.presence.set(Standing::Enforces(settled));
             }
         }
     })

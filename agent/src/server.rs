@@ -24,8 +24,9 @@ use tonic::service::Routes;
 
 use crate::admin::Pages;
 use crate::attest::{Attestor, Launches, Process};
-use crate::ca::{Ca, GrpcCa, Progress};
+use crate::ca::{Ca, GrpcCa, Report};
 use crate::caller::{Desk, STREAMS_MAX, STREAMS_PER_PROCESS_MAX};
+use crate::enforced::{Reporter, Streams};
 use crate::launch;
 use crate::metrics::Numbers;
 use crate::node::{JoinError, Node, NodeIdentity};
@@ -123,6 +124,7 @@ pub struct Agent {
     launches: Arc<Launches>,
     clock: Clock,
     sockets: Sockets,
+    has_run_before: bool,
 }
 
 struct Sockets {
@@ -149,7 +151,8 @@ impl Settings {
         self.validate()?;
         runtime::process::raise_open_files();
         store::make_dir(&self.data_dir).map_err(|source| BuildError::DataDir { dir: self.data_dir.clone(), source })?;
-        let state = Arc::new(State::new(self.load_bundle()?));
+        let (bundle, has_run_before) = self.load_bundle()?;
+        let state = Arc::new(State::new(bundle));
         let launches = Arc::new(Launches::load(self.data_dir.join(LAUNCHES_FILE)));
         let open = |path: &PathBuf, mode| listen::unix(path, mode);
         let sockets = Sockets {
@@ -158,21 +161,43 @@ impl Settings {
             launch: self.launch.as_ref().map(|path| open(path, MODE_OWNER)).transpose()?,
             admin: listen::tcp(self.admin)?,
         };
-        Ok(Agent { settings: self, logs, state, launches, clock: Clock::system(), sockets })
+        Ok(Agent { settings: self, logs, state, launches, clock: Clock::system(), sockets, has_run_before })
     }
 
-    /// The bundle that the CA last published, or before the first contact the one of the settings.
-    fn load_bundle(&self) -> Result<TrustBundle, BuildError> {
-        let stored = self.data_dir.join(BUNDLE_FILE);
-        if let Some(document) = store::read(&stored, BUNDLE_BYTES_MAX).ok().flatten() {
-            match TrustBundle::parse_spiffe_json(self.trust_domain.clone(), &document) {
-                Ok(bundle) if !bundle.x509_authorities.is_empty() => return Ok(bundle),
-                Ok(_) => tracing::warn!(file = %stored.display(), "stored bundle is empty, using trust_bundle"),
-                Err(error) => {
-                    tracing::warn!(file = %stored.display(), %error, "stored bundle is damaged, using trust_bundle");
+    /// The bundle that the CA last published, or the one of the settings: before the first contact, and when that file
+    /// was written later, for then somebody who may has told this node what to trust while it slept. Tells also whether
+    /// the agent has run before.
+    fn load_bundle(&self) -> Result<(TrustBundle, bool), BuildError> {
+        let stored = self.load_stored_bundle();
+        let modified = |file: &PathBuf| std::fs::metadata(file).and_then(|meta| meta.modified()).ok();
+        let given_later = modified(&self.trust_bundle) > modified(&self.data_dir.join(BUNDLE_FILE));
+        match (stored, self.load_given_bundle()) {
+            (Some(stored), Ok(given)) if given_later => {
+                if given.x509_authorities.iter().any(|root| !stored.x509_authorities.contains(root)) {
+                    tracing::warn!(file = %self.trust_bundle.display(), "trust_bundle is newer than what is stored, using it");
+                    return Ok((given, true));
                 }
+                Ok((stored, true))
+            }
+            (Some(stored), _) => Ok((stored, true)),
+            (None, given) => Ok((given?, false)),
+        }
+    }
+
+    fn load_stored_bundle(&self) -> Option<TrustBundle> {
+        let stored = self.data_dir.join(BUNDLE_FILE);
+        let document = store::read(&stored, BUNDLE_BYTES_MAX).ok().flatten()?;
+        match TrustBundle::parse_spiffe_json(self.trust_domain.clone(), &document) {
+            Ok(bundle) if !bundle.x509_authorities.is_empty() => return Some(bundle),
+            Ok(_) => tracing::warn!(file = %stored.display(), "stored bundle is empty, using trust_bundle"),
+            Err(error) => {
+                tracing::warn!(file = %stored.display(), %error, "stored bundle is damaged, using trust_bundle");
             }
         }
+        None
+    }
+
+    fn load_given_bundle(&self) -> Result<TrustBundle, BuildError> {
         let file = self.trust_bundle.clone();
         let text = match store::read(&file, BUNDLE_BYTES_MAX) {
             Ok(Some(text)) => text,
@@ -198,13 +223,14 @@ impl Agent {
     /// # Errors
     /// When it cannot join, or a part of it fails.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let (settings, state, clock) = (self.settings, self.state, self.clock);
+        let (settings, state, clock, has_run_before) = (self.settings, self.state, self.clock, self.has_run_before);
         let (readiness, metrics) = (Readiness::new(), Metrics::new());
         let numbers = Numbers::registered(&metrics);
         let own = Arc::new(NodeIdentity::new(state.clone()));
         let ca: Arc<dyn Ca> =
             Arc::new(GrpcCa::new(settings.server.clone(), settings.trust_domain.clone(), own.clone()));
         let (unjoined, unsynced) = (readiness.block("own SVID"), readiness.block("first sync"));
+        let enforced = Arc::new(Streams::default());
         let desk = Arc::new(Desk {
             state: state.clone(),
             ca: ca.clone(),
@@ -212,6 +238,7 @@ impl Agent {
             clock,
             numbers: numbers.clone(),
             streams: Tally::new(STREAMS_MAX, STREAMS_PER_PROCESS_MAX),
+            enforced: enforced.clone(),
             shutdown: shutdown.clone(),
         });
         let pages =
@@ -230,7 +257,7 @@ impl Agent {
         }
         let node = Node {
             ca: ca.clone(),
-            identity: own,
+            identity: own.clone(),
             trust_domain: settings.trust_domain.clone(),
             svid_file: settings.data_dir.join(SVID_FILE),
             join_token_file: settings.join_token_file.clone(),
@@ -244,6 +271,7 @@ impl Agent {
         }
         drop(unjoined);
         let resync = Arc::new(Notify::new());
+        let (report, (revision, synced)) = (watch::Sender::new(Report::default()), watch::channel(0));
         let syncer = Syncer {
             ca: ca.clone(),
             state: state.clone(),
@@ -251,9 +279,13 @@ impl Agent {
             interval: settings.sync_interval,
             bundle_file: settings.data_dir.join(BUNDLE_FILE),
             resync: resync.clone(),
-            progress: watch::Sender::new(Progress::default()),
+            report: report.subscribe(),
+            revision,
             unsynced: Some(unsynced),
         };
+        let reporter =
+            Reporter { state: state.clone(), own, streams: enforced, revision: synced, report, has_run_before };
+        tasks.spawn("reporter", reporter.run(shutdown.clone()));
         tasks.spawn("sync", syncer.run(shutdown.clone()));
         tasks.spawn("rotation", Rotator { ca, state, clock, numbers, resync }.run(shutdown.clone()));
         tasks.spawn("own svid", node.keep_fresh(shutdown.clone()));

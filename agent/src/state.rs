@@ -29,6 +29,10 @@ pub(crate) struct Snapshot {
     pub(crate) entries: Arc<Entries>,
     pub(crate) held: Arc<BTreeMap<String, Held>>,
     pub(crate) bundles: Arc<BundleSet>,
+    /// The own trust domain's bundle without what is tainted: what verifies by it needs no replacement.
+    pub(crate) untainted: Arc<BundleSet>,
+    /// The number of the newest own bundle by which all that is held is clean.
+    pub(crate) settled: u64,
 }
 
 /// The current snapshot and its watchers.
@@ -42,8 +46,9 @@ impl State {
     /// Nothing known but the bundle that this agent starts with.
     pub(crate) fn new(own: TrustBundle) -> Self {
         let trust_domain = own.trust_domain.clone();
+        let untainted = Arc::new(BundleSet::new([Arc::new(own.untainted())]));
         let bundles = Arc::new(BundleSet::new([Arc::new(own)]));
-        let first = Snapshot { bundles, ..Snapshot::default() };
+        let first = Snapshot { bundles, untainted, ..Snapshot::default() };
         Self { trust_domain, current: watch::Sender::new(Arc::new(first)) }
     }
 
@@ -75,25 +80,38 @@ impl State {
                 next.held = Arc::new(kept.map(|(id, held)| (id.clone(), held.clone())).collect());
             }
             if !same_bundles(&next.bundles, &bundles) {
+                let own = bundles.get(&self.trust_domain).map(|own| Arc::new(own.untainted()));
+                next.untainted = Arc::new(BundleSet::new(own));
                 next.bundles = Arc::new(bundles);
             }
+            next.settle(&self.trust_domain);
             *current = Arc::new(next);
             true
         });
     }
 
-    /// Adds new SVIDs, of entries that are still authorized.
-    pub(crate) fn put_held(&self, fresh: Vec<(String, Held)>) {
+    /// Adds new SVIDs, of entries that are still authorized. One whose authority was tainted or withdrawn while it was on
+    /// its way is not taken; answers the entries of such.
+    pub(crate) fn put_held(&self, fresh: Vec<(String, Held)>) -> Vec<String> {
+        let mut refused = Vec::new();
         if fresh.is_empty() {
-            return;
+            return refused;
         }
         self.current.send_modify(|current| {
             let mut next = Snapshot::clone(current);
             let mut held = BTreeMap::clone(&next.held);
-            held.extend(fresh.into_iter().filter(|(id, _)| next.entries.get(id).is_some()));
+            for (id, one) in fresh.into_iter().filter(|(id, _)| current.entries.get(id).is_some()) {
+                if next.is_clean(&one.svid) {
+                    held.insert(id, one);
+                } else {
+                    refused.push(id);
+                }
+            }
             next.held = Arc::new(held);
+            next.settle(&self.trust_domain);
             *current = Arc::new(next);
         });
+        refused
     }
 
     /// Drops SVIDs that have expired, so that streams end instead of resting on them.
@@ -105,6 +123,7 @@ impl State {
             let mut next = Snapshot::clone(current);
             let kept = next.held.iter().filter(|(_, held)| held.svid.not_after() > now);
             next.held = Arc::new(kept.map(|(id, held)| (id.clone(), held.clone())).collect());
+            next.settle(&self.trust_domain);
             *current = Arc::new(next);
             true
         });
@@ -116,6 +135,25 @@ fn same_bundles(one: &BundleSet, other: &BundleSet) -> bool {
 }
 
 impl Snapshot {
+    /// Whether a root vouches for the SVID that is neither tainted nor gone. Time plays no part: whatever was valid once
+    /// is judged as of then.
+    pub(crate) fn is_clean(&self, svid: &X509Svid) -> bool {
+        let then = identity::unix_time(svid.not_before());
+        identity::verify::verify_peer(svid.chain(), &self.untainted, then).is_ok()
+    }
+
+    /// The number of the own bundle.
+    pub(crate) fn own_sequence(&self, own: &TrustDomain) -> u64 {
+        self.bundles.get(own).map_or(0, |bundle| bundle.sequence)
+    }
+
+    /// Notes the bundle when nothing that is held is left to be replaced because of it.
+    fn settle(&mut self, own: &TrustDomain) {
+        if self.synced && self.held.values().all(|held| self.is_clean(&held.svid)) {
+            self.settled = self.own_sequence(own);
+        }
+    }
+
     /// The valid SVIDs of `entries`, in their order.
     pub(crate) fn svids_of<'a>(
         &'a self,

@@ -13,7 +13,7 @@ use runtime::readiness::ReadyGuard;
 use runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, mpsc, watch};
 
-use crate::ca::{Ca, CaError, Progress};
+use crate::ca::{Ca, CaError, Progress, Report};
 use crate::dice;
 use crate::entry::Entries;
 use crate::metrics::{Numbers, Outcome};
@@ -30,8 +30,10 @@ pub(crate) struct Syncer {
     pub(crate) bundle_file: PathBuf,
     /// Asks for a sync out of turn.
     pub(crate) resync: Arc<Notify>,
-    /// What this agent has applied, for the CA.
-    pub(crate) progress: watch::Sender<Progress>,
+    /// What this node enforces, for the CA.
+    pub(crate) report: watch::Receiver<Report>,
+    /// The entries revision that was synced.
+    pub(crate) revision: watch::Sender<u64>,
     /// Blocks readiness until the first sync.
     pub(crate) unsynced: Option<ReadyGuard>,
 }
@@ -41,10 +43,8 @@ impl Syncer {
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let (told, mut hints) = mpsc::channel(1);
         let mut listener = runtime::tasks::TaskSet::new();
-        listener.spawn(
-            "watch",
-            listen(self.ca.clone(), self.progress.subscribe(), told, self.resync.clone(), shutdown.clone()),
-        );
+        listener
+            .spawn("watch", listen(self.ca.clone(), self.report.clone(), told, self.resync.clone(), shutdown.clone()));
         let (mut failures, mut hinted, mut posted) = (0_u32, Progress::default(), None);
         while !shutdown.is_requested() {
             let Some(outcome) = shutdown.unless(self.sync(hinted, &mut posted)).await else { break };
@@ -86,12 +86,13 @@ impl Syncer {
         }
         self.state.put_synced(entries, bundles);
         self.unsynced = None;
-        // Streams have the new bundle: the CA may count on this node.
-        let applied = Progress { bundle_sequence: sequence, entries_revision: hinted.entries_revision };
-        self.progress.send_if_modified(|told| std::mem::replace(told, applied) != applied);
-        if *posted != Some(sequence) {
-            match self.ca.post_status(sequence).await {
-                Ok(()) | Err(CaError::Unsupported) => *posted = Some(sequence),
+        let revision = hinted.entries_revision;
+        self.revision.send_if_modified(|told| std::mem::replace(told, revision) != revision);
+        // For a CA without a watch; what a new bundle leads to is told at the next sync.
+        let enforced = self.report.borrow().enforced;
+        if enforced > 0 && *posted != Some(enforced) {
+            match self.ca.post_status(enforced).await {
+                Ok(()) | Err(CaError::Unsupported) => *posted = Some(enforced),
                 Err(error) => tracing::debug!(%error, "status not posted"),
             }
         }
@@ -132,7 +133,7 @@ impl Syncer {
 /// Holds the CA's watch stream open; a CA that has none is asked again now and then, it may be upgraded.
 async fn listen(
     ca: Arc<dyn Ca>,
-    progress: watch::Receiver<Progress>,
+    report: watch::Receiver<Report>,
     told: mpsc::Sender<Progress>,
     resync: Arc<Notify>,
     shutdown: Shutdown,
@@ -140,7 +141,7 @@ async fn listen(
     let mut failures = 0;
     while !shutdown.is_requested() {
         let begun = tokio::time::Instant::now();
-        let Some(outcome) = shutdown.unless(ca.watch(progress.clone(), told.clone())).await else { return };
+        let Some(outcome) = shutdown.unless(ca.watch(report.clone(), told.clone())).await else { return };
         if begun.elapsed() > WATCH_PROVEN {
             failures = 0;
         }

@@ -20,7 +20,8 @@ use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
-use crate::caller::{Caller, Desk, Refusal, StreamGuard, svids};
+use crate::caller::{Caller, Desk, Refusal, StreamGuard, name_of, svids};
+use crate::enforced::Standing;
 use crate::entry::Entry;
 use crate::metrics::Api;
 use crate::state::Snapshot;
@@ -183,17 +184,20 @@ where
     M: prost::Message + 'static,
 {
     Box::pin(async_stream::stream! {
-        let _guard = guard;
+        guard.presence.expect();
         let (mut changes, mut last) = (desk.state.subscribe(), None);
         loop {
             match desk.await_entries(&mut caller, &mut changes, with_svid).await {
                 Ok((snapshot, entries)) => {
-                    let answer = render(&desk, &snapshot, &entries);
+                    let (answer, settled) = (render(&desk, &snapshot, &entries), snapshot.settled);
+                    guard.presence.name(name_of(&entries));
                     drop(snapshot);
                     let print = fingerprint(&answer);
                     if last.replace(print) != Some(print) {
                         yield Ok(answer);
                     }
+                    // Sent: this API knows no acknowledgement.
+                    guard.presence.set(Standing::Enforces(settled));
                 }
                 Err(refused) => {
                     yield Err(desk.refuse(&refused, Some(&caller)));

@@ -33,9 +33,18 @@ pub(crate) struct Agent {
     pub(crate) bundle_sequence: u64,
     /// Unix seconds.
     pub(crate) attested_at: i64,
+    /// Since when it enforces `bundle_sequence`, Unix seconds.
+    pub(crate) bundle_since: i64,
+    /// When something of it was last written down, Unix seconds.
+    pub(crate) seen_at: i64,
 }
 
 impl Agent {
+    /// Whether the node takes part in the trust domain: attested, not banned, and with an SVID that is not over.
+    pub(crate) fn counts(&self, now: i64) -> bool {
+        !self.banned && self.expires_at.max(self.new_expires_at) > now
+    }
+
     /// Whether the node may use `entry_selectors` of an alias: it has all of them, its own ID being one.
     pub(crate) fn has_all(&self, entry_selectors: &BTreeSet<Selector>) -> bool {
         entry_selectors.iter().all(|wanted| {

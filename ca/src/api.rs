@@ -1,4 +1,4 @@
-//! The services of the SPIRE server API, and Kasbah's node stream beside them.
+//! The services of the SPIRE server API, with Kasbah's node stream and rotation service beside them.
 //!
 //! | who | may |
 //! |---|---|
@@ -19,6 +19,7 @@ mod local_authority;
 mod log;
 mod node;
 mod policy;
+mod rotation;
 mod svid;
 mod trust_domain;
 
@@ -35,6 +36,7 @@ use tonic::{Extensions, Response, Status};
 use proto::kasbah::ca::v1::audit_server::AuditServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
+use proto::kasbah::ca::v1::rotation_server::RotationServer;
 use proto::kasbah::node::v1::node_server::NodeServer;
 use proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -112,6 +114,7 @@ impl Api {
             .add_service(LogServer::new(self.clone()))
             .add_service(AuditServer::new(self.clone()))
             .add_service(IssuancePolicyServer::new(self.clone()))
+            .add_service(RotationServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 
@@ -167,6 +170,7 @@ impl Api {
         if agent.banned {
             return Err(Refusal::AgentBanned);
         }
+        self.certifier.contacts.seen(id, self.certifier.now_secs());
         let serial = peer.leaf_serial().to_owned();
         if serial == agent.serial {
             return Ok(agent);

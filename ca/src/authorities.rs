@@ -1,9 +1,15 @@
-//! The signing authorities: made on first start, kept sealed, replaced at half of their life.
+//! The signing authorities: made on first start, kept sealed, and what of them signs at this moment.
 //!
 //! A self-made root signs intermediates; the active intermediate signs X.509-SVIDs; an ES256 key signs JWT-SVIDs. The
-//! root's key is opened only to sign an intermediate. A new JWT key is published well before it signs, so that nobody
-//! meets a token whose key is unknown.
+//! root's key is opened only to sign an intermediate. An intermediate is replaced at half of its life, which nobody has
+//! to know; roots and JWT keys stand in the bundle and are replaced by the steps of [`crate::rotation`].
 
+mod keep;
+mod rows;
+mod steps;
+mod trial;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,17 +21,19 @@ use base64::engine::general_purpose::STANDARD;
 use identity::authority::{AuthorityError, X509Authority};
 use identity::bundle::{BundleError, BundleSet, TrustBundle};
 use identity::jwt::{JwtAuthorityKey, SignError};
-use identity::key::{KeyError, PrivateKey};
-use identity::pem::{self, PemError};
+use identity::key::KeyError;
+use identity::pem::PemError;
 use identity::seal::{SealError, SealKey};
-use identity::spiffe_id::TrustDomain;
-use runtime::clock::from_unix_secs;
 use tokio::sync::watch;
 
-use crate::certifier::secs;
 use crate::key_file::{self, KeyFileError};
+use crate::rotation::machine::{Line, Node};
+use crate::rotation::schedule::Ages;
 use crate::settings::Settings;
-use crate::store::{AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError};
+use crate::store::{AuthoritiesChange, AuthorityKind, AuthorityState, Store, StoreError};
+
+pub(crate) use rows::{Facts, Keys};
+pub(crate) use steps::{Asked, StepError, counted};
 
 /// Why there is no authority to sign with.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +66,9 @@ pub enum AuthoritiesError {
     /// A stored certificate is not readable.
     #[error("a stored certificate is not readable")]
     Pem(#[from] PemError),
+    /// A new authority was tried, and what it signed does not verify.
+    #[error("the new {0} was tried, and what it signed does not verify; it is not used")]
+    Trial(&'static str),
     /// The bundle of our own roots.
     #[error("the trust bundle cannot be made")]
     Bundle(#[from] BundleError),
@@ -72,6 +83,7 @@ impl AuthoritiesError {
             Self::Missing(_) | Self::Unusable(_) | Self::Pem(_) => "AUTHORITY_INVALID",
             Self::X509(error) => error.reason(),
             Self::Key(_) | Self::Jwt(_) => "AUTHORITY_FAILED",
+            Self::Trial(_) => "AUTHORITY_TRIAL_FAILED",
             Self::Seal(error) => error.reason(),
             Self::Bundle(error) => error.reason(),
         }
@@ -82,11 +94,21 @@ impl AuthoritiesError {
 pub(crate) struct Authorities {
     current: ArcSwap<Signing>,
     bundle_sequence: watch::Sender<u64>,
-    seal_key: SealKey,
-    trust_domain: TrustDomain,
-    ttl: Duration,
+    /// Counts every change, also those that leave the bundle as it is.
+    changes: watch::Sender<u64>,
+    keys: Keys,
+    ttls: Ttls,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
+}
+
+/// How long new authorities live, and what they sign.
+#[derive(Clone, Copy, Debug)]
+struct Ttls {
+    root: Duration,
+    /// Of an intermediate, and of a JWT key.
+    signing: Duration,
+    svid_max: Duration,
 }
 
 /// What signs at this moment, and what is published.
@@ -98,27 +120,36 @@ pub(crate) struct Signing {
     pub(crate) bundle: Arc<TrustBundle>,
     pub(crate) bundles: Arc<BundleSet>,
     pub(crate) facts: Vec<Facts>,
-}
-
-/// An authority without its key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) id: String,
-    pub(crate) kind: AuthorityKind,
-    pub(crate) state: AuthorityState,
-    pub(crate) not_before: i64,
-    pub(crate) not_after: i64,
+    /// By kind, what is being done with them.
+    pub(crate) lines: BTreeMap<AuthorityKind, Line>,
+    /// Intermediates of roots that sign no more, by root: the server's own SVID may need one yet.
+    former: BTreeMap<String, X509Authority>,
+    revision: u64,
 }
 
 impl Signing {
-    /// The authority of a kind in a state; the newest where there are several.
-    pub(crate) fn find(&self, kind: AuthorityKind, state: AuthorityState) -> Option<&Facts> {
-        self.facts.iter().rev().find(|facts| facts.kind == kind && facts.state == state)
+    /// The authorities of a kind that stands in the bundle.
+    pub(crate) fn line(&self, kind: AuthorityKind) -> &Line {
+        static NONE: Line = Line::EMPTY;
+        self.lines.get(&kind).unwrap_or(&NONE)
     }
 
     /// The end of the root, Unix seconds.
     pub(crate) fn root_not_after(&self) -> i64 {
-        self.find(AuthorityKind::Root, AuthorityState::Active).map_or(0, |root| root.not_after)
+        self.line(AuthorityKind::Root).active().map_or(0, |root| root.not_after)
+    }
+
+    /// The root that signs for the server itself: see [`Line::signs_for_server`].
+    pub(crate) fn server_root(&self, nodes: &[Node]) -> String {
+        let line = self.line(AuthorityKind::Root);
+        let active = line.active().map(|root| root.id.clone()).unwrap_or_default();
+        let wanted = line.signs_for_server(nodes).map(|root| root.id.clone());
+        wanted.filter(|id| self.former.contains_key(id)).unwrap_or(active)
+    }
+
+    /// What signs below a root; the active intermediate for one that has none any more.
+    pub(crate) fn below(&self, root_id: &str) -> &X509Authority {
+        self.former.get(root_id).unwrap_or(&self.x509)
     }
 }
 
@@ -127,25 +158,27 @@ impl Authorities {
     /// transaction, or not at all.
     pub(crate) async fn load(store: &Store, settings: &Settings, now: SystemTime) -> Result<Self, AuthoritiesError> {
         let (stored, key_file) = (store.authorities().await?, settings.key_file());
-        let seal_key = key_file::load(&key_file, stored.key_check.is_none())?;
+        let seal = key_file::load(&key_file, stored.key_check.is_none())?;
+        let keys = Keys { seal, trust_domain: settings.trust_domain.clone() };
         if let Some(sealed) = &stored.key_check {
-            check_key(&seal_key, sealed, &key_file)?;
+            check_key(&keys.seal, sealed, &key_file)?;
         } else {
-            match create(store, settings, &seal_key, stored.revision, now).await {
+            match create(store, settings, &keys, stored.revision, now).await {
                 // Another replica was first: its authorities are everybody's, if our key opens them.
                 Err(AuthoritiesError::Store(StoreError::AuthorityChanged)) => (),
                 made => made?,
             }
         }
         let stored = store.authorities().await?;
-        check_key(&seal_key, stored.key_check.as_deref().unwrap_or_default(), &key_file)?;
-        let signing = open(&stored.rows, stored.bundle_sequence, &seal_key, &settings.trust_domain, now)?;
+        check_key(&keys.seal, stored.key_check.as_deref().unwrap_or_default(), &key_file)?;
+        let signing = keys.open(&stored, now)?;
+        let svid_max = settings.svid_ttl_max.max(settings.jwt_svid_ttl);
         Ok(Self {
             bundle_sequence: watch::Sender::new(signing.bundle.sequence),
+            changes: watch::Sender::new(0),
             current: ArcSwap::from_pointee(signing),
-            seal_key,
-            trust_domain: settings.trust_domain.clone(),
-            ttl: settings.ca_ttl,
+            keys,
+            ttls: Ttls { root: settings.root_ttl, signing: settings.ca_ttl, svid_max },
             changing: tokio::sync::Mutex::new(()),
         })
     }
@@ -160,42 +193,15 @@ impl Authorities {
         self.bundle_sequence.subscribe()
     }
 
-    /// Replaces what is half through its life, and drops what has ended. Cheap when there is nothing to do.
-    pub(crate) async fn keep_fresh(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
-        let _one = self.changing.lock().await;
-        let plan = Plan::new(&self.current().facts, secs(now));
-        if plan == Plan::default() {
-            return Ok(());
-        }
-        let stored = store.authorities().await?;
-        let (mut rows, based_on) = (stored.rows, stored.revision);
-        let mut put = Vec::new();
-        if plan.new_x509 {
-            retire(&mut rows, AuthorityKind::X509, &mut put);
-            let root = self.open_root(&rows)?;
-            put.push(seal_x509(&self.seal_key, &root.generate_intermediate(self.ttl, now)?, AuthorityKind::X509, now)?);
-        }
-        if plan.activate_jwt {
-            retire(&mut rows, AuthorityKind::Jwt, &mut put);
-        }
-        let prepared =
-            rows.iter_mut().find(|row| row.kind == AuthorityKind::Jwt && row.state == AuthorityState::Prepared);
-        match prepared {
-            Some(row) if plan.activate_jwt => {
-                row.state = AuthorityState::Active;
-                put.push(row.clone());
-            }
-            _ if plan.new_jwt => {
-                let state = if plan.activate_jwt { AuthorityState::Active } else { AuthorityState::Prepared };
-                put.push(new_jwt(&self.seal_key, state, self.ttl, now)?);
-            }
-            _ => (),
-        }
-        for row in &put {
-            tracing::info!(kind = row.kind.as_str(), id = row.id, state = row.state.as_str(), "authority changed");
-        }
-        store.change_authorities(put, plan.gone.clone(), plan.publishes(), None, based_on).await?;
-        self.read(store, now).await
+    /// Changes with every change of any authority.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    /// How early an authority of a kind is replaced.
+    fn ages(&self, kind: AuthorityKind) -> Ages {
+        let signs = if kind == AuthorityKind::Root { self.ttls.signing } else { self.ttls.svid_max };
+        Ages { signs: i64::try_from(signs.as_secs()).unwrap_or(i64::MAX) }
     }
 
     /// Takes over what another replica changed.
@@ -204,18 +210,14 @@ impl Authorities {
         self.read(store, now).await
     }
 
+    /// Takes up what the database has.
     async fn read(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
-        let stored = store.authorities().await?;
-        let signing = open(&stored.rows, stored.bundle_sequence, &self.seal_key, &self.trust_domain, now)?;
-        self.bundle_sequence.send_replace(signing.bundle.sequence);
+        let signing = self.keys.open(&store.authorities().await?, now)?;
+        let sequence = signing.bundle.sequence;
         self.current.store(Arc::new(signing));
+        self.bundle_sequence.send_if_modified(|known| std::mem::replace(known, sequence) != sequence);
+        self.changes.send_modify(|count| *count += 1);
         Ok(())
-    }
-
-    fn open_root(&self, rows: &[AuthorityRow]) -> Result<X509Authority, AuthoritiesError> {
-        let active = |row: &&AuthorityRow| row.kind == AuthorityKind::Root && row.state == AuthorityState::Active;
-        let row = rows.iter().find(active).ok_or(AuthoritiesError::Missing("root"))?;
-        open_x509(row, &self.seal_key, &self.trust_domain)
     }
 }
 
@@ -225,69 +227,35 @@ impl fmt::Debug for Authorities {
     }
 }
 
-/// What is due.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Plan {
-    new_x509: bool,
-    new_jwt: bool,
-    activate_jwt: bool,
-    gone: Vec<String>,
-    gone_jwt: bool,
-}
-
-impl Plan {
-    fn new(facts: &[Facts], now: i64) -> Self {
-        let of = |kind, state| facts.iter().rev().find(move |facts| facts.kind == kind && facts.state == state);
-        let mut plan = Self::default();
-        if let Some(active) = of(AuthorityKind::X509, AuthorityState::Active) {
-            plan.new_x509 = active.spent(now) >= 0.5;
-        }
-        if let Some(active) = of(AuthorityKind::Jwt, AuthorityState::Active) {
-            let prepared = of(AuthorityKind::Jwt, AuthorityState::Prepared);
-            plan.new_jwt = prepared.is_none() && active.spent(now) >= 0.5;
-            // Everybody had time to see the new key; near the end we cannot wait any longer.
-            let seen = prepared.is_some_and(|prepared| prepared.spent(now) >= 1.0 / 12.0);
-            plan.activate_jwt = (seen && active.spent(now) >= 5.0 / 6.0) || active.spent(now) >= 0.98;
-        }
-        for ended in facts.iter().filter(|facts| facts.state != AuthorityState::Active && facts.not_after <= now) {
-            plan.gone_jwt |= ended.kind == AuthorityKind::Jwt;
-            plan.gone.push(ended.id.clone());
-        }
-        plan
-    }
-
-    /// Whether the bundle changes: intermediates are not part of it.
-    fn publishes(&self) -> bool {
-        self.new_jwt || self.gone_jwt
-    }
-}
-
-impl Facts {
-    /// How much of the life is over, 0 to 1 and beyond.
-    fn spent(&self, now: i64) -> f64 {
-        let life = (self.not_after - self.not_before).max(1);
-        (now - self.not_before) as f64 / life as f64
-    }
-}
-
 async fn create(
     store: &Store,
     settings: &Settings,
-    key: &SealKey,
+    keys: &Keys,
     based_on: u64,
     now: SystemTime,
 ) -> Result<(), AuthoritiesError> {
     let root = X509Authority::generate_root(&settings.trust_domain, settings.root_ttl, now)?;
     let intermediate = root.generate_intermediate(settings.ca_ttl, now)?;
+    trial::x509(
+        &intermediate,
+        &TrustBundle::from_pem(settings.trust_domain.clone(), root_pem(&root).as_bytes())?,
+        now,
+    )?;
+    let (active, first) = (AuthorityState::Active, 1);
     let rows = vec![
-        seal_x509(key, &root, AuthorityKind::Root, now)?,
-        seal_x509(key, &intermediate, AuthorityKind::X509, now)?,
-        new_jwt(key, AuthorityState::Active, settings.ca_ttl, now)?,
+        keys.seal_root(&root, active, first, now)?,
+        keys.seal_intermediate(&intermediate, root.subject_key_id(), now)?,
+        keys.seal_jwt(&JwtAuthorityKey::generate()?, active, first, settings.ca_ttl, now)?,
     ];
-    let check = STANDARD.encode(key.seal(KEY_CHECK_PURPOSE, KEY_CHECK_TEXT)?);
-    store.change_authorities(rows, Vec::new(), true, Some(check), based_on).await?;
+    let key_check = Some(STANDARD.encode(keys.seal.seal(KEY_CHECK_PURPOSE, KEY_CHECK_TEXT)?));
+    let change = AuthoritiesChange { put: rows, publishes: true, key_check, ..AuthoritiesChange::default() };
+    store.change_authorities(change, based_on).await?;
     tracing::info!(trust_domain = %settings.trust_domain, root = root.subject_key_id(), "new authority made");
     Ok(())
+}
+
+fn root_pem(root: &X509Authority) -> String {
+    identity::pem::certificate(root.certificate())
 }
 
 fn check_key(key: &SealKey, sealed: &str, key_file: &Path) -> Result<(), AuthoritiesError> {
@@ -298,133 +266,8 @@ fn check_key(key: &SealKey, sealed: &str, key_file: &Path) -> Result<(), Authori
     }
 }
 
-/// The active authority of `kind` becomes an old one.
-fn retire(rows: &mut [AuthorityRow], kind: AuthorityKind, put: &mut Vec<AuthorityRow>) {
-    for row in rows.iter_mut().filter(|row| row.kind == kind && row.state == AuthorityState::Active) {
-        row.state = AuthorityState::Old;
-        put.push(row.clone());
-    }
-}
-
-fn seal_x509(
-    key: &SealKey,
-    authority: &X509Authority,
-    kind: AuthorityKind,
-    now: SystemTime,
-) -> Result<AuthorityRow, AuthoritiesError> {
-    let id = authority.subject_key_id().to_owned();
-    Ok(AuthorityRow {
-        sealed_key: STANDARD.encode(key.seal(&purpose(kind, &id), authority.key().pkcs8_der())?),
-        certificate: pem::certificate(authority.certificate()),
-        id,
-        kind,
-        state: AuthorityState::Active,
-        not_before: secs(authority.not_before()),
-        not_after: secs(authority.not_after()),
-        created_at: secs(now),
-    })
-}
-
-fn new_jwt(
-    key: &SealKey,
-    state: AuthorityState,
-    ttl: Duration,
-    now: SystemTime,
-) -> Result<AuthorityRow, AuthoritiesError> {
-    let authority = JwtAuthorityKey::generate()?;
-    let id = authority.key_id().to_owned();
-    Ok(AuthorityRow {
-        sealed_key: STANDARD.encode(key.seal(&purpose(AuthorityKind::Jwt, &id), authority.pkcs8_der())?),
-        certificate: String::new(),
-        id,
-        kind: AuthorityKind::Jwt,
-        state,
-        not_before: secs(now),
-        not_after: secs(now + ttl),
-        created_at: secs(now),
-    })
-}
-
-/// Binds a sealed key to its row, so that keys cannot be exchanged in the database.
-fn purpose(kind: AuthorityKind, id: &str) -> Vec<u8> {
-    format!("authority/{}/{id}", kind.as_str()).into_bytes()
-}
-
-fn open(
-    rows: &[AuthorityRow],
-    sequence: u64,
-    key: &SealKey,
-    trust_domain: &TrustDomain,
-    now: SystemTime,
-) -> Result<Signing, AuthoritiesError> {
-    let active = |kind, name| {
-        let found = rows.iter().rev().find(|row| row.kind == kind && row.state == AuthorityState::Active);
-        found.ok_or(AuthoritiesError::Missing(name))
-    };
-    open_x509(active(AuthorityKind::Root, "root")?, key, trust_domain)?;
-    let x509 = open_x509(active(AuthorityKind::X509, "signing authority")?, key, trust_domain)?;
-    let jwt_row = active(AuthorityKind::Jwt, "JWT authority")?;
-    let bundle = Arc::new(publish(rows, sequence, key, trust_domain, secs(now))?);
-    Ok(Signing {
-        x509_id: x509.subject_key_id().to_owned(),
-        x509,
-        jwt: open_jwt(jwt_row, key)?,
-        jwt_not_after: from_unix_secs(jwt_row.not_after),
-        bundles: Arc::new(BundleSet::new([bundle.clone()])),
-        bundle,
-        facts: rows.iter().map(facts).collect(),
-    })
-}
-
-fn publish(
-    rows: &[AuthorityRow],
-    sequence: u64,
-    key: &SealKey,
-    trust_domain: &TrustDomain,
-    now: i64,
-) -> Result<TrustBundle, AuthoritiesError> {
-    let mut bundle = TrustBundle::new(trust_domain.clone());
-    bundle.sequence = sequence;
-    bundle.refresh_hint = Some(REFRESH_HINT);
-    for row in rows.iter().filter(|row| row.not_after > now || row.state == AuthorityState::Active) {
-        match row.kind {
-            AuthorityKind::Root => {
-                for certificate in pem::decode_certificates(row.certificate.as_bytes())? {
-                    bundle.add_x509_authority(certificate)?;
-                }
-            }
-            AuthorityKind::Jwt => {
-                bundle.jwt_authorities.push(open_jwt(row, key)?.public(Some(from_unix_secs(row.not_after))));
-            }
-            AuthorityKind::X509 => (),
-        }
-    }
-    Ok(bundle)
-}
-
-fn open_x509(row: &AuthorityRow, key: &SealKey, trust_domain: &TrustDomain) -> Result<X509Authority, AuthoritiesError> {
-    let chain = pem::decode_certificates(row.certificate.as_bytes())?;
-    let private_key = PrivateKey::from_pkcs8_der(&open_key(row, key)?)?;
-    Ok(X509Authority::from_parts(trust_domain, chain, private_key)?)
-}
-
-fn open_jwt(row: &AuthorityRow, key: &SealKey) -> Result<JwtAuthorityKey, AuthoritiesError> {
-    Ok(JwtAuthorityKey::from_pkcs8_der(&row.id, &open_key(row, key)?)?)
-}
-
-fn open_key(row: &AuthorityRow, key: &SealKey) -> Result<impl std::ops::Deref<Target = Vec<u8>>, AuthoritiesError> {
-    let sealed = STANDARD.decode(&row.sealed_key).map_err(|_| AuthoritiesError::Unusable("sealed key"))?;
-    Ok(key.open(&purpose(row.kind, &row.id), &sealed)?)
-}
-
-fn facts(row: &AuthorityRow) -> Facts {
-    Facts { id: row.id.clone(), kind: row.kind, state: row.state, not_before: row.not_before, not_after: row.not_after }
-}
-
 const KEY_CHECK_PURPOSE: &[u8] = b"key check";
 const KEY_CHECK_TEXT: &[u8] = b"kasbah";
-/// How often others should fetch the bundle.
-const REFRESH_HINT: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests;

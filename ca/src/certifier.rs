@@ -7,11 +7,12 @@ use runtime::clock::{self, Clock};
 use runtime::shutdown::Shutdown;
 
 use crate::audit::Refusals;
-use crate::authorities::Authorities;
+use crate::authorities::{Authorities, counted};
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
 use crate::refusal::Refusal;
+use crate::rotation::contacts::Contacts;
 use crate::settings::Settings;
 use crate::store::{IssuanceKind, Store};
 
@@ -29,6 +30,7 @@ pub(crate) struct Certifier {
     pub(crate) policy: PolicyInForce,
     /// Waiting for the audit trail.
     pub(crate) refusals: Refusals,
+    pub(crate) contacts: Contacts,
     pub(crate) counts: Counts,
     pub(crate) clock: Clock,
     pub(crate) shutdown: Shutdown,
@@ -108,6 +110,12 @@ impl Certifier {
 
     pub(crate) fn now(&self) -> SystemTime {
         self.clock.now()
+    }
+
+    /// The root below which the server's own certificate is to be.
+    pub(crate) fn server_root(&self) -> String {
+        let nodes = counted(self.store.registry().agents().map(AsRef::as_ref), self.now_secs());
+        self.authorities.current().server_root(&nodes)
     }
 
     /// Unix seconds.

@@ -11,11 +11,17 @@ use crate::certifier::Certifier;
 use crate::key_file;
 use crate::store::StoreError;
 
-/// Replaces authorities in time, for ever.
+/// Replaces authorities in time and takes the steps of rotations, for ever: now and then, and at once when a node reports
+/// or an operator has decided something.
 pub(crate) async fn keep_authorities_fresh(certifier: Arc<Certifier>, ca_ttl: Duration) {
     let pause = (ca_ttl / 100).clamp(PAUSE_MIN, PAUSE_MAX);
+    let (mut reports, mut changes) = (certifier.contacts.reports(), certifier.authorities.changes());
     loop {
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => (),
+            _ = reports.changed() => (),
+            _ = changes.changed() => (),
+        }
         if !certifier.store.lease().is_held() {
             continue;
         }
@@ -88,6 +94,7 @@ pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, kept: Kept) {
 
 async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
     let now = certifier.now_secs();
+    certifier.contacts.retain(|id| certifier.store.registry().agent(id).is_some());
     let ended: Vec<String> = {
         let registry = certifier.store.registry();
         registry.entries_after("").filter(|entry| !entry.is_live(now)).map(|entry| entry.id.clone()).collect()

@@ -95,9 +95,14 @@ impl Certifier {
             backdate: self.ttls.backdate(ttl),
             serial,
         };
-        let chain = signing.x509.sign_svid(csr.public_key_spki(), &profile, now);
+        // The server's own certificate must be good for nodes that do not know the newest root yet.
+        let signer = match order.kind {
+            IssuanceKind::Server => signing.below(&self.server_root()),
+            _ => &signing.x509,
+        };
+        let chain = signer.sign_svid(csr.public_key_spki(), &profile, now);
         let chain = chain.map_err(|error| unsigned(&order.id, error))?;
-        let not_after = secs((now + ttl).min(signing.x509.not_after()));
+        let not_after = secs((now + ttl).min(signer.not_after()));
         let issued = IssuedX509 { chain, serial: digest::serial_hex(&serial), not_after };
         let record = Issuance {
             serial: issued.serial.clone(),
@@ -105,8 +110,8 @@ impl Certifier {
             spiffe_id: order.id.to_string(),
             entry_id: order.entry_id.clone(),
             caller: order.caller.clone(),
-            authority_id: signing.x509_id.clone(),
             fingerprint: issued.chain.first().map(|leaf| sha256_hex(leaf)).unwrap_or_default(),
+            authority_id: signer.subject_key_id().to_owned(),
             issued_at: secs(now),
             not_after,
             log_index: -1,

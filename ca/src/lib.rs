@@ -30,6 +30,7 @@ mod random;
 mod reasons;
 mod refusal;
 mod registry;
+mod rotation;
 mod server;
 mod server_svid;
 mod service_account;

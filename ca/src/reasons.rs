@@ -34,9 +34,19 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("AUTHORITY_CHANGED", "The signing authority was replaced while a signature was made.", "Try again."),
     doc(
+        "AUTHORITY_REFUSED",
+        "The authority is not known, or only an old one can be tainted and only a tainted one revoked.",
+        "See `kasbah ca rotate status` for the authorities and their states.",
+    ),
+    doc(
         "AUTHORITY_STATE",
         "The step does not fit the state of the signing authorities.",
         "See `kasbah ca rotate status`.",
+    ),
+    doc(
+        "AUTHORITY_TRIAL_FAILED",
+        "A new authority was tried before it might sign, and what it signed does not verify.",
+        "Nothing was changed; look at the cause in the authority's log, then prepare again.",
     ),
     doc("BATCH_TOO_LARGE", "One request holds too many items.", "Send several smaller requests."),
     doc("BUNDLE_EXISTS", "There is a bundle of this trust domain.", "Set or update it instead."),
@@ -204,6 +214,17 @@ pub const REASONS: &[ReasonDoc] = &[
         "PART_ENDED",
         "A part of the process ended by itself.",
         "Look at the log lines before; the process should be started again.",
+    ),
+    doc("ROTATION_BUSY", "Another server changed the authorities at the same time.", "Try again."),
+    doc(
+        "ROTATION_NOT_ACKNOWLEDGED",
+        "Nodes have not acknowledged the bundle that this step of a rotation needs everywhere.",
+        "See `kasbah ca rotate status` for who and why; mend or wait, or waive a node by name.",
+    ),
+    doc(
+        "ROTATION_OVERDUE",
+        "An authority ends although nodes have not acknowledged the next one; the rotation went on without them.",
+        "Look at the nodes named in the log: they refuse certificates of the new authority.",
     ),
     doc("SHUTTING_DOWN", "The authority is ending.", "Try again."),
     doc("SIGNING_FAILED", "The certificate could not be signed.", "Look at the cause in the authority's log."),

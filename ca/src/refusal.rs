@@ -11,7 +11,9 @@ use proto::spire::api::types::PermissionDeniedDetails;
 use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
 use tonic::{Code, Status};
 
+use crate::authorities::{AuthoritiesError, StepError};
 use crate::policy::PolicyRefusal;
+use crate::rotation::machine::Refused;
 use crate::service_account::TokenError;
 use crate::store::StoreError;
 
@@ -154,7 +156,21 @@ pub enum Refusal {
     NotOffered(&'static str),
     /// The state does not allow it.
     #[error("{0}")]
-    NotNow(&'static str),
+    NotNow(String),
+    /// The authority cannot be tainted or revoked, or is not known.
+    #[error("{0}")]
+    AuthorityRefused(String),
+    /// Nodes have not acknowledged what the step needs.
+    #[error("{0}; wait for them, or waive them by name")]
+    NotAcknowledged(String),
+    /// The authorities cannot be changed.
+    #[error("the authorities cannot be changed: {text}")]
+    Authorities {
+        /// The stable code.
+        reason: &'static str,
+        /// What went wrong.
+        text: String,
+    },
     /// The signature could not be made.
     #[error("the certificate cannot be signed")]
     Signing,
@@ -207,6 +223,9 @@ impl Refusal {
             Self::Log(error) => error.reason(),
             Self::NotOffered(_) => "NOT_OFFERED",
             Self::NotNow(_) => "AUTHORITY_STATE",
+            Self::AuthorityRefused(_) => "AUTHORITY_REFUSED",
+            Self::NotAcknowledged(_) => "ROTATION_NOT_ACKNOWLEDGED",
+            Self::Authorities { reason, .. } => reason,
             Self::Signing => "SIGNING_FAILED",
             Self::Store(error) => error.reason(),
         }
@@ -240,7 +259,8 @@ impl Refusal {
             | Self::Filter(_)
             | Self::Bundle(_)
             | Self::Log(_)
-            | Self::CertSigner => Code::InvalidArgument,
+            | Self::CertSigner
+            | Self::AuthorityRefused(_) => Code::InvalidArgument,
             Self::AgentUnknown
             | Self::EntryUnknown
             | Self::EntryNotAuthorized
@@ -248,12 +268,12 @@ impl Refusal {
             | Self::BundleUnknown
             | Self::RelationshipUnknown => Code::NotFound,
             Self::EntryExists | Self::EntryIdTaken | Self::BundleExists | Self::JoinTokenExists => Code::AlreadyExists,
-            Self::BundleInUse | Self::NotNow(_) => Code::FailedPrecondition,
+            Self::BundleInUse | Self::NotNow(_) | Self::NotAcknowledged(_) => Code::FailedPrecondition,
             Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
             Self::NotOffered(_) => Code::Unimplemented,
             Self::Store(StoreError::Busy) => Code::ResourceExhausted,
-            Self::Signing | Self::Store(_) => Code::Unavailable,
+            Self::Signing | Self::Store(_) | Self::Authorities { .. } => Code::Unavailable,
         }
     }
 
@@ -270,6 +290,30 @@ impl Refusal {
             Self::AgentExpired => Some(DeniedReason::AgentExpired),
             Self::AgentNotActive => Some(DeniedReason::AgentNotActive),
             _ => None,
+        }
+    }
+}
+
+impl From<StepError> for Refusal {
+    fn from(error: StepError) -> Self {
+        let text = error.to_string();
+        match error {
+            StepError::Refused(refused) => match refused {
+                Refused::Unknown(_) | Refused::IsActive | Refused::NotOld | Refused::NotTainted => {
+                    Self::AuthorityRefused(text)
+                }
+                Refused::NotAcknowledged { .. } => Self::NotAcknowledged(text),
+                Refused::NodeUnknown => Self::AgentUnknown,
+                Refused::NotPrepared | Refused::AlreadyPrepared | Refused::TooMany | Refused::Ended | Refused::Idle => {
+                    Self::NotNow(text)
+                }
+            },
+            StepError::Busy => Self::Authorities { reason: "ROTATION_BUSY", text },
+            StepError::Authorities(AuthoritiesError::Store(error)) => Self::Store(error),
+            StepError::Authorities(error) => {
+                tracing::error!(reason = error.reason(), error = ?error, "authorities not changed");
+                Self::Authorities { reason: error.reason(), text }
+            }
         }
     }
 }

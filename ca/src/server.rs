@@ -28,6 +28,7 @@ use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{PolicyError, PolicyFile, PolicyInForce};
 use crate::refusal::Refusal;
+use crate::rotation::contacts::Contacts;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
 use crate::settings::{Settings, SettingsProblem};
@@ -179,6 +180,7 @@ impl Settings {
             log,
             policy,
             refusals: Refusals::default(),
+            contacts: Contacts::default(),
             counts: Counts::default(),
             clock,
             shutdown,

@@ -18,13 +18,21 @@ use crate::issue::X509Order;
 use crate::refusal::Refusal;
 use crate::store::IssuanceKind;
 
-/// Holds the SVID and replaces it at half of its life, with a new key each time.
+/// Holds the SVID and replaces it at half of its life, with a new key each time; earlier when another root is to sign it,
+/// which is so as soon as every node knows that root, waived or not.
 #[derive(Debug)]
 pub(crate) struct ServerSvid {
     certifier: Arc<Certifier>,
     dns_names: Vec<String>,
     ip_addresses: Vec<IpAddr>,
-    current: ArcSwapOption<X509Svid>,
+    current: ArcSwapOption<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    svid: Arc<X509Svid>,
+    /// The root that it leads to.
+    root: String,
 }
 
 impl ServerSvid {
@@ -42,6 +50,7 @@ impl ServerSvid {
 
     /// Issues a new SVID and begins to use it.
     pub(crate) async fn renew(&self) -> Result<(), Refusal> {
+        let root = self.certifier.server_root();
         let unsigned = |_| Refusal::Signing;
         let key = PrivateKey::generate_p256().map_err(unsigned)?;
         let csr = Csr::decode_der(&key.csr_der(None).map_err(unsigned)?).map_err(Refusal::Csr)?;
@@ -59,8 +68,28 @@ impl ServerSvid {
             tracing::error!(error = ?error, "own SVID not usable");
             Refusal::Signing
         })?;
-        self.current.store(Some(Arc::new(svid)));
+        tracing::info!(serial = svid.serial(), root, "own SVID in force");
+        self.current.store(Some(Arc::new(Own { svid: Arc::new(svid), root })));
         Ok(())
+    }
+
+    /// Waits until `next`, or until another root is to sign.
+    async fn until_due(&self, next: SystemTime) {
+        let mut changes = self.certifier.authorities.changes();
+        let mut reports = self.certifier.contacts.reports();
+        loop {
+            let now = self.certifier.now();
+            let same_root = self.current.load().as_ref().is_some_and(|own| own.root == self.certifier.server_root());
+            if now >= next || !same_root {
+                return;
+            }
+            tokio::select! {
+                // Nodes also expire, which nobody tells.
+                () = self.certifier.clock.sleep_until(next.min(now + LOOK_AGAIN)) => (),
+                _ = changes.changed() => (),
+                _ = reports.changed() => (),
+            }
+        }
     }
 
     /// Renews for ever.
@@ -73,7 +102,7 @@ impl ServerSvid {
                 Some(not_after) => renew_at(now, not_after, dice()),
                 None => now,
             };
-            self.certifier.clock.sleep_until(next).await;
+            self.until_due(next).await;
             match self.renew().await {
                 Ok(()) => failures = 0,
                 Err(error) => {
@@ -87,7 +116,7 @@ impl ServerSvid {
 
 impl Snapshot for ServerSvid {
     fn svid(&self) -> Option<Arc<X509Svid>> {
-        self.current.load_full()
+        self.current.load().as_ref().map(|own| own.svid.clone())
     }
 
     /// Callers prove themselves with SVIDs of our own trust domain only.
@@ -101,5 +130,6 @@ fn dice() -> f64 {
     f64::from(u32::from_be_bytes(digest::random::<4>())) / f64::from(u32::MAX)
 }
 
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);

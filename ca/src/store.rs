@@ -32,7 +32,9 @@ use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use audit::{AuditFilter, AuditRecord};
-pub(crate) use authorities::{AuthorityKind, AuthorityRow, AuthorityState};
+pub(crate) use authorities::{
+    Authorities as StoredAuthorities, AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, RotationRow,
+};
 pub(crate) use entries::{Created, Updated};
 pub use error::StoreError;
 pub(crate) use health::Health;

@@ -60,6 +60,8 @@ pub(crate) fn agent(path: &str) -> Agent {
         version: String::new(),
         bundle_sequence: 0,
         attested_at: 1,
+        bundle_since: 0,
+        seen_at: 0,
     }
 }
 

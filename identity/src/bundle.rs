@@ -8,11 +8,13 @@ mod json;
 mod map;
 mod set;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
 
+use crate::digest;
 use crate::jwk::{Jwk, JwkError};
 use crate::leaf::LeafError;
 use crate::pem::{self, PemError};
@@ -31,6 +33,9 @@ pub struct TrustBundle {
     pub jwt_authorities: Vec<JwtAuthority>,
     /// The keys that sign WIT-SVIDs. They verify nothing else, and nothing else verifies a WIT-SVID.
     pub wit_authorities: Vec<JwtAuthority>,
+    /// Roots (SHA-256 in hexadecimal) and key IDs whose signatures are to be replaced although they still count. Not
+    /// part of the published format.
+    pub tainted: BTreeSet<String>,
     /// Grows with each change.
     pub sequence: u64,
     /// How often to fetch it.
@@ -69,6 +74,7 @@ impl TrustBundle {
             x509_authorities: Vec::new(),
             jwt_authorities: Vec::new(),
             wit_authorities: Vec::new(),
+            tainted: BTreeSet::new(),
             sequence: 0,
             refresh_hint: None,
         }
@@ -102,6 +108,36 @@ impl TrustBundle {
             self.x509_authorities.push(certificate);
         }
         Ok(())
+    }
+
+    /// Marks a root: what it signed shall be replaced.
+    pub fn taint_x509_authority(&mut self, certificate: &CertificateDer<'_>) {
+        self.tainted.insert(fingerprint(certificate));
+    }
+
+    /// Marks a JWT or WIT key: what it signed shall be replaced.
+    pub fn taint_key(&mut self, key_id: &str) {
+        self.tainted.insert(key_id.to_owned());
+    }
+
+    /// Whether a root is marked.
+    pub fn is_x509_tainted(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.tainted.contains(&fingerprint(certificate))
+    }
+
+    /// Whether a JWT or WIT key is marked.
+    pub fn is_key_tainted(&self, key_id: &str) -> bool {
+        self.tainted.contains(key_id)
+    }
+
+    /// The bundle without what is marked: what verifies by it needs no replacement.
+    pub fn untainted(&self) -> Self {
+        let mut bundle = self.clone();
+        bundle.x509_authorities.retain(|certificate| !self.is_x509_tainted(certificate));
+        bundle.jwt_authorities.retain(|authority| !self.is_key_tainted(&authority.key_id));
+        bundle.wit_authorities.retain(|authority| !self.is_key_tainted(&authority.key_id));
+        bundle.tainted.clear();
+        bundle
     }
 
     /// The roots as PEM.
@@ -145,6 +181,7 @@ impl TrustBundle {
             ours.len() == theirs.len() && ours.iter().all(|item| theirs.contains(item))
         }
         self.trust_domain == other.trust_domain
+            && self.tainted == other.tainted
             && same(&self.x509_authorities, &other.x509_authorities)
             && same(&self.jwt_authorities, &other.jwt_authorities)
             && same(&self.wit_authorities, &other.wit_authorities)
@@ -160,6 +197,10 @@ fn jwks(authorities: &[JwtAuthority], usage: &str) -> Value {
         Value::Object(members)
     });
     json!({ "keys": keys.collect::<Vec<_>>() })
+}
+
+fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    digest::hex(&digest::sha256(certificate))
 }
 
 /// Why a bundle cannot be used.

@@ -191,6 +191,7 @@ mod tests {
                 "kasbah.ca.v1.Audit",
                 "kasbah.ca.v1.IssuancePolicy",
                 "kasbah.ca.v1.Log",
+                "kasbah.ca.v1.Rotation",
                 "kasbah.node.v1.Node",
                 "spire.api.server.agent.v1.Agent",
                 "spire.api.server.bundle.v1.Bundle",

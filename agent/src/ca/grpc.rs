@@ -21,7 +21,7 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::{CALL_WAIT_MAX, Ca, CaError, Chain, JwtSvid, Progress};
+use super::{CALL_WAIT_MAX, Ca, CaError, Chain, JwtSvid, Progress, Report};
 use crate::entry::{ENTRIES_MAX, Entries, Entry};
 use crate::node::NodeIdentity;
 
@@ -193,13 +193,15 @@ impl Ca for GrpcCa {
         in_time(async { Ok(client.post_status(request).await.map(|_| ())?) }).await
     }
 
-    async fn watch(&self, progress: watch::Receiver<Progress>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
+    async fn watch(&self, report: watch::Receiver<Report>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
         let mut client = node::node_client::NodeClient::new(self.channel()?);
         // Nothing is enforced before the first sync, and so nothing reported.
-        let reports = WatchStream::new(progress).filter(|progress| progress.bundle_sequence > 0);
-        let reports = reports.map(|progress| node::WatchRequest {
-            bundle_sequence_enforced: progress.bundle_sequence,
-            entries_revision: progress.entries_revision,
+        let reports = WatchStream::new(report).filter(|report| report.enforced > 0);
+        let reports = reports.map(|report| node::WatchRequest {
+            bundle_sequence_enforced: report.enforced,
+            entries_revision: report.entries_revision,
+            bundle_sequence_fetched: report.fetched,
+            waiting_for: report.waiting_for,
         });
         let mut hints = in_time(async { Ok(client.watch(reports).await?.into_inner()) }).await?;
         while let Some(hint) = hints.message().await? {
@@ -283,12 +285,19 @@ fn decode_bundle(wire: types::Bundle, expected: &TrustDomain) -> Result<TrustBun
     }
     let mut bundle = TrustBundle::new(expected.clone());
     for authority in wire.x509_authorities {
+        let certificate = CertificateDer::from(authority.asn1);
+        if authority.tainted {
+            bundle.taint_x509_authority(&certificate);
+        }
         bundle
-            .add_x509_authority(CertificateDer::from(authority.asn1))
+            .add_x509_authority(certificate)
             .map_err(|_| CaError::BadAnswer { what: "a root that is no certificate" })?;
     }
     let mut keys = BTreeMap::new();
     for key in wire.jwt_authorities {
+        if key.tainted {
+            bundle.taint_key(&key.key_id);
+        }
         let expires_at = (key.expires_at > 0).then(|| from_unix_secs(key.expires_at));
         let authority = JwtAuthority::from_spki_der(&key.key_id, &key.public_key, expires_at)
             .map_err(|_| CaError::BadAnswer { what: "a JWT authority's public key" })?;

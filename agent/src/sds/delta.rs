@@ -20,6 +20,10 @@ pub(super) struct Delta {
     /// What the client has: version by name. An empty version is a name we said is gone.
     has: BTreeMap<String, String>,
     round: u64,
+    /// An SVID of it is still to be issued.
+    pending: bool,
+    /// The last answer was not acknowledged, or was rejected.
+    unheard: bool,
 }
 
 impl Dialogue for Delta {
@@ -42,7 +46,12 @@ impl Dialogue for Delta {
         }
     }
 
+    fn is_content(&self) -> bool {
+        !self.pending && !self.unheard
+    }
+
     fn answer(&mut self, rendered: Rendered) -> Result<Option<DeltaDiscoveryResponse>, Status> {
+        self.pending = rendered.pending;
         let mut answer =
             DeltaDiscoveryResponse { type_url: SECRET_TYPE_URL.into(), ..DeltaDiscoveryResponse::default() };
         let gone: Vec<String> =
@@ -65,6 +74,7 @@ impl Dialogue for Delta {
             return Ok(None);
         }
         self.round += 1;
+        self.unheard = true;
         self.nonce = new_nonce();
         (answer.nonce, answer.system_version_info) = (self.nonce.clone(), self.round.to_string());
         Ok(Some(answer))
@@ -102,6 +112,9 @@ impl Delta {
         }
         check_names(self.names.len(), 0)?;
         let fresh = ask.response_nonce == self.nonce;
+        if fresh && self.round > 0 {
+            self.unheard = ask.error_detail.is_some();
+        }
         Ok(ask.error_detail.filter(|_| fresh).map(|error| error.message.chars().take(COMPLAINT_CHARS_MAX).collect()))
     }
 

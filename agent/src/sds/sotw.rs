@@ -19,6 +19,10 @@ pub(super) struct Sotw {
     sent: BTreeMap<String, Any>,
     /// A request wants an answer even when nothing has changed.
     due: bool,
+    /// An SVID of it is still to be issued.
+    pending: bool,
+    /// The last answer was not acknowledged, or was rejected.
+    unheard: bool,
 }
 
 impl Dialogue for Sotw {
@@ -38,14 +42,19 @@ impl Dialogue for Sotw {
         self.wish.clone()
     }
 
+    fn is_content(&self) -> bool {
+        !self.pending && !self.unheard && !self.due
+    }
+
     fn answer(&mut self, rendered: Rendered) -> Result<Option<DiscoveryResponse>, Status> {
         if !rendered.unknown.is_empty() {
             return Err(unknown(&rendered.unknown));
         }
+        self.pending = rendered.pending;
         if rendered.pending || (!self.due && rendered.secrets == self.sent) {
             return Ok(None);
         }
-        self.due = false;
+        (self.due, self.unheard) = (false, true);
         self.version += 1;
         self.nonce = new_nonce();
         self.sent = rendered.secrets;
@@ -76,6 +85,9 @@ impl Sotw {
             (_, false) => Some(Wish::Named(names)),
         };
         let first = ask.response_nonce.is_empty();
+        if !first {
+            self.unheard = ask.error_detail.is_some();
+        }
         if first || wish != self.wish {
             self.due = wish.is_some();
             self.wish = wish;
@@ -115,8 +127,10 @@ mod tests {
         stream.read(&ask(&["default"], "")).unwrap();
         let answer = stream.answer(secrets(&[("default", 1)])).unwrap().unwrap();
         assert_eq!((answer.version_info.as_str(), answer.resources.len()), ("1", 1));
+        assert!(!stream.is_content(), "not acknowledged");
         assert_eq!(stream.read(&ask(&["default"], &answer.nonce)).unwrap(), None);
         assert!(stream.answer(secrets(&[("default", 1)])).unwrap().is_none());
+        assert!(stream.is_content());
     }
 
     #[test]
@@ -139,6 +153,7 @@ mod tests {
         let error_detail = Some(rpc::Status { message: "no good".into(), ..rpc::Status::default() });
         let complaint = stream.read(&DiscoveryRequest { error_detail, ..ask(&["default"], &answer.nonce) }).unwrap();
         assert_eq!(complaint.as_deref(), Some("no good"));
+        assert!(!stream.is_content(), "a rejected answer is not in force");
         assert!(stream.answer(secrets(&[("default", 1)])).unwrap().is_none());
     }
 
@@ -169,6 +184,7 @@ mod tests {
         let mut stream = Sotw::default();
         stream.read(&ask(&["x"], "")).unwrap();
         assert!(stream.answer(Rendered { pending: true, ..Rendered::default() }).unwrap().is_none());
+        assert!(!stream.is_content());
         let refused = stream.answer(Rendered { unknown: vec!["x".into()], ..Rendered::default() }).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
     }

@@ -6,13 +6,15 @@ use runtime::readiness::Readiness;
 use runtime::tasks::TaskSet;
 
 use super::*;
+use crate::enforced::Reporter;
 use crate::fake::{FakeCa, changed, domain, entry, start};
+use crate::node::NodeIdentity;
 
 struct Scene {
     ca: Arc<FakeCa>,
     state: Arc<State>,
     readiness: Readiness,
-    progress: watch::Receiver<Progress>,
+    report: watch::Receiver<Report>,
     dir: tempfile::TempDir,
     _syncer: TaskSet,
 }
@@ -24,7 +26,8 @@ impl Scene {
         prepare(&ca);
         let (dir, readiness) = (tempfile::tempdir().unwrap(), Readiness::new());
         let state = Arc::new(State::new(TrustBundle::new(domain())));
-        let (sender, progress) = watch::channel(Progress::default());
+        let (report, (revision, synced)) = (watch::Sender::new(Report::default()), watch::channel(0));
+        let reports = report.subscribe();
         let syncer = Syncer {
             ca: ca.clone(),
             state: state.clone(),
@@ -32,12 +35,23 @@ impl Scene {
             interval: Duration::from_secs(5),
             bundle_file: dir.path().join("bundle.json"),
             resync: Arc::default(),
-            progress: sender,
+            report: reports.clone(),
+            revision,
             unsynced: Some(readiness.block("first sync")),
         };
         let mut tasks = TaskSet::new();
         tasks.spawn("sync", syncer.run(Shutdown::new()));
-        Self { ca, state, readiness, progress, dir, _syncer: tasks }
+        let own = Arc::new(NodeIdentity::new(state.clone()));
+        let reporter = Reporter {
+            state: state.clone(),
+            own,
+            streams: Arc::default(),
+            revision: synced,
+            report,
+            has_run_before: false,
+        };
+        tasks.spawn("reporter", reporter.run(Shutdown::new()));
+        Self { ca, state, readiness, report: reports, dir, _syncer: tasks }
     }
 
     async fn entries(&self, count: usize) {
@@ -64,8 +78,8 @@ async fn a_hint_of_the_ca_is_followed_at_once_and_acknowledged() {
     scene.ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"]));
     hint.send(Progress { bundle_sequence: 1, entries_revision: 7 }).await.unwrap();
     scene.entries(1).await;
-    let applied = *scene.progress.wait_for(|progress| progress.entries_revision == 7).await.unwrap();
-    assert_eq!(applied.bundle_sequence, 1);
+    let report = scene.report.wait_for(|report| report.entries_revision == 7).await.unwrap().clone();
+    assert_eq!((report.enforced, report.fetched), (1, 1));
     assert!(begun.elapsed() < Duration::from_millis(10));
 }
 
@@ -89,7 +103,8 @@ async fn a_new_bundle_is_served_stored_and_reported() {
     let own = domain();
     let newer = |snapshot: &Arc<crate::state::Snapshot>| snapshot.bundles.get(&own).unwrap().sequence == 2;
     scene.state.subscribe().wait_for(newer).await.unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // What the new bundle led to is told with the next sync.
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(*scene.ca.posted.lock().unwrap(), [1, 2]);
     let stored = std::fs::read(scene.dir.path().join("bundle.json")).unwrap();
     assert_eq!(TrustBundle::parse_spiffe_json(domain(), &stored).unwrap().sequence, 2);

@@ -25,6 +25,7 @@ impl JwtCache {
         let key = Key { entry: entry.id.clone(), revision: entry.revision, audience: audience.to_vec() };
         let now = desk.clock.now();
         let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let cached = cached.filter(|svid| is_clean(desk, svid, audience));
         if let Some(svid) = cached.as_ref().filter(|svid| is_young(svid, now)) {
             return Ok(svid.clone());
         }
@@ -49,6 +50,13 @@ impl JwtCache {
         }
         kept.insert(key, svid);
     }
+}
+
+/// Whether a key signed it that is neither tainted nor gone.
+fn is_clean(desk: &Desk, svid: &JwtSvid, audience: &[String]) -> bool {
+    let snapshot = desk.state.current();
+    let audience = audience.first().map_or("", String::as_str);
+    identity::jwt::verify_svid(&svid.token, &snapshot.untainted, audience, svid.issued_at).is_ok()
 }
 
 fn is_young(svid: &JwtSvid, now: SystemTime) -> bool {

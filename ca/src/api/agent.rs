@@ -134,8 +134,10 @@ impl agent_server::Agent for Api {
             let (issued, record) = sign(&self.certifier, &agent.id, &csr)?;
             self.certifier.record(vec![record]).await?;
             let (serial, not_after) = (issued.serial.clone(), issued.not_after);
+            let now = self.certifier.now_secs();
             let renewal = self.certifier.store.change_agent(&agent.id, move |agent| {
                 agent.new_serial = serial;
+                agent.seen_at = now;
                 agent.new_expires_at = not_after;
             });
             if renewal.await?.ok_or(Refusal::AgentNotAttested)?.banned {
@@ -194,11 +196,16 @@ pub(super) async fn report(
     if agent.bundle_sequence == bundle && agent.version == version {
         return Ok(());
     }
+    let now = certifier.now_secs();
     let change = certifier.store.change_agent(&agent.id, move |agent| {
-        agent.bundle_sequence = bundle;
+        if agent.bundle_sequence != bundle {
+            (agent.bundle_sequence, agent.bundle_since) = (bundle, now);
+        }
         agent.version = version;
+        agent.seen_at = now;
     });
     change.await?;
+    certifier.contacts.reported();
     Ok(())
 }
 
@@ -253,6 +260,8 @@ fn joined(id: &SpiffeId, issued: &IssuedX509, now: i64) -> Agent {
         version: String::new(),
         bundle_sequence: 0,
         attested_at: now,
+        bundle_since: now,
+        seen_at: now,
     }
 }
 

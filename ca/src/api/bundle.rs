@@ -334,13 +334,15 @@ fn bundle_message(bundle: &TrustBundle, mask: Option<&types::BundleMask>) -> typ
     let hint = bundle.refresh_hint.filter(|_| wants(|mask| mask.refresh_hint));
     types::Bundle {
         trust_domain: bundle.trust_domain.to_string(),
-        x509_authorities: x509.map(|root| types::X509Certificate { asn1: root.to_vec(), tainted: false }).collect(),
+        x509_authorities: x509
+            .map(|root| types::X509Certificate { asn1: root.to_vec(), tainted: bundle.is_x509_tainted(root) })
+            .collect(),
         jwt_authorities: jwt
             .map(|key| types::JwtKey {
                 public_key: key.spki_der(),
                 key_id: key.key_id.clone(),
                 expires_at: key.expires_at.map_or(0, secs),
-                tainted: false,
+                tainted: bundle.is_key_tainted(&key.key_id),
             })
             .collect(),
         refresh_hint: hint.map_or(0, |hint| i64::try_from(hint.as_secs()).unwrap_or(i64::MAX)),

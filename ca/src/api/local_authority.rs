@@ -1,6 +1,10 @@
-//! The server's own authorities, as rotation tools see them. Reading their state works; the steps of a forced rotation
-//! are refused with a clear word, because authorities replace themselves at half of their life.
+//! The server's own authorities, as rotation tools of SPIRE see them: state, prepare, activate, taint, revoke.
+//!
+//! The X.509 authority is the root, which stands in the bundle; its id is the root's subject key identifier. Stricter than
+//! SPIRE, a step is refused until every node has acknowledged what it needs (`ROTATION_NOT_ACKNOWLEDGED`), and any old
+//! authority can be tainted and revoked, however many rotations ago it signed.
 
+use futures_util::future::BoxFuture;
 use proto::spire::api::server::localauthority::v1::{
     ActivateJwtAuthorityRequest, ActivateJwtAuthorityResponse, ActivateWitAuthorityRequest,
     ActivateWitAuthorityResponse, ActivateX509AuthorityRequest, ActivateX509AuthorityResponse, AuthorityState,
@@ -17,238 +21,152 @@ use proto::spire::api::server::localauthority::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{Api, Caller};
-use crate::authorities::Facts;
+use crate::authorities::Asked;
 use crate::refusal::Refusal;
+use crate::rotation::machine::{Line, Member, Mode, Step};
 use crate::store::{AuthorityKind, AuthorityState as Stage};
 
 impl Api {
-    fn state(&self, caller: &Caller, kind: AuthorityKind, stage: Stage) -> Result<Option<AuthorityState>, Refusal> {
-        self.admin(caller)?;
-        Ok(self.certifier.authorities.current().find(kind, stage).map(|facts| self.state_message(facts)))
-    }
-
-    fn state_message(&self, facts: &Facts) -> AuthorityState {
+    /// Active, prepared, and the newest old one.
+    fn states(&self, kind: AuthorityKind) -> [Option<AuthorityState>; 3] {
         let signing = self.certifier.authorities.current();
-        // What signed the intermediates is our own root, not an upstream authority's; it is named all the same, because
-        // it is what stands in the bundle.
-        let root = signing.find(AuthorityKind::Root, Stage::Active).filter(|_| facts.kind == AuthorityKind::X509);
-        AuthorityState {
-            authority_id: facts.id.clone(),
-            expires_at: facts.not_after,
-            upstream_authority_subject_key_id: root.map(|root| root.id.clone()).unwrap_or_default(),
+        let line: &Line = signing.line(kind);
+        let old = line.newest(Stage::Old).or_else(|| line.newest(Stage::Tainted));
+        [line.newest(Stage::Active), line.newest(Stage::Prepared), old].map(|member| member.map(message))
+    }
+
+    async fn prepare(&self, caller: &Caller, kind: AuthorityKind) -> Result<Option<AuthorityState>, Refusal> {
+        self.rotate(caller, kind, Asked::Prepare(Mode::Steps)).await?;
+        let [_, prepared, _] = self.states(kind);
+        Ok(prepared)
+    }
+
+    /// Takes a step with one authority and answers that.
+    async fn change(
+        &self,
+        caller: &Caller,
+        kind: AuthorityKind,
+        step: fn(String) -> Step,
+        id: String,
+    ) -> Result<Option<AuthorityState>, Refusal> {
+        let state = |api: &Self| api.certifier.authorities.current().line(kind).member(&id).map(message);
+        let before = state(self);
+        self.rotate(caller, kind, Asked::Step(step(id.clone()))).await?;
+        Ok(state(self).or(before))
+    }
+
+    /// Takes a step of a rotation in the caller's name.
+    pub(super) async fn rotate(&self, caller: &Caller, kind: AuthorityKind, asked: Asked) -> Result<(), Refusal> {
+        tracing::warn!(caller = caller.name(), kind = kind.as_str(), ?asked, "rotation step asked for");
+        let certifier = &self.certifier;
+        Ok(certifier.authorities.step(&certifier.store, kind, &asked, certifier.now()).await?)
+    }
+}
+
+fn message(member: &Member) -> AuthorityState {
+    // There is no upstream authority: what is in the bundle is our own.
+    let upstream_authority_subject_key_id = String::new();
+    AuthorityState { authority_id: member.id.clone(), expires_at: member.not_after, upstream_authority_subject_key_id }
+}
+
+/// Methods for administrators: who calls is checked, what comes of it is logged and counted. Written as
+/// `tonic::async_trait` would have it.
+macro_rules! admin_methods {
+    ($($method:ident($rpc:literal, $request:ident) -> $response:ident = |$api:ident, $caller:ident, $message:ident| $work:expr;)*) => {$(
+        fn $method<'life0, 'async_trait>(
+            &'life0 self,
+            request: Request<$request>,
+        ) -> BoxFuture<'async_trait, Result<Response<$response>, Status>>
+        where
+            'life0: 'async_trait,
+            Self: 'async_trait,
+        {
+            Box::pin(async move {
+                let caller = self.caller(request.extensions());
+                let work = async {
+                    let ($api, $caller, $message) = (self, self.admin(&caller)?, request.into_inner());
+                    $work
+                };
+                self.answer($rpc, &caller, work).await
+            })
         }
-    }
+    )*};
 }
 
-#[tonic::async_trait]
+const X509: AuthorityKind = AuthorityKind::Root;
+const JWT: AuthorityKind = AuthorityKind::Jwt;
+
 impl local_authority_server::LocalAuthority for Api {
-    async fn get_jwt_authority_state(
-        &self,
-        request: Request<GetJwtAuthorityStateRequest>,
-    ) -> Result<Response<GetJwtAuthorityStateResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            let state = |stage| self.state(&caller, AuthorityKind::Jwt, stage);
-            let (active, prepared, old) = (state(Stage::Active)?, state(Stage::Prepared)?, state(Stage::Old)?);
-            Ok(GetJwtAuthorityStateResponse { active, prepared, old })
-        };
-        self.answer("GetJWTAuthorityState", &caller, work).await
-    }
-
-    async fn get_x509_authority_state(
-        &self,
-        request: Request<GetX509AuthorityStateRequest>,
-    ) -> Result<Response<GetX509AuthorityStateResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            let state = |stage| self.state(&caller, AuthorityKind::X509, stage);
-            let (active, prepared, old) = (state(Stage::Active)?, state(Stage::Prepared)?, state(Stage::Old)?);
-            Ok(GetX509AuthorityStateResponse { active, prepared, old })
-        };
-        self.answer("GetX509AuthorityState", &caller, work).await
-    }
-
-    async fn get_wit_authority_state(
-        &self,
-        request: Request<GetWitAuthorityStateRequest>,
-    ) -> Result<Response<GetWitAuthorityStateResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("WIT authorities"))
-        };
-        self.answer("GetWITAuthorityState", &caller, work).await
-    }
-
-    async fn prepare_jwt_authority(
-        &self,
-        request: Request<PrepareJwtAuthorityRequest>,
-    ) -> Result<Response<PrepareJwtAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("PrepareJWTAuthority", &caller, work).await
-    }
-
-    async fn activate_jwt_authority(
-        &self,
-        request: Request<ActivateJwtAuthorityRequest>,
-    ) -> Result<Response<ActivateJwtAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("ActivateJWTAuthority", &caller, work).await
-    }
-
-    async fn taint_jwt_authority(
-        &self,
-        request: Request<TaintJwtAuthorityRequest>,
-    ) -> Result<Response<TaintJwtAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("TaintJWTAuthority", &caller, work).await
-    }
-
-    async fn revoke_jwt_authority(
-        &self,
-        request: Request<RevokeJwtAuthorityRequest>,
-    ) -> Result<Response<RevokeJwtAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("RevokeJWTAuthority", &caller, work).await
-    }
-
-    async fn prepare_x509_authority(
-        &self,
-        request: Request<PrepareX509AuthorityRequest>,
-    ) -> Result<Response<PrepareX509AuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("PrepareX509Authority", &caller, work).await
-    }
-
-    async fn activate_x509_authority(
-        &self,
-        request: Request<ActivateX509AuthorityRequest>,
-    ) -> Result<Response<ActivateX509AuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("ActivateX509Authority", &caller, work).await
-    }
-
-    async fn taint_x509_authority(
-        &self,
-        request: Request<TaintX509AuthorityRequest>,
-    ) -> Result<Response<TaintX509AuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("TaintX509Authority", &caller, work).await
-    }
-
-    async fn taint_x509_upstream_authority(
-        &self,
-        request: Request<TaintX509UpstreamAuthorityRequest>,
-    ) -> Result<Response<TaintX509UpstreamAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_UPSTREAM))
-        };
-        self.answer("TaintX509UpstreamAuthority", &caller, work).await
-    }
-
-    async fn revoke_x509_authority(
-        &self,
-        request: Request<RevokeX509AuthorityRequest>,
-    ) -> Result<Response<RevokeX509AuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_FORCED_ROTATION))
-        };
-        self.answer("RevokeX509Authority", &caller, work).await
-    }
-
-    async fn revoke_x509_upstream_authority(
-        &self,
-        request: Request<RevokeX509UpstreamAuthorityRequest>,
-    ) -> Result<Response<RevokeX509UpstreamAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotNow(NO_UPSTREAM))
-        };
-        self.answer("RevokeX509UpstreamAuthority", &caller, work).await
-    }
-
-    async fn prepare_wit_authority(
-        &self,
-        request: Request<PrepareWitAuthorityRequest>,
-    ) -> Result<Response<PrepareWitAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("WIT authorities"))
-        };
-        self.answer("PrepareWITAuthority", &caller, work).await
-    }
-
-    async fn activate_wit_authority(
-        &self,
-        request: Request<ActivateWitAuthorityRequest>,
-    ) -> Result<Response<ActivateWitAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("WIT authorities"))
-        };
-        self.answer("ActivateWITAuthority", &caller, work).await
-    }
-
-    async fn taint_wit_authority(
-        &self,
-        request: Request<TaintWitAuthorityRequest>,
-    ) -> Result<Response<TaintWitAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("WIT authorities"))
-        };
-        self.answer("TaintWITAuthority", &caller, work).await
-    }
-
-    async fn revoke_wit_authority(
-        &self,
-        request: Request<RevokeWitAuthorityRequest>,
-    ) -> Result<Response<RevokeWitAuthorityResponse>, Status> {
-        let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("WIT authorities"))
-        };
-        self.answer("RevokeWITAuthority", &caller, work).await
+    admin_methods! {
+        get_jwt_authority_state("GetJWTAuthorityState", GetJwtAuthorityStateRequest) -> GetJwtAuthorityStateResponse =
+            |api, _caller, _asked| {
+                let [active, prepared, old] = api.states(JWT);
+                Ok(GetJwtAuthorityStateResponse { active, prepared, old })
+            };
+        get_x509_authority_state("GetX509AuthorityState", GetX509AuthorityStateRequest) -> GetX509AuthorityStateResponse =
+            |api, _caller, _asked| {
+                let [active, prepared, old] = api.states(X509);
+                Ok(GetX509AuthorityStateResponse { active, prepared, old })
+            };
+        get_wit_authority_state("GetWITAuthorityState", GetWitAuthorityStateRequest) -> GetWitAuthorityStateResponse =
+            |_api, _caller, _asked| Err(no_wit());
+        prepare_jwt_authority("PrepareJWTAuthority", PrepareJwtAuthorityRequest) -> PrepareJwtAuthorityResponse =
+            |api, caller, _asked| {
+                Ok(PrepareJwtAuthorityResponse { prepared_authority: api.prepare(caller, JWT).await? })
+            };
+        prepare_x509_authority("PrepareX509Authority", PrepareX509AuthorityRequest) -> PrepareX509AuthorityResponse =
+            |api, caller, _asked| {
+                Ok(PrepareX509AuthorityResponse { prepared_authority: api.prepare(caller, X509).await? })
+            };
+        prepare_wit_authority("PrepareWITAuthority", PrepareWitAuthorityRequest) -> PrepareWitAuthorityResponse =
+            |_api, _caller, _asked| Err(no_wit());
+        activate_jwt_authority("ActivateJWTAuthority", ActivateJwtAuthorityRequest) -> ActivateJwtAuthorityResponse =
+            |api, caller, asked| {
+                let activated_authority = api.change(caller, JWT, Step::Activate, asked.authority_id).await?;
+                Ok(ActivateJwtAuthorityResponse { activated_authority })
+            };
+        activate_x509_authority("ActivateX509Authority", ActivateX509AuthorityRequest) -> ActivateX509AuthorityResponse =
+            |api, caller, asked| {
+                let activated_authority = api.change(caller, X509, Step::Activate, asked.authority_id).await?;
+                Ok(ActivateX509AuthorityResponse { activated_authority })
+            };
+        activate_wit_authority("ActivateWITAuthority", ActivateWitAuthorityRequest) -> ActivateWitAuthorityResponse =
+            |_api, _caller, _asked| Err(no_wit());
+        taint_key("TaintJWTAuthority", TaintJwtAuthorityRequest) -> TaintJwtAuthorityResponse =
+            |api, caller, asked| {
+                let tainted_authority = api.change(caller, JWT, Step::Taint, asked.authority_id).await?;
+                Ok(TaintJwtAuthorityResponse { tainted_authority })
+            };
+        taint_x509_authority("TaintX509Authority", TaintX509AuthorityRequest) -> TaintX509AuthorityResponse =
+            |api, caller, asked| {
+                let tainted_authority = api.change(caller, X509, Step::Taint, asked.authority_id).await?;
+                Ok(TaintX509AuthorityResponse { tainted_authority })
+            };
+        taint_wit_authority("TaintWITAuthority", TaintWitAuthorityRequest) -> TaintWitAuthorityResponse =
+            |_api, _caller, _asked| Err(no_wit());
+        taint_x509_upstream_authority("TaintX509UpstreamAuthority", TaintX509UpstreamAuthorityRequest)
+            -> TaintX509UpstreamAuthorityResponse = |_api, _caller, _asked| Err(no_upstream());
+        revoke_jwt_authority("RevokeJWTAuthority", RevokeJwtAuthorityRequest) -> RevokeJwtAuthorityResponse =
+            |api, caller, asked| {
+                let revoked_authority = api.change(caller, JWT, Step::Revoke, asked.authority_id).await?;
+                Ok(RevokeJwtAuthorityResponse { revoked_authority })
+            };
+        revoke_x509_authority("RevokeX509Authority", RevokeX509AuthorityRequest) -> RevokeX509AuthorityResponse =
+            |api, caller, asked| {
+                let revoked_authority = api.change(caller, X509, Step::Revoke, asked.authority_id).await?;
+                Ok(RevokeX509AuthorityResponse { revoked_authority })
+            };
+        revoke_wit_authority("RevokeWITAuthority", RevokeWitAuthorityRequest) -> RevokeWitAuthorityResponse =
+            |_api, _caller, _asked| Err(no_wit());
+        revoke_x509_upstream_authority("RevokeX509UpstreamAuthority", RevokeX509UpstreamAuthorityRequest)
+            -> RevokeX509UpstreamAuthorityResponse = |_api, _caller, _asked| Err(no_upstream());
     }
 }
 
-const NO_FORCED_ROTATION: &str =
-    "this server replaces its authorities by itself at half of their life; forced rotation is not offered";
-const NO_UPSTREAM: &str = "this server has no upstream authority";
+fn no_wit() -> Refusal {
+    Refusal::NotOffered("WIT authorities")
+}
+
+fn no_upstream() -> Refusal {
+    Refusal::NotNow("this server has no upstream authority".into())
+}

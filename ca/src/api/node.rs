@@ -71,5 +71,7 @@ async fn hear(api: &Api, agent: &Arc<Agent>, message: WatchRequest) -> Result<()
         bundle_sequence = message.bundle_sequence_enforced,
         "agent reported"
     );
+    let WatchRequest { bundle_sequence_fetched, waiting_for, .. } = &message;
+    api.certifier.contacts.said(&agent.id, *bundle_sequence_fetched, waiting_for.clone());
     report(&api.certifier, agent, message.bundle_sequence_enforced, None).await
 }

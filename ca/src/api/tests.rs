@@ -280,7 +280,7 @@ struct Watching {
 
 async fn watch(ca: &Running, node: &Arc<X509Svid>) -> Watching {
     let (reports, receiver) = tokio::sync::mpsc::channel(4);
-    let report = WatchRequest { bundle_sequence_enforced: 1, entries_revision: 0 };
+    let report = WatchRequest { bundle_sequence_enforced: 1, ..WatchRequest::default() };
     reports.send(report).await.unwrap();
     let watch = NodeClient::new(ca.network(Some(node))).watch(ReceiverStream::new(receiver)).await;
     Watching { _reports: reports, answers: watch.unwrap().into_inner() }
@@ -363,7 +363,9 @@ async fn rotation_tools_see_the_state_and_a_clear_word() {
     let ca = Running::start().await;
     let mut client = LocalAuthorityClient::new(ca.local().await);
     let state = client.get_x509_authority_state(GetX509AuthorityStateRequest {}).await.unwrap().into_inner();
-    assert_eq!(state.active.unwrap().authority_id, ca.certifier.authorities.current().x509_id);
+    let root = ca.certifier.authorities.current().line(crate::store::AuthorityKind::Root).active().unwrap().id.clone();
+    assert_eq!(state.active.unwrap().authority_id, root);
+    client.prepare_x509_authority(PrepareX509AuthorityRequest {}).await.unwrap();
     let refused = client.prepare_x509_authority(PrepareX509AuthorityRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     let relationships = TrustDomainClient::new(ca.local().await)

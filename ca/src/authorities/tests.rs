@@ -1,9 +1,12 @@
 //! Made once, sealed, replaced in time.
 
+use runtime::clock::from_unix_secs;
 use runtime::tasks::TaskSet;
 
 use super::*;
-use crate::store;
+use crate::certifier::secs;
+use crate::rotation::machine::{Mode, Phase, Refused, Step};
+use crate::store::{self, AuthorityRow};
 use crate::testing::running::settings;
 use crate::testing::{database, id, trust_domain};
 
@@ -86,7 +89,7 @@ async fn keys_are_sealed_and_cannot_change_places() {
     let root = rows.iter().find(|row| row.kind == AuthorityKind::Root).unwrap();
     let x509 = rows.iter().find(|row| row.kind == AuthorityKind::X509).unwrap();
     let swapped = AuthorityRow { sealed_key: root.sealed_key.clone(), ..x509.clone() };
-    assert!(matches!(open_key(&swapped, &authorities.seal_key).err(), Some(AuthoritiesError::Seal(_))));
+    assert!(matches!(authorities.keys.open_key(&swapped).err(), Some(AuthoritiesError::Seal(_))));
 }
 
 async fn an_intermediate_is_replaced_at_half_life_under_the_same_root() {
@@ -140,9 +143,11 @@ async fn an_authority_that_slept_for_months_recovers_by_itself() {
 async fn nothing_is_written_when_nothing_is_due() {
     let fixture = Fixture::new().await;
     let authorities = fixture.load(0).await.unwrap();
+    let revision = fixture.store.authorities_revision().await.unwrap();
     for day in 0..14 {
-        assert_eq!(Plan::new(&authorities.current().facts, secs(at(day))), Plan::default(), "day {day}");
+        authorities.keep_fresh(&fixture.store, at(day)).await.unwrap();
     }
+    assert_eq!(fixture.store.authorities_revision().await.unwrap(), revision);
 }
 
 async fn secrets_never_show_in_debug() {
@@ -151,7 +156,105 @@ async fn secrets_never_show_in_debug() {
     assert!(shown.contains("facts") && !shown.contains("seal_key"), "{shown}");
 }
 
-crate::testing::database::on_each_database! {
+/// The bundle's roots.
+fn roots(authorities: &Authorities) -> Vec<String> {
+    authorities.current().bundle.x509_authorities.iter().map(identity::pem::certificate).collect()
+}
+
+async fn step(fixture: &Fixture, authorities: &Authorities, asked: Asked) -> Result<(), StepError> {
+    authorities.step(&fixture.store, AuthorityKind::Root, &asked, at(1)).await
+}
+
+async fn next(fixture: &Fixture, authorities: &Authorities) {
+    let next = authorities.current().line(AuthorityKind::Root).next().unwrap();
+    step(fixture, authorities, Asked::Step(next)).await.unwrap();
+}
+
+async fn a_root_is_replaced_step_by_step_and_each_step_survives_a_restart() {
+    let fixture = Fixture::new().await;
+    let mut authorities = fixture.load(0).await.unwrap();
+    let (first, intermediate) = (roots(&authorities), authorities.current().x509_id.clone());
+    step(&fixture, &authorities, Asked::Prepare(Mode::Steps)).await.unwrap();
+    authorities = fixture.load(1).await.unwrap();
+    assert_eq!((roots(&authorities).len(), authorities.current().bundle.sequence), (2, 2), "published");
+    assert_eq!(authorities.current().x509_id, intermediate, "not yet signing");
+    next(&fixture, &authorities).await;
+    authorities = fixture.load(1).await.unwrap();
+    assert_eq!((roots(&authorities).len(), authorities.current().bundle.sequence), (2, 2), "the bundle stays");
+    assert_ne!(authorities.current().x509_id, intermediate, "signing");
+    next(&fixture, &authorities).await;
+    authorities = fixture.load(1).await.unwrap();
+    assert_eq!((authorities.current().bundle.tainted.len(), authorities.current().bundle.sequence), (1, 3), "marked");
+    next(&fixture, &authorities).await;
+    authorities = fixture.load(1).await.unwrap();
+    assert_eq!((roots(&authorities).len(), authorities.current().bundle.sequence), (1, 4), "gone");
+    assert_ne!(roots(&authorities), first, "another key");
+    let rows = fixture.store.authorities().await.unwrap().rows;
+    assert!(rows.iter().all(|row| row.id != intermediate), "the intermediate went with its root");
+    assert_eq!(authorities.current().line(AuthorityKind::Root).phase(), Phase::Idle);
+}
+
+async fn an_aborted_rotation_leaves_the_old_root_signing() {
+    let fixture = Fixture::new().await;
+    let authorities = fixture.load(0).await.unwrap();
+    let before = authorities.current();
+    let active = || authorities.current().line(AuthorityKind::Root).active().unwrap().id.clone();
+    let old = active();
+    step(&fixture, &authorities, Asked::Prepare(Mode::Steps)).await.unwrap();
+    step(&fixture, &authorities, Asked::Step(Step::Abort)).await.unwrap();
+    assert_eq!(authorities.current().bundle.x509_authorities, before.bundle.x509_authorities, "withdrawn");
+    assert_eq!(authorities.current().x509_id, before.x509_id, "nothing else changed");
+    step(&fixture, &authorities, Asked::Prepare(Mode::Steps)).await.unwrap();
+    next(&fixture, &authorities).await;
+    assert_ne!(active(), old);
+    step(&fixture, &authorities, Asked::Step(Step::Abort)).await.unwrap();
+    assert_eq!((active(), roots(&authorities).len()), (old, 2), "what the new one signed stays good");
+}
+
+async fn a_node_that_has_not_acknowledged_holds_the_activation_up() {
+    let fixture = Fixture::new().await;
+    let authorities = fixture.load(0).await.unwrap();
+    let node = crate::testing::agent("/spire/agent/join_token/a");
+    fixture.store.add_token("t", i64::MAX, None, 1).await.unwrap();
+    fixture.store.join("t", node.clone(), 1).await.unwrap();
+    step(&fixture, &authorities, Asked::Prepare(Mode::Auto)).await.unwrap();
+    authorities.keep_fresh(&fixture.store, at(1)).await.unwrap();
+    let activate = authorities.current().line(AuthorityKind::Root).next().unwrap();
+    let refused = step(&fixture, &authorities, Asked::Step(activate)).await.unwrap_err();
+    assert!(matches!(&refused, StepError::Refused(Refused::NotAcknowledged { laggards, .. }) if laggards.len() == 1));
+    let report = |sequence| fixture.store.change_agent(&node.id, move |agent| agent.bundle_sequence = sequence);
+    report(2).await.unwrap();
+    authorities.keep_fresh(&fixture.store, at(1)).await.unwrap();
+    let phase = || authorities.current().line(AuthorityKind::Root).phase();
+    assert_eq!(phase(), Phase::Tainted, "two steps were safe");
+    report(3).await.unwrap();
+    authorities.keep_fresh(&fixture.store, at(1)).await.unwrap();
+    assert_eq!((phase(), roots(&authorities).len()), (Phase::Idle, 1));
+}
+
+async fn a_root_is_replaced_by_age_long_before_it_ends() {
+    let fixture = Fixture::new().await;
+    let settings = Settings { root_ttl: Duration::from_secs(200 * DAY), ..fixture.settings() };
+    let authorities = Authorities::load(&fixture.store, &settings, at(0)).await.unwrap();
+    let (mut seen, mut signers) = (Vec::new(), Vec::new());
+    for day in 0..400 {
+        authorities.keep_fresh(&fixture.store, at(day)).await.unwrap();
+        let current = authorities.current();
+        assert!(secs(current.x509.not_after()) > secs(at(day)) + 86_400, "day {day}: too little life is left to sign");
+        if seen.last().is_none_or(|(_, count)| *count != current.bundle.x509_authorities.len()) {
+            seen.push((day, current.bundle.x509_authorities.len()));
+        }
+        let root = current.line(AuthorityKind::Root).active().unwrap().id.clone();
+        if signers.last().is_none_or(|(_, id)| *id != root) {
+            signers.push((day, root));
+        }
+    }
+    // 60 days (30 and the life of an intermediate) before the end it is published, a third of that later it signs.
+    assert_eq!(seen, [(0, 1), (140, 2), (200, 1), (280, 2), (340, 1)]);
+    assert_eq!(signers.iter().map(|(day, _)| *day).collect::<Vec<_>>(), [0, 160, 300]);
+}
+
+database::on_each_database! {
     authorities_are_made_once_and_read_again,
     without_the_right_key_file_nothing_starts,
     keys_are_sealed_and_cannot_change_places,
@@ -160,4 +263,8 @@ crate::testing::database::on_each_database! {
     an_authority_that_slept_for_months_recovers_by_itself,
     nothing_is_written_when_nothing_is_due,
     secrets_never_show_in_debug,
+    a_root_is_replaced_step_by_step_and_each_step_survives_a_restart,
+    an_aborted_rotation_leaves_the_old_root_signing,
+    a_node_that_has_not_acknowledged_holds_the_activation_up,
+    a_root_is_replaced_by_age_long_before_it_ends,
 }

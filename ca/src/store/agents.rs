@@ -30,6 +30,12 @@ impl Store {
         .await
     }
 
+    /// All nodes as the database has them at this moment, whatever other servers wrote.
+    pub(crate) async fn agents_now(&self) -> Result<Vec<Agent>, StoreError> {
+        let mut conn = self.pool.acquire().await?;
+        all(&mut conn).await
+    }
+
     /// Forgets a node; `false` when it is not known.
     pub(crate) async fn delete_agent(&self, id: &SpiffeId) -> Result<bool, StoreError> {
         let id = id.clone();
@@ -60,12 +66,13 @@ pub(super) async fn one(conn: &mut AnyConnection, id: &SpiffeId) -> Result<Optio
 
 pub(super) async fn put(conn: &mut AnyConnection, agent: &Agent) -> Result<(), StoreError> {
     let sql = format!(
-        "INSERT INTO agent ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) \
+        "INSERT INTO agent ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
          ON CONFLICT (id) DO UPDATE SET attestation_type = excluded.attestation_type, serial = excluded.serial, \
          expires_at = excluded.expires_at, new_serial = excluded.new_serial, \
          new_expires_at = excluded.new_expires_at, selectors = excluded.selectors, banned = excluded.banned, \
          can_reattest = excluded.can_reattest, version = excluded.version, \
-         bundle_sequence = excluded.bundle_sequence, attested_at = excluded.attested_at"
+         bundle_sequence = excluded.bundle_sequence, attested_at = excluded.attested_at, \
+         bundle_since = excluded.bundle_since, seen_at = excluded.seen_at"
     );
     let selectors = serde_json::to_string(&agent.selectors).map_err(|_| StoreError::Damaged { what: WHAT })?;
     sqlx::query(AssertSqlSafe(sql))
@@ -81,6 +88,8 @@ pub(super) async fn put(conn: &mut AnyConnection, agent: &Agent) -> Result<(), S
         .bind(agent.version.clone())
         .bind(number(agent.bundle_sequence))
         .bind(agent.attested_at)
+        .bind(agent.bundle_since)
+        .bind(agent.seen_at)
         .execute(conn)
         .await?;
     Ok(())
@@ -103,9 +112,11 @@ fn read(row: &AnyRow) -> Result<Agent, StoreError> {
         version: text("version")?,
         bundle_sequence: int("bundle_sequence")?.unsigned_abs(),
         attested_at: int("attested_at")?,
+        bundle_since: int("bundle_since")?,
+        seen_at: int("seen_at")?,
     })
 }
 
 const WHAT: &str = "node";
 const COLUMNS: &str = "id, attestation_type, serial, expires_at, new_serial, new_expires_at, selectors, banned, \
-                       can_reattest, version, bundle_sequence, attested_at";
+                       can_reattest, version, bundle_sequence, attested_at, bundle_since, seen_at";

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
-use super::{Done, Store, StoreError, column, meta};
+use super::{Done, Store, StoreError, column, meta, number};
 use crate::registry::Change;
 
 /// What an authority signs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum AuthorityKind {
     /// Intermediates; it is the trust anchor.
     Root,
@@ -28,6 +28,8 @@ pub(crate) enum AuthorityState {
     Active,
     /// Still trusted, no longer signing.
     Old,
+    /// Still trusted, and everything that it signed is to be replaced.
+    Tainted,
 }
 
 /// A signing authority as it is stored.
@@ -42,14 +44,44 @@ pub(crate) struct AuthorityRow {
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
     pub(crate) created_at: i64,
+    /// The root that signed an intermediate; empty for others.
+    pub(crate) issuer_id: String,
+    /// The bundle's number that first held it.
+    pub(crate) published: u64,
+    /// The bundle's number that first marked it; 0: it is not tainted.
+    pub(crate) tainted: u64,
+}
+
+/// The rotation of a kind of authority as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RotationRow {
+    pub(crate) kind: AuthorityKind,
+    /// Empty: none runs.
+    pub(crate) mode: String,
+    pub(crate) old_id: String,
+    pub(crate) started_at: i64,
+    pub(crate) waived: BTreeSet<String>,
+}
+
+/// What changes, all or nothing.
+#[derive(Default)]
+pub(crate) struct AuthoritiesChange {
+    /// New or changed.
+    pub(crate) put: Vec<AuthorityRow>,
+    pub(crate) gone: Vec<String>,
+    pub(crate) rotation: Option<RotationRow>,
+    /// Whether the trust bundle changes by it.
+    pub(crate) publishes: bool,
+    pub(crate) key_check: Option<String>,
 }
 
 /// What is stored about the authority as a whole.
 #[derive(Clone)]
 pub(crate) struct Authorities {
     pub(crate) rows: Vec<AuthorityRow>,
+    pub(crate) rotations: Vec<RotationRow>,
     pub(crate) bundle_sequence: u64,
-    /// Grows with every change; a change is based on the one that its maker has seen.
+    /// Grows with every change of any of this.
     pub(crate) revision: u64,
     /// The known text, sealed; none in a new database.
     pub(crate) key_check: Option<String>,
@@ -59,55 +91,63 @@ impl Store {
     /// Reads all authorities, oldest first.
     pub(crate) async fn authorities(&self) -> Result<Authorities, StoreError> {
         let mut conn = self.pool.acquire().await?;
-        // First: when a change comes between, a change based on what is read here is refused.
-        let revision = meta::number(&mut conn, meta::AUTHORITIES_REVISION).await?;
         let sql = format!("SELECT {COLUMNS} FROM authority ORDER BY created_at, id");
+        // The number first: what is read after it is at least as new, so that a change by others is never missed.
+        let revision = meta::number(&mut conn, meta::AUTHORITIES_REVISION).await?;
         let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(&mut *conn).await?;
+        let rotations = sqlx::query("SELECT kind, mode, old_id, started_at, waived FROM rotation ORDER BY kind");
         Ok(Authorities {
             rows: rows.iter().map(read).collect::<Result<_, _>>()?,
+            rotations: rotations.fetch_all(&mut *conn).await?.iter().map(read_rotation).collect::<Result<_, _>>()?,
             bundle_sequence: meta::number(&mut conn, meta::BUNDLE_SEQUENCE).await?,
             revision,
             key_check: meta::read(&mut conn, meta::KEY_CHECK).await?,
         })
     }
 
-    /// Writes `put` (new or changed) and deletes `gone`, all or nothing; `published` says that the trust bundle
-    /// changes by it. Answers the bundle's sequence number afterwards.
+    /// The number of the newest change of the authorities.
+    pub(crate) async fn authorities_revision(&self) -> Result<u64, StoreError> {
+        let mut conn = self.pool.acquire().await?;
+        meta::number(&mut conn, meta::AUTHORITIES_REVISION).await
+    }
+
+    /// Writes a change, all or nothing.
     ///
     /// Refused with [`StoreError::AuthorityChanged`] when somebody, perhaps on another replica, changed an authority
     /// since `based_on` was read.
-    pub(crate) async fn change_authorities(
-        &self,
-        put: Vec<AuthorityRow>,
-        gone: Vec<String>,
-        published: bool,
-        key_check: Option<String>,
-        based_on: u64,
-    ) -> Result<u64, StoreError> {
+    pub(crate) async fn change_authorities(&self, change: AuthoritiesChange, based_on: u64) -> Result<(), StoreError> {
         self.write(move |conn| {
             Box::pin(async move {
                 if meta::number(conn, meta::AUTHORITIES_REVISION).await? != based_on {
                     return Err(StoreError::AuthorityChanged);
                 }
                 meta::count_up(conn, meta::AUTHORITIES_REVISION).await?;
-                for id in gone {
+                for id in change.gone {
                     sqlx::query("DELETE FROM authority WHERE id = $1").bind(id).execute(&mut *conn).await?;
                 }
-                for row in put {
+                for row in change.put {
                     write(conn, row).await?;
                 }
-                if let Some(text) = key_check {
+                if let Some(row) = change.rotation {
+                    write_rotation(conn, row).await?;
+                }
+                if let Some(text) = change.key_check {
                     meta::write(conn, meta::KEY_CHECK, &text).await?;
                 }
-                let sequence = if published {
-                    meta::count_up(conn, meta::BUNDLE_SEQUENCE).await?
-                } else {
-                    meta::number(conn, meta::BUNDLE_SEQUENCE).await?
-                };
-                Ok(Done::new(sequence, vec![Change::Authorities]))
+                if change.publishes {
+                    meta::count_up(conn, meta::BUNDLE_SEQUENCE).await?;
+                }
+                Ok(Done::new((), vec![Change::Authorities]))
             })
         })
         .await
+    }
+
+    /// Until when something is valid that this authority signed; 0 when nothing is.
+    pub(crate) async fn in_use_until(&self, authority_id: &str, now: i64) -> Result<i64, StoreError> {
+        let sql = "SELECT COALESCE(MAX(not_after), 0) AS ends FROM issuance WHERE authority_id = $1 AND not_after > $2";
+        let row = sqlx::query(sql).bind(authority_id.to_owned()).bind(now).fetch_one(&self.pool).await?;
+        column(&row, "ends", "record")
     }
 }
 
@@ -117,10 +157,33 @@ pub(super) async fn active(conn: &mut AnyConnection) -> Result<BTreeSet<String>,
     Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, sqlx::Error>>()?)
 }
 
+async fn write_rotation(conn: &mut AnyConnection, row: RotationRow) -> Result<(), StoreError> {
+    let sql = "INSERT INTO rotation (kind, mode, old_id, started_at, waived) VALUES ($1, $2, $3, $4, $5) \
+               ON CONFLICT (kind) DO UPDATE SET mode = excluded.mode, old_id = excluded.old_id, \
+               started_at = excluded.started_at, waived = excluded.waived";
+    let waived = serde_json::to_string(&row.waived).map_err(|_| StoreError::Damaged { what: "rotation" })?;
+    let query = sqlx::query(sql).bind(row.kind.as_str()).bind(row.mode).bind(row.old_id);
+    query.bind(row.started_at).bind(waived).execute(conn).await?;
+    Ok(())
+}
+
+fn read_rotation(row: &AnyRow) -> Result<RotationRow, StoreError> {
+    let text = |name| column::<String>(row, name, "rotation");
+    let damaged = || StoreError::Damaged { what: "rotation" };
+    Ok(RotationRow {
+        kind: AuthorityKind::parse(&text("kind")?).ok_or_else(damaged)?,
+        mode: text("mode")?,
+        old_id: text("old_id")?,
+        started_at: column(row, "started_at", "rotation")?,
+        waived: serde_json::from_str(&text("waived")?).map_err(|_| damaged())?,
+    })
+}
+
 async fn write(conn: &mut AnyConnection, row: AuthorityRow) -> Result<(), StoreError> {
     let sql = format!(
-        "INSERT INTO authority ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
-         ON CONFLICT (id) DO UPDATE SET state = excluded.state"
+        "INSERT INTO authority ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         ON CONFLICT (id) DO UPDATE SET state = excluded.state, published = excluded.published, \
+         tainted = excluded.tainted"
     );
     sqlx::query(AssertSqlSafe(sql))
         .bind(row.id)
@@ -131,6 +194,9 @@ async fn write(conn: &mut AnyConnection, row: AuthorityRow) -> Result<(), StoreE
         .bind(row.not_before)
         .bind(row.not_after)
         .bind(row.created_at)
+        .bind(row.issuer_id)
+        .bind(number(row.published))
+        .bind(number(row.tainted))
         .execute(conn)
         .await?;
     Ok(())
@@ -149,10 +215,16 @@ fn read(row: &AnyRow) -> Result<AuthorityRow, StoreError> {
         not_before: int("not_before")?,
         not_after: int("not_after")?,
         created_at: int("created_at")?,
+        issuer_id: text("issuer_id")?,
+        published: int("published")?.unsigned_abs(),
+        tainted: int("tainted")?.unsigned_abs(),
     })
 }
 
 impl AuthorityKind {
+    /// The kinds that stand in the bundle and are replaced by acknowledged steps.
+    pub(crate) const ROTATING: [Self; 2] = [Self::Root, Self::Jwt];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Root => "root",
@@ -172,13 +244,15 @@ impl AuthorityState {
             Self::Prepared => "prepared",
             Self::Active => "active",
             Self::Old => "old",
+            Self::Tainted => "tainted",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Prepared, Self::Active, Self::Old].into_iter().find(|state| state.as_str() == text)
+        [Self::Prepared, Self::Active, Self::Old, Self::Tainted].into_iter().find(|state| state.as_str() == text)
     }
 }
 
 const WHAT: &str = "signing authority";
-const COLUMNS: &str = "id, kind, state, certificate, sealed_key, not_before, not_after, created_at";
+const COLUMNS: &str = "id, kind, state, certificate, sealed_key, not_before, not_after, created_at, \
+                       issuer_id, published, tainted";

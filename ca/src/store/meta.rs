@@ -10,7 +10,7 @@ pub(super) const TRUST_DOMAIN: &str = "trust_domain";
 pub(super) const ENTRIES_REVISION: &str = "entries_revision";
 /// Grows with every change of the trust bundle.
 pub(super) const BUNDLE_SEQUENCE: &str = "bundle_sequence";
-/// Grows with every change of any signing authority.
+/// Grows with every change of an authority or a rotation.
 pub(super) const AUTHORITIES_REVISION: &str = "authorities_revision";
 /// A known text, sealed: tells a wrong key-encryption key at once.
 pub(super) const KEY_CHECK: &str = "key_check";

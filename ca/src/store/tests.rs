@@ -32,7 +32,7 @@ async fn open_url(url: &str) -> Result<Opened, OpenError> {
 /// Opened, and with the authority that signed [`row`].
 async fn signing_in(dir: &Path) -> Opened {
     let opened = open_in(dir).await.unwrap();
-    opened.store.change_authorities(vec![authority("a")], vec![], true, None, 0).await.unwrap();
+    opened.store.change_authorities(putting("a"), 0).await.unwrap();
     opened
 }
 
@@ -46,7 +46,15 @@ fn authority(id: &str) -> AuthorityRow {
         not_before: 1,
         not_after: 2,
         created_at: 1,
+        issuer_id: String::new(),
+        published: 1,
+        tainted: 0,
     }
+}
+
+/// `id` is put there, and the bundle changes by it.
+fn putting(id: &str) -> AuthoritiesChange {
+    AuthoritiesChange { put: vec![authority(id)], publishes: true, ..AuthoritiesChange::default() }
 }
 
 impl Opened {
@@ -202,7 +210,20 @@ async fn another_trust_domain_and_a_newer_version_are_refused() {
     check_refused(open_in(dir.path()).await, "DATABASE_OTHER_VERSION", "start that version");
 }
 
+async fn of_two_changes_based_on_the_same_state_one_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = open_in(dir.path()).await.unwrap();
+    let before = opened.store.authorities().await.unwrap();
+    opened.store.change_authorities(putting("b"), before.revision).await.unwrap();
+    let refused = opened.store.change_authorities(putting("c"), before.revision).await.unwrap_err();
+    assert_eq!(refused.reason(), "AUTHORITY_CHANGED");
+    let after = opened.store.authorities().await.unwrap();
+    assert_eq!((after.revision, after.bundle_sequence), (before.revision + 1, before.bundle_sequence + 1));
+    assert!(after.rows.iter().all(|row| row.id != "c"));
+}
+
 database::on_each_database! {
+    of_two_changes_based_on_the_same_state_one_is_written,
     everything_written_is_there_after_a_restart,
     a_failing_job_spoils_no_other_of_its_transaction,
     of_many_uses_of_one_token_one_succeeds,

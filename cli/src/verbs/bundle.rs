@@ -40,6 +40,7 @@ fn from_wire(wire: &Bundle) -> Result<TrustBundle, Failure> {
         x509_authorities: wire.x509_authorities.iter().map(|a| a.asn1.clone().into()).collect(),
         jwt_authorities,
         wit_authorities: Vec::new(),
+        tainted: std::collections::BTreeSet::new(),
         sequence: wire.sequence_number,
         refresh_hint: u64::try_from(wire.refresh_hint).ok().filter(|s| *s > 0).map(Duration::from_secs),
     })

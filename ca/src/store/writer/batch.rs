@@ -11,7 +11,7 @@ use crate::registry::Change;
 use crate::store::audit::{self, AuditRecord};
 use crate::store::feed::Feed;
 use crate::store::log::{self, Tail};
-use crate::store::{Issuance, StoreError, authorities, issuance, meta};
+use crate::store::{Issuance, IssuanceKind, StoreError, authorities, issuance, meta};
 
 pub(super) struct Batch {
     issued: Vec<Issued>,
@@ -81,7 +81,9 @@ impl Batch {
         let active: BTreeSet<String> = authorities::active(conn).await?;
         let mut rows = Vec::new();
         for issued in &mut self.issued {
-            if issued.rows.iter().all(|row| active.contains(&row.authority_id)) {
+            // The server's own SVID may be of an older authority, for nodes that know no newer one.
+            let may_sign = |row: &Issuance| row.kind == IssuanceKind::Server || active.contains(&row.authority_id);
+            if issued.rows.iter().all(may_sign) {
                 rows.append(&mut issued.rows);
                 if let Some(record) = &issued.audit {
                     audit::insert(conn, record).await?;

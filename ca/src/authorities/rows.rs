@@ -1,0 +1,251 @@
+//! Authorities and their rows: keys are sealed on the way into the database and opened on the way out, and the rows of a
+//! kind are the line that the rotation works on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use identity::authority::X509Authority;
+use identity::bundle::{BundleSet, TrustBundle};
+use identity::jwt::JwtAuthorityKey;
+use identity::key::PrivateKey;
+use identity::pem;
+use identity::seal::SealKey;
+use identity::spiffe_id::TrustDomain;
+use runtime::clock::from_unix_secs;
+
+use super::{AuthoritiesError, Signing};
+use crate::certifier::secs;
+use crate::rotation::machine::{Line, Member, Mode, Running};
+use crate::store::{AuthorityKind, AuthorityRow, AuthorityState, RotationRow, StoredAuthorities};
+
+/// What opens and seals the keys of one trust domain's authorities.
+pub(crate) struct Keys {
+    pub(crate) seal: SealKey,
+    pub(crate) trust_domain: TrustDomain,
+}
+
+/// An authority without its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) id: String,
+    pub(crate) kind: AuthorityKind,
+    pub(crate) state: AuthorityState,
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+}
+
+impl Facts {
+    /// How much of the life is over, 0 to 1 and beyond.
+    pub(super) fn spent(&self, now: i64) -> f64 {
+        let life = (self.not_after - self.not_before).max(1);
+        (now - self.not_before) as f64 / life as f64
+    }
+}
+
+impl Keys {
+    pub(super) fn seal_root(
+        &self,
+        root: &X509Authority,
+        state: AuthorityState,
+        published: u64,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        Ok(AuthorityRow { state, published, ..self.seal_x509(root, AuthorityKind::Root, now)? })
+    }
+
+    /// An active intermediate below a root.
+    pub(super) fn seal_intermediate(
+        &self,
+        intermediate: &X509Authority,
+        root_id: &str,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        let row = self.seal_x509(intermediate, AuthorityKind::X509, now)?;
+        Ok(AuthorityRow { issuer_id: root_id.to_owned(), ..row })
+    }
+
+    fn seal_x509(
+        &self,
+        authority: &X509Authority,
+        kind: AuthorityKind,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        let id = authority.subject_key_id().to_owned();
+        Ok(AuthorityRow {
+            sealed_key: self.seal_key(kind, &id, authority.key().pkcs8_der())?,
+            certificate: pem::certificate(authority.certificate()),
+            not_before: secs(authority.not_before()),
+            not_after: secs(authority.not_after()),
+            ..blank(kind, id, now)
+        })
+    }
+
+    pub(super) fn seal_jwt(
+        &self,
+        authority: &JwtAuthorityKey,
+        state: AuthorityState,
+        published: u64,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        let (kind, id) = (AuthorityKind::Jwt, authority.key_id().to_owned());
+        let sealed_key = self.seal_key(kind, &id, authority.pkcs8_der())?;
+        Ok(AuthorityRow { sealed_key, state, published, not_after: secs(now + ttl), ..blank(kind, id, now) })
+    }
+
+    fn seal_key(&self, kind: AuthorityKind, id: &str, pkcs8_der: &[u8]) -> Result<String, AuthoritiesError> {
+        Ok(STANDARD.encode(self.seal.seal(&purpose(kind, id), pkcs8_der)?))
+    }
+
+    /// What signs and what is published, of what is stored.
+    pub(super) fn open(&self, stored: &StoredAuthorities, now: SystemTime) -> Result<Signing, AuthoritiesError> {
+        let rows = &stored.rows;
+        let active = |kind, name| {
+            let found = rows.iter().rev().find(|row| row.kind == kind && row.state == AuthorityState::Active);
+            found.ok_or(AuthoritiesError::Missing(name))
+        };
+        self.open_x509(active(AuthorityKind::Root, "root")?)?;
+        let x509 = self.open_x509(active(AuthorityKind::X509, "signing authority")?)?;
+        let jwt_row = active(AuthorityKind::Jwt, "JWT authority")?;
+        let bundle = Arc::new(self.publish(stored, secs(now))?);
+        Ok(Signing {
+            x509_id: x509.subject_key_id().to_owned(),
+            x509,
+            jwt: self.open_jwt(jwt_row)?,
+            jwt_not_after: from_unix_secs(jwt_row.not_after),
+            bundles: Arc::new(BundleSet::new([bundle.clone()])),
+            bundle,
+            facts: rows.iter().map(facts).collect(),
+            lines: AuthorityKind::ROTATING.into_iter().map(|kind| (kind, line(stored, kind))).collect(),
+            former: self.open_former(rows, secs(now))?,
+            revision: stored.revision,
+        })
+    }
+
+    /// The newest intermediate of each root that signs no more.
+    fn open_former(
+        &self,
+        rows: &[AuthorityRow],
+        now: i64,
+    ) -> Result<BTreeMap<String, X509Authority>, AuthoritiesError> {
+        let old = |row: &&AuthorityRow| {
+            row.kind == AuthorityKind::X509 && row.state != AuthorityState::Active && row.not_after > now
+        };
+        let signs_no_more = |id: &str| {
+            let root = rows.iter().find(|row| row.id == id && row.kind == AuthorityKind::Root);
+            root.is_some_and(|root| matches!(root.state, AuthorityState::Old | AuthorityState::Tainted))
+        };
+        let former = rows.iter().filter(old).filter(|row| signs_no_more(&row.issuer_id));
+        former.map(|row| Ok((row.issuer_id.clone(), self.open_x509(row)?))).collect()
+    }
+
+    pub(super) fn publish(&self, stored: &StoredAuthorities, now: i64) -> Result<TrustBundle, AuthoritiesError> {
+        let mut bundle = TrustBundle::new(self.trust_domain.clone());
+        bundle.sequence = stored.bundle_sequence;
+        bundle.refresh_hint = Some(REFRESH_HINT);
+        for row in stored.rows.iter().filter(|row| row.not_after > now || row.state == AuthorityState::Active) {
+            let tainted = row.state == AuthorityState::Tainted;
+            match row.kind {
+                AuthorityKind::Root => {
+                    for certificate in pem::decode_certificates(row.certificate.as_bytes())? {
+                        if tainted {
+                            bundle.taint_x509_authority(&certificate);
+                        }
+                        bundle.add_x509_authority(certificate)?;
+                    }
+                }
+                AuthorityKind::Jwt => {
+                    let public = self.open_jwt(row)?.public(Some(from_unix_secs(row.not_after)));
+                    if tainted {
+                        bundle.taint_key(&public.key_id);
+                    }
+                    bundle.jwt_authorities.push(public);
+                }
+                AuthorityKind::X509 => (),
+            }
+        }
+        Ok(bundle)
+    }
+
+    pub(super) fn open_x509(&self, row: &AuthorityRow) -> Result<X509Authority, AuthoritiesError> {
+        let chain = pem::decode_certificates(row.certificate.as_bytes())?;
+        let private_key = PrivateKey::from_pkcs8_der(&self.open_key(row)?)?;
+        Ok(X509Authority::from_parts(&self.trust_domain, chain, private_key)?)
+    }
+
+    pub(super) fn open_jwt(&self, row: &AuthorityRow) -> Result<JwtAuthorityKey, AuthoritiesError> {
+        Ok(JwtAuthorityKey::from_pkcs8_der(&row.id, &self.open_key(row)?)?)
+    }
+
+    pub(super) fn open_key(
+        &self,
+        row: &AuthorityRow,
+    ) -> Result<impl std::ops::Deref<Target = Vec<u8>> + use<>, AuthoritiesError> {
+        let sealed = STANDARD.decode(&row.sealed_key).map_err(|_| AuthoritiesError::Unusable("sealed key"))?;
+        Ok(self.seal.open(&purpose(row.kind, &row.id), &sealed)?)
+    }
+}
+
+/// The authorities of a kind, with the rotation that runs.
+pub(super) fn line(stored: &StoredAuthorities, kind: AuthorityKind) -> Line {
+    let members = stored.rows.iter().filter(|row| row.kind == kind).map(|row| Member {
+        id: row.id.clone(),
+        stage: row.state,
+        not_before: row.not_before,
+        not_after: row.not_after,
+        published: row.published,
+        tainted: row.tainted,
+    });
+    let mut members: Vec<Member> = members.collect();
+    members.sort_by_key(|member| member.published);
+    let rotation = stored.rotations.iter().find(|row| row.kind == kind);
+    let running = rotation.and_then(|row| {
+        let mode = Mode::parse(&row.mode)?;
+        Some(Running { mode, old: row.old_id.clone(), started_at: row.started_at })
+    });
+    let waived = rotation.map(|row| row.waived.clone()).unwrap_or_default();
+    Line { members, running, waived }
+}
+
+/// The rotation of a line as it is stored.
+pub(super) fn rotation_row(kind: AuthorityKind, line: &Line) -> RotationRow {
+    let running = line.running.as_ref();
+    RotationRow {
+        kind,
+        mode: running.map_or("", |running| running.mode.as_str()).to_owned(),
+        old_id: running.map(|running| running.old.clone()).unwrap_or_default(),
+        started_at: running.map_or(0, |running| running.started_at),
+        waived: line.waived.clone(),
+    }
+}
+
+fn facts(row: &AuthorityRow) -> Facts {
+    Facts { id: row.id.clone(), kind: row.kind, state: row.state, not_before: row.not_before, not_after: row.not_after }
+}
+
+fn blank(kind: AuthorityKind, id: String, now: SystemTime) -> AuthorityRow {
+    AuthorityRow {
+        id,
+        kind,
+        state: AuthorityState::Active,
+        certificate: String::new(),
+        sealed_key: String::new(),
+        not_before: secs(now),
+        not_after: secs(now),
+        created_at: secs(now),
+        issuer_id: String::new(),
+        published: 0,
+        tainted: 0,
+    }
+}
+
+/// Binds a sealed key to its row, so that keys cannot be exchanged in the database.
+fn purpose(kind: AuthorityKind, id: &str) -> Vec<u8> {
+    format!("authority/{}/{id}", kind.as_str()).into_bytes()
+}
+
+/// How often others should fetch the bundle.
+const REFRESH_HINT: Duration = Duration::from_secs(300);

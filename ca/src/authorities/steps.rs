@@ -1,0 +1,236 @@
+//! Taking a step of a rotation: what is stored is read, the machine is asked, a new authority is tried, and the whole
+//! change is written in one transaction. A server that dies in between has done nothing or everything.
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use identity::authority::X509Authority;
+use identity::bundle::TrustBundle;
+use identity::jwt::JwtAuthorityKey;
+
+use super::{Authorities, AuthoritiesError, rows, trial};
+use crate::agent::Agent;
+use crate::certifier::secs;
+use crate::rotation::machine::{Line, Member, Mode, Moved, Node, Refused, Step, World};
+use crate::store::{
+    AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError, StoredAuthorities,
+};
+
+/// What is asked of a rotation. The authority to be prepared is made here.
+#[derive(Clone, Debug)]
+pub(crate) enum Asked {
+    Prepare(Mode),
+    Step(Step),
+}
+
+/// Why a step was not taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    #[error("another server changed the authorities at the same time; try again")]
+    Busy,
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+}
+
+impl From<StoreError> for StepError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::AuthorityChanged => Self::Busy,
+            error => Self::Authorities(error.into()),
+        }
+    }
+}
+
+/// The nodes that a rotation counts on.
+pub(crate) fn counted<'a>(agents: impl IntoIterator<Item = &'a Agent>, now: i64) -> Vec<Node> {
+    let counted = agents.into_iter().filter(|agent| agent.counts(now));
+    counted.map(|agent| Node { id: agent.id.to_string(), enforced: agent.bundle_sequence }).collect()
+}
+
+impl Authorities {
+    /// Takes a step; when it answers, the step is stored and in force on this server.
+    pub(crate) async fn step(
+        &self,
+        store: &Store,
+        kind: AuthorityKind,
+        asked: &Asked,
+        now: SystemTime,
+    ) -> Result<(), StepError> {
+        let _one = self.changing.lock().await;
+        self.step_alone(store, kind, asked, now).await
+    }
+
+    /// The same for a caller that holds the lock.
+    pub(super) async fn step_alone(
+        &self,
+        store: &Store,
+        kind: AuthorityKind,
+        asked: &Asked,
+        now: SystemTime,
+    ) -> Result<(), StepError> {
+        for _ in 0..TRIES_MAX {
+            let stored = store.authorities().await?;
+            // From the database and not from memory: nodes may report to other servers.
+            let nodes = counted(&store.agents_now().await?, secs(now));
+            let line = rows::line(&stored, kind);
+            let (step, made) = match asked {
+                Asked::Prepare(mode) => {
+                    let made = self.successor(kind, now)?;
+                    (Step::Prepare(member_of(&made), *mode), Some(made))
+                }
+                Asked::Step(step) => (step.clone(), None),
+            };
+            let next_sequence = stored.bundle_sequence + 1;
+            let moved = line.take(&step, World { nodes: &nodes, next_sequence, now: secs(now), in_use_until: 0 })?;
+            let change = self.change(kind, &stored, &line, moved, made, now)?;
+            for row in &change.put {
+                tracing::info!(kind = row.kind.as_str(), id = row.id, state = row.state.as_str(), "authority changed");
+            }
+            for id in &change.gone {
+                tracing::info!(id, "authority dropped");
+            }
+            match store.change_authorities(change, stored.revision).await {
+                Err(StoreError::AuthorityChanged) => continue,
+                written => written?,
+            }
+            return Ok(self.read(store, now).await?);
+        }
+        Err(StepError::Busy)
+    }
+
+    /// A new authority, tried.
+    fn successor(&self, kind: AuthorityKind, now: SystemTime) -> Result<AuthorityRow, AuthoritiesError> {
+        let (state, trust_domain) = (AuthorityState::Prepared, &self.keys.trust_domain);
+        match kind {
+            AuthorityKind::Root | AuthorityKind::X509 => {
+                let root = X509Authority::generate_root(trust_domain, self.ttls.root, now)?;
+                let certificate = root.certificate().clone();
+                let bundle = TrustBundle::from_x509_authorities(trust_domain.clone(), [certificate])?;
+                trial::x509(&root.generate_intermediate(self.ttls.signing, now)?, &bundle, now)?;
+                self.keys.seal_root(&root, state, 0, now)
+            }
+            AuthorityKind::Jwt => {
+                let key = JwtAuthorityKey::generate()?;
+                let mut bundle = TrustBundle::new(trust_domain.clone());
+                bundle.jwt_authorities.push(key.public(None));
+                trial::jwt(&key, &bundle, now)?;
+                self.keys.seal_jwt(&key, state, 0, self.ttls.signing, now)
+            }
+        }
+    }
+
+    /// The rows that change when a line moves.
+    fn change(
+        &self,
+        kind: AuthorityKind,
+        stored: &StoredAuthorities,
+        before: &Line,
+        moved: Moved,
+        made: Option<AuthorityRow>,
+        now: SystemTime,
+    ) -> Result<AuthoritiesChange, AuthoritiesError> {
+        let line = moved.line;
+        let mut change = AuthoritiesChange { publishes: moved.publishes, ..AuthoritiesChange::default() };
+        for member in &line.members {
+            let known = stored.rows.iter().find(|row| row.id == member.id).or(made.as_ref());
+            let row = known.ok_or(AuthoritiesError::Missing("authority of a rotation"))?;
+            if before.member(&member.id) != Some(member) {
+                let (state, published, tainted) = (member.stage, member.published, member.tainted);
+                change.put.push(AuthorityRow { state, published, tainted, ..row.clone() });
+            }
+        }
+        let gone = before.members.iter().filter(|member| line.member(&member.id).is_none());
+        change.gone = gone.map(|member| member.id.clone()).collect();
+        let active = |line: &Line| line.active().map(|member| member.id.clone());
+        if let Some(id) = active(&line).filter(|id| active(before).as_ref() != Some(id)) {
+            self.begin(kind, stored, &id, &mut change, now)?;
+        }
+        if kind == AuthorityKind::Root {
+            drop_below_gone(stored, &mut change);
+        }
+        if (&before.running, &before.waived) != (&line.running, &line.waived) {
+            change.rotation = Some(rows::rotation_row(kind, &line));
+        }
+        Ok(change)
+    }
+
+    /// An authority is about to sign: it is tried once more, against the bundle that everybody has by now. A root gets
+    /// an intermediate.
+    fn begin(
+        &self,
+        kind: AuthorityKind,
+        stored: &StoredAuthorities,
+        id: &str,
+        change: &mut AuthoritiesChange,
+        now: SystemTime,
+    ) -> Result<(), AuthoritiesError> {
+        let row = stored.rows.iter().find(|row| row.id == id).ok_or(AuthoritiesError::Missing("new authority"))?;
+        let published = self.keys.publish(stored, secs(now))?;
+        match kind {
+            AuthorityKind::Root | AuthorityKind::X509 => {
+                let intermediate = self.keys.open_x509(row)?.generate_intermediate(self.ttls.signing, now)?;
+                trial::x509(&intermediate, &published, now)?;
+                retire_intermediate(stored, change);
+                change.put.push(self.keys.seal_intermediate(&intermediate, id, now)?);
+                Ok(())
+            }
+            AuthorityKind::Jwt => trial::jwt(&self.keys.open_jwt(row)?, &published, now),
+        }
+    }
+
+    /// A new intermediate under the root that signs, in the place of the one before.
+    pub(super) async fn renew_intermediate(&self, store: &Store, now: SystemTime) -> Result<(), StepError> {
+        let stored = store.authorities().await?;
+        let active = |row: &&AuthorityRow| row.kind == AuthorityKind::Root && row.state == AuthorityState::Active;
+        let root = stored.rows.iter().find(active).ok_or(AuthoritiesError::Missing("root"))?;
+        let mut change = AuthoritiesChange::default();
+        self.begin(AuthorityKind::Root, &stored, &root.id, &mut change, now)?;
+        store.change_authorities(change, stored.revision).await?;
+        self.read(store, now).await?;
+        tracing::info!(id = self.current().x509_id, root = root.id, "intermediate renewed");
+        Ok(())
+    }
+
+    /// Drops intermediates whose life is over.
+    pub(super) async fn drop_ended(&self, store: &Store, now: SystemTime) -> Result<(), StepError> {
+        let stored = store.authorities().await?;
+        let ended = stored.rows.iter().filter(|row| {
+            let over = row.not_after <= secs(now) && row.state != AuthorityState::Active;
+            over && row.kind == AuthorityKind::X509
+        });
+        let gone = ended.map(|row| row.id.clone()).collect();
+        let change = AuthoritiesChange { gone, ..AuthoritiesChange::default() };
+        store.change_authorities(change, stored.revision).await?;
+        Ok(self.read(store, now).await?)
+    }
+}
+
+fn retire_intermediate(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
+    let active = |row: &&AuthorityRow| row.kind == AuthorityKind::X509 && row.state == AuthorityState::Active;
+    for row in stored.rows.iter().filter(active) {
+        change.put.push(AuthorityRow { state: AuthorityState::Old, ..row.clone() });
+    }
+}
+
+/// Intermediates go with their root.
+fn drop_below_gone(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
+    let roots: BTreeSet<&String> = change.gone.iter().collect();
+    let below = stored.rows.iter().filter(|row| row.kind == AuthorityKind::X509 && roots.contains(&row.issuer_id));
+    let below: Vec<String> = below.map(|row| row.id.clone()).collect();
+    change.gone.extend(below);
+}
+
+fn member_of(row: &AuthorityRow) -> Member {
+    Member {
+        id: row.id.clone(),
+        stage: row.state,
+        not_before: row.not_before,
+        not_after: row.not_after,
+        published: row.published,
+        tainted: row.tainted,
+    }
+}
+
+const TRIES_MAX: usize = 3;
