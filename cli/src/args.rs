@@ -1,11 +1,15 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
+mod rotate;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
+
+pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
 
 /// Identity and security for service meshes: certificate authority, node agent, proxies, discovery and policy in one binary.
 #[derive(Debug, Parser)]
@@ -68,7 +72,7 @@ pub(crate) enum Command {
 The program replaces this process: its output, signals and exit code are its own.
 It gets an identity if a registration entry has the selector launch:name:NAME.")]
     Run(RunArgs),
-    /// The certificate authority.
+    /// The certificate authority: run it, rotate its authorities.
     #[command(subcommand)]
     Ca(CaCommand),
     /// The node agent, and what a workload gets from it.
@@ -223,6 +227,16 @@ pub(crate) enum CaCommand {
     /// The issuance policy, tried out without issuing anything.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Replace the root (or the JWT key) everywhere, without anybody noticing; or take one step of it.
+    #[command(after_help = "Examples:
+  kasbah ca rotate                            the whole rotation; asks once
+  kasbah ca rotate --kind jwt --yes           the JWT key, without asking
+  kasbah ca rotate prepare                    one step; then activate, taint, revoke
+  kasbah ca rotate status -o json             how far, and who holds it up
+  kasbah ca rotate activate --waive NODE      go on without a node
+
+A step that is not yet safe ends with 1 and names the nodes that have not acknowledged.")]
+    Rotate(RotateArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,7 @@
 //! The one way in which verbs talk to a certificate authority: SPIRE's server API over the CA's local admin socket.
 
+mod rotation;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 //! Most tests share one mesh; those that change or hurt it have their own. Every mesh is stopped at the end, and a
 //! failed test shows the end of its mesh's logs. `KASBAH_BIN` names another binary to test.
 
+mod authority_rotation;
 mod certificates;
 mod cli;
 mod config;
@@ -23,9 +24,10 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
-    let modules: [fn() -> Vec<Trial>; 11] = [
+    let modules: [fn() -> Vec<Trial>; 12] = [
         // The longest first: it mostly waits, and the others run beside it.
         rotation::trials,
+        authority_rotation::trials,
         demo::trials,
         mtls::trials,
         policy::trials,

@@ -132,7 +132,7 @@ impl local_authority_server::LocalAuthority for Api {
             };
         activate_wit_authority("ActivateWITAuthority", ActivateWitAuthorityRequest) -> ActivateWitAuthorityResponse =
             |_api, _caller, _asked| Err(no_wit());
-        taint_key("TaintJWTAuthority", TaintJwtAuthorityRequest) -> TaintJwtAuthorityResponse =
+        taint_jwt_authority("TaintJWTAuthority", TaintJwtAuthorityRequest) -> TaintJwtAuthorityResponse =
             |api, caller, asked| {
                 let tainted_authority = api.change(caller, JWT, Step::Taint, asked.authority_id).await?;
                 Ok(TaintJwtAuthorityResponse { tainted_authority })

@@ -3,6 +3,7 @@
 mod attacks;
 mod policy;
 mod rights;
+mod rotation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod policy;
+pub(crate) mod rotate;
 pub(crate) mod status;
 pub(crate) mod token;
 
