@@ -99,7 +99,9 @@ impl Streams {
                 continue;
             }
             verdict.enforced = verdict.enforced.min(enforced);
-            verdict.look_again = [verdict.look_again, until].into_iter().flatten().min();
+            // It may also end before, which nobody tells.
+            let look_again = until.map(|until| until.min(now + ALIVE_PAUSE));
+            verdict.look_again = [verdict.look_again, look_again].into_iter().flatten().min();
             if verdict.waiting_for.len() < NAMED_MAX && !verdict.waiting_for.contains(&stream.name) {
                 verdict.waiting_for.push(stream.name.clone());
             }
@@ -229,6 +231,7 @@ impl Reporter {
 
 /// How long a workload whose stream has ended is expected back; proxies try again after ten seconds at most.
 pub(crate) const RETURN_WAIT: Duration = Duration::from_secs(15);
+const ALIVE_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 const NAMED_MAX: usize = 8;

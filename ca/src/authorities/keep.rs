@@ -19,7 +19,11 @@ impl Authorities {
         for kind in AuthorityKind::ROTATING {
             self.take_due(store, kind, now).await?;
         }
-        tolerate(self.keep_intermediate(store, now).await)
+        match self.keep_intermediate(store, now).await {
+            // Another server was faster: what it did is taken over.
+            Err(StepError::Busy) => self.read(store, now).await,
+            kept => tolerate(kept),
+        }
     }
 
     /// Takes the steps of a kind that are due, one after the other.
@@ -43,7 +47,8 @@ impl Authorities {
             for asked in steps {
                 match self.step_alone(store, kind, &asked, now).await {
                     // Another look at the nodes found what the first had not: it is tried again later.
-                    Err(StepError::Refused(_) | StepError::Busy) => return Ok(()),
+                    Err(StepError::Refused(_)) => return Ok(()),
+                    Err(StepError::Busy) => return self.read(store, now).await,
                     taken => tolerate(taken)?,
                 }
             }

@@ -200,7 +200,8 @@ impl Line {
     /// Who signs for the server itself: the newest authority that every node that counts knows, waived or not, so that a
     /// node that was away still finds a server it can trust.
     pub(crate) fn signs_for_server(&self, nodes: &[Node]) -> Option<&Member> {
-        let known_to_all = nodes.iter().map(|node| node.enforced).min().unwrap_or(u64::MAX);
+        // A node that has never reported has just joined, by the bundle of the day.
+        let known_to_all = nodes.iter().map(|node| node.enforced).filter(|n| *n > 0).min().unwrap_or(u64::MAX);
         let known = |member: &&Member| member.stage != Stage::Prepared && member.published <= known_to_all;
         self.active().filter(known).or_else(|| self.members.iter().rev().find(known)).or_else(|| self.active())
     }

@@ -18,6 +18,7 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
 /// Number, name and statements of each file in `migrations/`.
 const ALL: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../../migrations/0001_start.sql")),
+    (2, "rotation", include_str!("../../../migrations/0002_rotation.sql")),
     (3, "log_and_audit", include_str!("../../../migrations/0003_log_and_audit.sql")),
     (4, "replicas", include_str!("../../../migrations/0004_replicas.sql")),
 ];

@@ -118,7 +118,6 @@ impl Node {
     }
 }
 
-#[tokio::test]
 async fn a_step_waits_for_every_node_and_names_who_lags() {
     let scene = Scene::new().await;
     let (one, two) = (Node::join(&scene.ca).await, Node::join(&scene.ca).await);
@@ -140,7 +139,6 @@ async fn a_step_waits_for_every_node_and_names_who_lags() {
     scene.activate().await.unwrap();
 }
 
-#[tokio::test]
 async fn a_node_that_was_down_when_its_server_changed_authority_comes_back() {
     let scene = Scene::new().await;
     let (mut there, mut away) = (Node::join(&scene.ca).await, Node::join(&scene.ca).await);
@@ -170,7 +168,6 @@ async fn a_node_that_was_down_when_its_server_changed_authority_comes_back() {
     }
 }
 
-#[tokio::test]
 async fn a_node_that_slept_through_a_whole_rotation_joins_anew() {
     let scene = Scene::new().await;
     let asleep = Node::join(&scene.ca).await;
@@ -194,7 +191,6 @@ async fn a_node_that_slept_through_a_whole_rotation_joins_anew() {
     back.renew(&scene.ca).await.unwrap();
 }
 
-#[tokio::test]
 async fn an_authority_several_rotations_back_is_tainted_and_revoked() {
     let scene = Scene::new().await;
     let mut node = Node::join(&scene.ca).await;
@@ -214,7 +210,6 @@ async fn an_authority_several_rotations_back_is_tainted_and_revoked() {
     assert_eq!(scene.roots().await, roots[1..]);
 }
 
-#[tokio::test]
 async fn steps_out_of_order_have_the_codes_that_tools_know() {
     let scene = Scene::new().await;
     let active = scene.roots().await.pop().unwrap();
@@ -232,7 +227,6 @@ async fn steps_out_of_order_have_the_codes_that_tools_know() {
     assert_eq!(scene.rotations().waive(waive).await.unwrap_err().code(), Code::NotFound);
 }
 
-#[tokio::test]
 async fn a_jwt_key_is_rotated_in_the_same_way() {
     let scene = Scene::new().await;
     let prepared = scene.authorities().prepare_jwt_authority(PrepareJwtAuthorityRequest {}).await.unwrap();
@@ -244,4 +238,13 @@ async fn a_jwt_key_is_rotated_in_the_same_way() {
     let abort = AbortRequest { kind: Kind::Jwt.into() };
     let status = scene.rotations().abort(abort).await.unwrap().into_inner();
     assert_eq!((status.phase.as_str(), status.authorities.len()), ("idle", 1));
+}
+
+crate::testing::database::on_each_database! {
+    a_step_waits_for_every_node_and_names_who_lags,
+    a_node_that_was_down_when_its_server_changed_authority_comes_back,
+    a_node_that_slept_through_a_whole_rotation_joins_anew,
+    an_authority_several_rotations_back_is_tainted_and_revoked,
+    steps_out_of_order_have_the_codes_that_tools_know,
+    a_jwt_key_is_rotated_in_the_same_way,
 }

@@ -450,7 +450,8 @@ impl Sim {
 
     /// Whether an authority is left that every node knows: then the server must be signed by it, also for waived nodes.
     fn is_anything_known_to_all(&self) -> bool {
-        let least = self.counted().iter().map(|node| node.enforced).min().unwrap_or(u64::MAX);
+        let reported = self.counted().into_iter().map(|node| node.enforced).filter(|enforced| *enforced > 0);
+        let least = reported.min().unwrap_or(u64::MAX);
         self.line.members.iter().any(|member| member.stage != Stage::Prepared && member.published <= least)
     }
 
@@ -472,9 +473,9 @@ impl Sim {
                 }
             }
         }
-        for host in self.hosts.iter().filter(|host| !host.expired && (!host.exempt || self.is_anything_known_to_all()))
-        {
-            if !self.covers(host.bundle, &self.server_signer) {
+        for host in self.hosts.iter().filter(|host| !host.expired) {
+            let findable = !host.exempt || (self.stored[&host.id] > 0 && self.is_anything_known_to_all());
+            if findable && !self.covers(host.bundle, &self.server_signer) {
                 return Err(format!("{} cannot trust the server, signed by {}", host.id, self.server_signer));
             }
         }
