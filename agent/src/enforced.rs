@@ -109,6 +109,15 @@ impl Streams {
         verdict
     }
 
+    /// For tests of what sends: the node's bundle as soon as it is `wanted`.
+    #[cfg(test)]
+    pub(crate) async fn until(&self, wanted: u64, settled: u64) {
+        let mut changed = self.changed.subscribe();
+        while self.verdict(settled, 0, Instant::now()).enforced != wanted {
+            changed.changed().await.unwrap();
+        }
+    }
+
     fn tell(&self) {
         self.changed.send_modify(|count| *count += 1);
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use identity::TrustBundle;
+use identity::authority::X509Authority;
 use runtime::tasks::TaskSet;
 
 use super::*;
@@ -131,6 +132,53 @@ async fn an_svid_whose_issuer_left_the_bundle_is_renewed_at_once() {
     let (next, ()) = tokio::join!(scene.next("a"), async { scene.ca.publish(&scene.state) });
     assert_ne!(next.svid.serial(), held.svid.serial());
     assert!(scene.clock.now().duration_since(begun).unwrap() < Duration::from_secs(1));
+}
+
+/// Both roots are trusted; `tainted` is marked, and `signs` signs from now on.
+fn hand_over(scene: &Scene, sequence: u64, signs: X509Authority, tainted: bool) -> X509Authority {
+    let old = std::mem::replace(&mut *scene.ca.root.lock().unwrap(), signs);
+    let mut bundle = scene.ca.bundle.lock().unwrap();
+    bundle.add_x509_authority(scene.ca.root.lock().unwrap().certificate().clone()).unwrap();
+    bundle.sequence = sequence;
+    if tainted {
+        bundle.taint_x509_authority(old.certificate());
+    }
+    drop(bundle);
+    scene.ca.publish(&scene.state);
+    old
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_tainted_authority_signed_is_replaced_at_once_and_only_then_the_bundle_is_settled() {
+    let scene = Scene::start([one()]);
+    let before = scene.held("a").await;
+    assert_eq!(scene.state.current().settled, 1);
+    let begun = scene.clock.now();
+    hand_over(&scene, 2, root(scene.clock), true);
+    let snapshot = scene.state.current();
+    assert!(!snapshot.is_clean(&before.svid));
+    assert_eq!((snapshot.settled, snapshot.own_sequence(&domain())), (1, 2), "something is left to replace");
+    let after = scene.next("a").await;
+    assert!(scene.state.current().is_clean(&after.svid));
+    assert_eq!(scene.state.current().settled, 2);
+    assert!(scene.clock.now().duration_since(begun).unwrap() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_that_was_on_its_way_when_its_authority_was_tainted_is_not_taken() {
+    let scene = Scene::start([one()]);
+    let held = scene.held("a").await;
+    let old = hand_over(&scene, 2, root(scene.clock), true);
+    let fresh = scene.next("a").await;
+    // The answer to a question that was asked before.
+    let prepared = Prepared::new().unwrap();
+    *scene.ca.root.lock().unwrap() = old;
+    let late = prepared.csr();
+    let late = prepared.into_svid(scene.ca.sign(held.svid.id(), &late)).unwrap();
+    let refused = scene.state.put_held(vec![("a".into(), Held { svid: Arc::new(late), ..held })]);
+    assert_eq!(refused, ["a"]);
+    assert_eq!(scene.state.current().held["a"].svid.serial(), fresh.svid.serial());
+    assert_eq!(scene.state.current().settled, 2);
 }
 
 #[tokio::test(start_paused = true)]

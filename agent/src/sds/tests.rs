@@ -98,6 +98,36 @@ async fn envoy_gets_certificate_key_and_roots_and_each_rotation() {
 }
 
 #[tokio::test]
+async fn a_bundle_is_enforced_when_the_proxy_has_acknowledged_it() {
+    let service = service();
+    let names = ["default", "ROOTCA"];
+    let mut stream = Stream::open(&service, ask(&names)).await;
+    let first = stream.next().await;
+    service.desk.enforced.until(0, 1).await;
+    stream.asks.send(ack(&first, &names)).await.unwrap();
+    service.desk.enforced.until(1, 1).await;
+    let another = crate::fake::root(runtime::clock::Clock::system());
+    {
+        let mut bundle = service.ca.bundle.lock().unwrap();
+        bundle.add_x509_authority(another.certificate().clone()).unwrap();
+        bundle.sequence = 2;
+    }
+    service.ca.publish(&service.state);
+    let second = stream.next().await;
+    assert_eq!(service.state.current().settled, 2);
+    service.desk.enforced.until(1, 2).await;
+    let mut nack = ack(&second, &names);
+    nack.error_detail = Some(envoy_types::pb::google::rpc::Status { message: "no good".into(), ..Default::default() });
+    stream.asks.send(nack).await.unwrap();
+    while service.desk.numbers.sds_rejects.get() == 0 {
+        tokio::task::yield_now().await;
+    }
+    service.desk.enforced.until(1, 2).await;
+    stream.asks.send(ack(&second, &names)).await.unwrap();
+    service.desk.enforced.until(2, 2).await;
+}
+
+#[tokio::test]
 async fn a_rejected_secret_is_counted_and_the_next_rotation_still_sent() {
     let service = service();
     let mut stream = Stream::open(&service, ask(&["default"])).await;

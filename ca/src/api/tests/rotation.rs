@@ -142,6 +142,8 @@ async fn a_step_waits_for_every_node_and_names_who_lags() {
 async fn a_node_that_was_down_when_its_server_changed_authority_comes_back() {
     let scene = Scene::new().await;
     let (mut there, mut away) = (Node::join(&scene.ca).await, Node::join(&scene.ca).await);
+    scene.acknowledge(&there).await;
+    scene.acknowledge(&away).await;
     let old = scene.roots().await.pop().unwrap();
     scene.prepare().await;
     there.fetch(&scene.ca);
