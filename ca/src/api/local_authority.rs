@@ -21,6 +21,7 @@ use proto::spire::api::server::localauthority::v1::{
 use tonic::{Request, Response, Status};
 
 use super::{Api, Caller};
+use crate::audit::Act;
 use crate::authorities::Asked;
 use crate::refusal::Refusal;
 use crate::rotation::machine::{Line, Member, Mode, Step};
@@ -59,8 +60,24 @@ impl Api {
     pub(super) async fn rotate(&self, caller: &Caller, kind: AuthorityKind, asked: Asked) -> Result<(), Refusal> {
         tracing::warn!(caller = caller.name(), kind = kind.as_str(), ?asked, "rotation step asked for");
         let certifier = &self.certifier;
-        Ok(certifier.authorities.step(&certifier.store, kind, &asked, certifier.now()).await?)
+        let store = certifier.acting(caller, act(kind, &asked));
+        Ok(certifier.authorities.step(&store, kind, &asked, certifier.now()).await?)
     }
+}
+
+/// The step for the audit trail.
+fn act(kind: AuthorityKind, asked: &Asked) -> Act {
+    let act = match asked {
+        Asked::Prepare(_) => Act::new("rotation.prepare", kind.as_str()),
+        Asked::Step(Step::Activate(id)) => Act::new("rotation.activate", id),
+        Asked::Step(Step::Taint(id)) => Act::new("rotation.taint", id),
+        Asked::Step(Step::Revoke(id)) => Act::new("rotation.revoke", id),
+        Asked::Step(Step::Waive(node)) => Act::new("rotation.waive", kind.as_str()).of(node),
+        Asked::Step(Step::Resume) => Act::new("rotation.resume", kind.as_str()),
+        Asked::Step(Step::Abort) => Act::new("rotation.abort", kind.as_str()),
+        Asked::Step(Step::Prepare(..) | Step::Forget(_)) => Act::new("rotation.change", kind.as_str()),
+    };
+    act.detail(kind.as_str())
 }
 
 fn message(member: &Member) -> AuthorityState {
