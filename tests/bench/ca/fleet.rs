@@ -68,7 +68,7 @@ async fn agent(
 ) -> Result<()> {
     let mut entries = EntryClient::new(channel.clone());
     let (reports, receiver) = mpsc::channel(1);
-    reports.send(WatchRequest { bundle_sequence_enforced: 1, entries_revision: 0 }).await?;
+    reports.send(WatchRequest { bundle_sequence_enforced: 1, ..WatchRequest::default() }).await?;
     let reports_stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let mut changes = NodeClient::new(channel).watch(reports_stream).await?.into_inner();
     changes.message().await?.context("the stream ended")?;
