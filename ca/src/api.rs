@@ -30,8 +30,9 @@ use std::sync::Arc;
 use futures_util::Stream;
 use identity::VerifiedPeer;
 use runtime::mtls::PeerIdentity;
+use runtime::shutdown::Shutdown;
 use tonic::service::Routes;
-use tonic::{Extensions, Response, Status};
+use tonic::{Extensions, Response, Status, Streaming};
 
 use proto::kasbah::ca::v1::audit_server::AuditServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
@@ -213,6 +214,12 @@ impl Api {
             }
         }
     }
+}
+
+/// The next message of a caller; none when it has no more to say, or when the authority is ending: who keeps a stream open must
+/// not keep the process.
+async fn next_message<T>(messages: &mut Streaming<T>, shutdown: &Shutdown) -> Result<Option<T>, Status> {
+    shutdown.unless(messages.message()).await.unwrap_or(Ok(None))
 }
 
 /// Takes a page out of everything found: at most `page_size` items (all when it is not positive) and, when more

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::{agent_message, member_of, workload_of};
 use super::filter::AgentFilter;
 use super::svid::x509_message;
-use super::{AGENT_PATH, Answers, Api, Caller, page};
+use super::{AGENT_PATH, Answers, Api, Caller, next_message, page};
 use crate::agent::Agent;
 use crate::audit::Act;
 use crate::certifier::Certifier;
@@ -113,7 +113,8 @@ impl agent_server::Agent for Api {
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let caller = self.caller(request.extensions());
         let mut messages = request.into_inner();
-        let first = tokio::time::timeout(EVIDENCE_WAIT_MAX, messages.message()).await;
+        let evidence = next_message(&mut messages, &self.certifier.shutdown);
+        let first = tokio::time::timeout(EVIDENCE_WAIT_MAX, evidence).await;
         let work = async {
             let Ok(Ok(Some(AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }))) = first
             else {

@@ -11,11 +11,12 @@ use proto::spire::api::server::entry::v1::{
     batch_delete_entry_response, batch_update_entry_response, entry_server,
 };
 use proto::spire::api::types;
+use runtime::shutdown::Shutdown;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::{EntryPatch, entry_id_of, entry_message, whole_mask};
 use super::filter::EntryFilter;
-use super::{Answers, Api, BATCH_ITEMS_MAX, Caller, page};
+use super::{Answers, Api, BATCH_ITEMS_MAX, Caller, next_message, page};
 use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::entry::Entry;
@@ -157,7 +158,7 @@ impl entry_server::Entry for Api {
         let messages = request.into_inner();
         let work = async {
             let entries = self.authorized(&caller).await?;
-            Ok(Box::pin(sync(entries, messages)) as Self::SyncAuthorizedEntriesStream)
+            Ok(Box::pin(sync(entries, messages, self.certifier.shutdown.clone())) as Self::SyncAuthorizedEntriesStream)
         };
         self.answer("SyncAuthorizedEntries", &caller, work).await
     }
@@ -175,9 +176,10 @@ impl Api {
 fn sync(
     entries: Vec<Arc<Entry>>,
     mut messages: Streaming<SyncAuthorizedEntriesRequest>,
+    shutdown: Shutdown,
 ) -> impl futures_util::Stream<Item = Result<SyncAuthorizedEntriesResponse, Status>> {
     async_stream::try_stream! {
-        let Some(first) = messages.message().await? else { return };
+        let Some(first) = next_message(&mut messages, &shutdown).await? else { return };
         check_first(&first)?;
         let mask = first.output_mask;
         if entries.len() <= PAGE_ENTRIES {
@@ -188,7 +190,7 @@ fn sync(
         for (at, page) in entries.chunks(PAGE_ENTRIES).enumerate() {
             yield revisions_page(page, at + 1 < pages);
         }
-        while let Some(request) = messages.message().await? {
+        while let Some(request) = next_message(&mut messages, &shutdown).await? {
             let wanted: Vec<_> = request.ids.iter().filter_map(|id| find(&entries, id)).collect();
             let pages = wanted.len().div_ceil(PAGE_ENTRIES).max(1);
             for at in 0..pages {

@@ -1,6 +1,7 @@
 //! The services as callers meet them: over TLS and over the local socket.
 
 mod attacks;
+mod ending;
 mod policy;
 mod rights;
 mod rotation;
