@@ -258,7 +258,7 @@ fn root_pem(root: &X509Authority) -> String {
     identity::pem::certificate(root.certificate())
 }
 
-fn check_key(key: &SealKey, sealed: &str, key_file: &Path) -> Result<(), AuthoritiesError> {
+pub(crate) fn check_key(key: &SealKey, sealed: &str, key_file: &Path) -> Result<(), AuthoritiesError> {
     let sealed = STANDARD.decode(sealed).map_err(|_| AuthoritiesError::Unusable("key check"))?;
     match key.open(KEY_CHECK_PURPOSE, &sealed) {
         Ok(text) if text.as_slice() == KEY_CHECK_TEXT => Ok(()),

@@ -8,6 +8,7 @@ use runtime::shutdown::Shutdown;
 
 use crate::audit::Refusals;
 use crate::authorities::{Authorities, counted};
+use crate::clock_watch::ClockWatch;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
@@ -33,6 +34,7 @@ pub(crate) struct Certifier {
     pub(crate) contacts: Contacts,
     pub(crate) counts: Counts,
     pub(crate) clock: Clock,
+    pub(crate) clock_watch: ClockWatch,
     pub(crate) shutdown: Shutdown,
 }
 

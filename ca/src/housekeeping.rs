@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime::clock::from_unix_secs;
 use runtime::readiness::Readiness;
 
 use crate::audit::REFUSALS_KEPT_MAX;
@@ -22,7 +23,7 @@ pub(crate) async fn keep_authorities_fresh(certifier: Arc<Certifier>, ca_ttl: Du
             _ = reports.changed() => (),
             _ = changes.changed() => (),
         }
-        if !certifier.store.lease().is_held() {
+        if !certifier.store.lease().is_held() || certifier.clock_watch.check().is_err() {
             continue;
         }
         if let Err(error) = certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await {
@@ -40,6 +41,26 @@ pub(crate) async fn follow_authorities(certifier: Arc<Certifier>) {
             tokio::time::sleep(PAUSE_MIN).await;
         }
         tracing::info!(bundle_sequence = certifier.authorities.current().bundle.sequence, "authorities followed");
+    }
+}
+
+/// Looks at the clock, and not ready while it cannot be believed, for ever.
+pub(crate) async fn watch_clock(certifier: Arc<Certifier>, readiness: Readiness) {
+    let mut block = None;
+    for look in 0_u64.. {
+        if look.is_multiple_of(CLOCK_ASK_EVERY) {
+            match certifier.store.server_time().await {
+                Ok(Some(now)) => certifier.clock_watch.hear(from_unix_secs(now)),
+                Ok(None) => (),
+                Err(error) => tracing::debug!(error = ?error, "time of the database server not known"),
+            }
+        }
+        match certifier.clock_watch.check() {
+            Ok(()) => block = None,
+            Err(_) if block.is_some() => (),
+            Err(_) => block = Some(readiness.block("clock: CLOCK_JUMPED")),
+        }
+        tokio::time::sleep(CLOCK_PAUSE).await;
     }
 }
 
@@ -83,7 +104,7 @@ pub(crate) struct Kept {
 pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, kept: Kept) {
     loop {
         tokio::time::sleep(FORGET_PAUSE).await;
-        if !certifier.store.lease().is_held() {
+        if !certifier.store.lease().is_held() || certifier.clock_watch.check().is_err() {
             continue;
         }
         if let Err(error) = forget(&certifier, kept).await {
@@ -116,3 +137,6 @@ async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 const FORGET_PAUSE: Duration = Duration::from_secs(60);
+const CLOCK_PAUSE: Duration = Duration::from_millis(500);
+/// Every so many looks at the clock the database server is asked for its own.
+const CLOCK_ASK_EVERY: u64 = 10;

@@ -84,6 +84,7 @@ impl Certifier {
 
     /// Signs without recording: the caller records, then hands out.
     pub(crate) fn sign_x509(&self, order: &X509Order, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
+        self.clock_watch.check()?;
         let (now, signing) = (self.now(), self.authorities.current());
         let ttl = self.allowed_ttl(order, KeyType::of(csr.public_key()))?;
         let serial = digest::random_serial();
@@ -141,6 +142,7 @@ impl Certifier {
     }
 
     fn sign_jwt(&self, order: JwtOrder) -> Result<(IssuedJwt, Issuance), Refusal> {
+        self.clock_watch.check()?;
         let (now, signing) = (self.now(), self.authorities.current());
         let left = signing.jwt_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
         let wanted = Wanted { kind: order.kind, id: &order.id, caller: &order.caller, dns_names: &[], key: None };
@@ -182,17 +184,7 @@ impl Certifier {
             return Ok(());
         }
         let kinds: Vec<_> = records.iter().map(|record| record.kind).collect();
-        for record in &records {
-            // Not at `info`: the record, the audit trail and the transparency log say it better, and it costs.
-            tracing::debug!(
-                kind = record.kind.as_str(),
-                spiffe_id = record.spiffe_id,
-                serial = record.serial,
-                entry_id = record.entry_id,
-                caller = record.caller,
-                "issued"
-            );
-        }
+        records.iter().for_each(announce);
         if let Err(error) = store.record(records).await {
             if matches!(error, StoreError::AuthorityChanged)
                 && let Err(error) = self.authorities.reload(&self.store, self.now()).await
@@ -206,6 +198,24 @@ impl Certifier {
         }
         Ok(())
     }
+
+    /// Logs and counts what was recorded together with the node that it is for.
+    pub(crate) fn recorded(&self, record: &Issuance) {
+        announce(record);
+        self.counts.issued(record.kind.as_str(), 1);
+    }
+}
+
+/// Not at `info`: the record, the audit trail and the transparency log say it better, and it costs.
+fn announce(record: &Issuance) {
+    tracing::debug!(
+        kind = record.kind.as_str(),
+        spiffe_id = record.spiffe_id,
+        serial = record.serial,
+        entry_id = record.entry_id,
+        caller = record.caller,
+        "issued"
+    );
 }
 
 fn unsigned(id: &SpiffeId, error: AuthorityError) -> Refusal {

@@ -15,7 +15,9 @@ mod agent;
 mod api;
 mod audit;
 mod authorities;
+mod backup;
 mod certifier;
+mod clock_watch;
 mod entry;
 mod housekeeping;
 mod issue;
@@ -44,6 +46,8 @@ use runtime::logs::LogControl;
 use runtime::shutdown::Shutdown;
 
 pub use authorities::AuthoritiesError;
+pub use backup::{BackupError, BackupReport, RestoreOptions, backup, restore};
+pub use clock_watch::ClockJump;
 pub use key_file::KeyFileError;
 pub use reasons::REASONS;
 pub use refusal::Refusal;

@@ -61,6 +61,10 @@ pub(crate) struct Gauges {
     pub(crate) store_waiting: usize,
     /// Whether this replica does what only one should do.
     pub(crate) leads: bool,
+    /// Whether the clock is believed.
+    pub(crate) clock_sound: bool,
+    /// How often it jumped.
+    pub(crate) clock_jumps: u64,
     pub(crate) now: i64,
 }
 
@@ -131,7 +135,7 @@ impl CsrCounts {
 
 impl Gauges {
     fn write(&self, out: &mut String) {
-        let families: [(&str, i64); 11] = [
+        let families: [(&str, i64); 13] = [
             ("citadel_server_root_cert_expiry_timestamp", self.root_expires_at),
             ("citadel_server_root_cert_expiry_seconds", self.root_expires_at - self.now),
             ("citadel_server_cert_chain_expiry_timestamp", self.chain_expires_at),
@@ -143,6 +147,8 @@ impl Gauges {
             ("ca_store_up", i64::from(self.store_up)),
             ("ca_store_waiting", i64::try_from(self.store_waiting).unwrap_or(i64::MAX)),
             ("ca_leads", i64::from(self.leads)),
+            ("ca_clock_sound", i64::from(self.clock_sound)),
+            ("ca_clock_jumps", i64::try_from(self.clock_jumps).unwrap_or(i64::MAX)),
         ];
         for (name, value) in families {
             let _ = writeln!(out, "# TYPE {name} gauge\n{name} {value}");

@@ -57,6 +57,8 @@ fn gauges(certifier: &Certifier, svid: &ServerSvid) -> Gauges {
         store_up: certifier.store.health().trouble().is_none(),
         store_waiting: certifier.store.waiting(),
         leads: certifier.store.lease().is_held(),
+        clock_sound: certifier.clock_watch.check().is_ok(),
+        clock_jumps: certifier.clock_watch.jumps(),
         now: certifier.now_secs(),
     }
 }

@@ -48,6 +48,20 @@ pub const REASONS: &[ReasonDoc] = &[
         "A new authority was tried before it might sign, and what it signed does not verify.",
         "Nothing was changed; look at the cause in the authority's log, then prepare again.",
     ),
+    doc("BACKUP_DAMAGED", "The file is damaged, cut short, or no backup.", "Take another one."),
+    doc("BACKUP_EMPTY", "The database holds no authority.", "Name the right database in `database`."),
+    doc(
+        "BACKUP_FILE_UNUSABLE",
+        "The backup file cannot be read or written.",
+        "See that it exists and its directory is writable.",
+    ),
+    doc("BACKUP_OTHER_VERSION", "The backup was made by a newer version.", "Restore it with that version."),
+    doc("BACKUP_SEAL_FAILED", "The end of the backup could not be sealed.", "Try again."),
+    doc(
+        "BACKUP_UNPROVEN",
+        "The backup was made with another key file, or was changed.",
+        "Name the key file it was made with in `key_file`.",
+    ),
     doc("BATCH_TOO_LARGE", "One request holds too many items.", "Send several smaller requests."),
     doc("BUNDLE_EXISTS", "There is a bundle of this trust domain.", "Set or update it instead."),
     doc(
@@ -74,6 +88,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Connect with an SVID of this trust domain.",
     ),
     doc(
+        "CLOCK_JUMPED",
+        "The clock of the authority's machine jumped; nothing is signed until it can be believed.",
+        "Correct the clock; a new time that stands is believed after ten minutes.",
+    ),
+    doc(
         "CSR_NAMES_REFUSED",
         "The CSR of an administrator must name exactly one SPIFFE ID, and proper DNS names.",
         "Correct the CSR.",
@@ -89,7 +108,13 @@ pub const REASONS: &[ReasonDoc] = &[
         "Restore it from a backup, or move it away to start a new authority.",
     ),
     doc("DATABASE_FOREIGN", "The database was made by another program.", "Name another one in `database`."),
+    doc("DATABASE_IN_USE", "A running authority uses the database.", "Stop every replica first."),
     doc("DATABASE_MISSING", "The database server has no database of this name.", "Create it with CREATE DATABASE."),
+    doc(
+        "DATABASE_NOT_EMPTY",
+        "There is an authority in the database.",
+        "Restore into a new database, or lose what is in it with --force.",
+    ),
     doc(
         "DATABASE_NO_RIGHTS",
         "The database user may not create and change tables.",
@@ -114,6 +139,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "DATABASE_READ_ONLY",
         "The database can only be read: a standby server, or a disk mounted read-only.",
         "Name the primary server, or make the disk writable.",
+    ),
+    doc(
+        "DATABASE_RESTORING",
+        "The database is being restored, or a restore did not end.",
+        "Wait for it, or restore again with --force.",
     ),
     doc("DATABASE_UNAVAILABLE", "The database cannot be opened.", "See that it exists, is reachable and writable."),
     doc("DATABASE_UNSUPPORTED", "The database's address is of no known kind.", "Begin it with sqlite: or postgres:."),
@@ -289,6 +319,7 @@ mod tests {
             "server.rs",
             "service_account.rs",
             "settings.rs",
+            "backup/error.rs",
             "store/error.rs",
             "store/open/error.rs",
             "authorities.rs",

@@ -12,6 +12,7 @@ use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
 use tonic::{Code, Status};
 
 use crate::authorities::{AuthoritiesError, StepError};
+use crate::clock_watch::ClockJump;
 use crate::policy::PolicyRefusal;
 use crate::rotation::machine::Refused;
 use crate::service_account::TokenError;
@@ -174,6 +175,9 @@ pub enum Refusal {
     /// The signature could not be made.
     #[error("the certificate cannot be signed")]
     Signing,
+    /// The time of day.
+    #[error(transparent)]
+    Clock(#[from] ClockJump),
     /// The database.
     #[error("the request cannot be recorded; try again")]
     Store(#[from] StoreError),
@@ -227,6 +231,7 @@ impl Refusal {
             Self::NotAcknowledged(_) => "ROTATION_NOT_ACKNOWLEDGED",
             Self::Authorities { reason, .. } => reason,
             Self::Signing => "SIGNING_FAILED",
+            Self::Clock(_) => "CLOCK_JUMPED",
             Self::Store(error) => error.reason(),
         }
     }
@@ -273,7 +278,7 @@ impl Refusal {
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
             Self::NotOffered(_) => Code::Unimplemented,
             Self::Store(StoreError::Busy) => Code::ResourceExhausted,
-            Self::Signing | Self::Store(_) | Self::Authorities { .. } => Code::Unavailable,
+            Self::Signing | Self::Clock(_) | Self::Store(_) | Self::Authorities { .. } => Code::Unavailable,
         }
     }
 

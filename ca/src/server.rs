@@ -9,7 +9,7 @@ use std::sync::Arc;
 use identity::spiffe_id::SpiffeIdError;
 use identity::tls::{ClientAuth, PeerRule};
 use runtime::admin::Admin;
-use runtime::clock::Clock;
+use runtime::clock::{Clock, from_unix_secs};
 use runtime::listen::{self, ListenError};
 use runtime::logs::LogControl;
 use runtime::mtls::{self, Source};
@@ -23,6 +23,7 @@ use crate::api::{Api, Origin};
 use crate::audit::{LocalPeer, Refusals};
 use crate::authorities::{Authorities, AuthoritiesError};
 use crate::certifier::{Certifier, Ttls, secs};
+use crate::clock_watch::ClockWatch;
 use crate::istio::CsrService;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
@@ -159,13 +160,24 @@ impl Settings {
     /// # Errors
     /// When anything of this is not possible; the message says what to do.
     pub async fn build(self, logs: LogControl, shutdown: Shutdown) -> Result<Server, RunError> {
+        self.build_with(Clock::system(), logs, shutdown).await
+    }
+
+    pub(crate) async fn build_with(
+        self,
+        clock: Clock,
+        logs: LogControl,
+        shutdown: Shutdown,
+    ) -> Result<Server, RunError> {
         self.check()?;
         let lock = lock_dir(&self.data_dir)?;
         let server_id = self.trust_domain.with_path(SERVER_PATH)?;
         let (store, writing) = store::open(&self.database_url(), &self.trust_domain, server_id.clone()).await?;
         let mut writer = TaskSet::new();
         writer.spawn("database writer", writing);
-        let clock = Clock::system();
+        let failed = |error| RunError::Authorities(AuthoritiesError::from(error));
+        let newest = store.newest_issue().await.map_err(failed)?;
+        let clock_watch = ClockWatch::new(clock, from_unix_secs(newest));
         let authorities = Authorities::load(&store, &self, clock.now()).await?;
         let seal_key = key_file::load(&self.key_file(), false).map_err(AuthoritiesError::from)?;
         let log = TransparencyLog::load(&store, &seal_key, secs(clock.now())).await?;
@@ -183,9 +195,9 @@ impl Settings {
             contacts: Contacts::default(),
             counts: Counts::default(),
             clock,
+            clock_watch,
             shutdown,
         });
-        let failed = |error| RunError::Authorities(AuthoritiesError::from(error));
         certifier.counts.start_at(certifier.store.issued_count().await.map_err(failed)?);
         match certifier.authorities.keep_fresh(&certifier.store, certifier.now()).await {
             // Another replica that starts at the same time did it.
@@ -341,6 +353,8 @@ fn spawn_chores(
     tasks.spawn("authorities of replicas", until(shutdown(), Box::pin(follow)));
     let health = housekeeping::tell_health(certifier.clone(), readiness.clone());
     tasks.spawn("database health", until(shutdown(), Box::pin(health)));
+    let clock = housekeeping::watch_clock(certifier.clone(), readiness.clone());
+    tasks.spawn("clock", until(shutdown(), Box::pin(clock)));
     let kept = housekeeping::Kept { records: settings.record_kept, audit: settings.audit_kept };
     let forget = housekeeping::forget_for_ever(certifier.clone(), kept);
     tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));
@@ -369,7 +383,7 @@ fn local_peer(stream: &LocalStream) -> http::Extensions {
 }
 
 /// Makes the directory and holds it for this process: two authorities on one SQLite file would sign apart.
-fn lock_dir(dir: &Path) -> Result<File, RunError> {
+pub(crate) fn lock_dir(dir: &Path) -> Result<File, RunError> {
     let unusable = |source| RunError::DataDir { dir: dir.to_owned(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
     let file = File::create(dir.join("ca.lock")).map_err(unusable)?;

@@ -39,9 +39,10 @@ pub(crate) use entries::{Created, Updated};
 pub use error::StoreError;
 pub(crate) use health::Health;
 pub(crate) use issuance::{Issuance, IssuanceKind, Recorded};
+pub(crate) use migrations::MIGRATIONS;
 pub use open::OpenError;
-pub(crate) use open::address::{shown as shown_url, sqlite_url};
-pub(crate) use open::open;
+pub(crate) use open::address::{Address, shown as shown_url, sqlite_url};
+pub(crate) use open::{open, sound, unmigrated};
 pub(crate) use queue::Lane;
 pub(crate) use replica::Lease;
 pub(crate) use tokens::TokenUse;
@@ -63,6 +64,8 @@ pub(crate) struct Store {
     lease: Lease,
     /// What the next write is to leave in the audit trail.
     audit: Option<Arc<AuditRecord>>,
+    /// Whether other replicas may use the database too.
+    shared: bool,
 }
 
 /// What a write leaves behind: an answer, and what changes in memory once it is committed.
@@ -72,12 +75,14 @@ pub(crate) struct Done<T> {
     changes: Vec<Change>,
     /// Whether there is anything to audit.
     effect: bool,
+    /// What was signed for it, recorded in the same transaction.
+    issued: Vec<Issuance>,
 }
 
 impl<T> Done<T> {
     /// Something has changed.
     pub(crate) fn new(answer: T, changes: Vec<Change>) -> Self {
-        Self { answer, changes, effect: true }
+        Self { answer, changes, effect: true, issued: Vec::new() }
     }
 
     /// Something has changed, but nothing that the memory knows.
@@ -87,7 +92,13 @@ impl<T> Done<T> {
 
     /// Nothing has changed, or nothing that anybody asked for.
     pub(crate) fn quiet(answer: T) -> Self {
-        Self { answer, changes: Vec::new(), effect: false }
+        Self { answer, changes: Vec::new(), effect: false, issued: Vec::new() }
+    }
+
+    /// The record of what was signed is written with it, or nothing is.
+    pub(crate) fn issuing(mut self, record: Issuance) -> Self {
+        self.issued.push(record);
+        self
     }
 }
 
@@ -158,6 +169,16 @@ impl Store {
     /// How many writes wait.
     pub(crate) fn waiting(&self) -> usize {
         self.jobs.length()
+    }
+
+    /// The time of day on the database server; `None` for SQLite.
+    pub(crate) async fn server_time(&self) -> Result<Option<i64>, StoreError> {
+        if !self.shared {
+            return Ok(None);
+        }
+        let sql = "SELECT CAST(extract(epoch FROM clock_timestamp()) AS BIGINT)";
+        let (now,): (i64,) = sqlx::query_as(sql).fetch_one(&self.pool).await?;
+        Ok(Some(now))
     }
 
     /// Forgets what was kept for replicas that were away for a while.

@@ -219,11 +219,46 @@ pub(crate) enum RoleCommand {
     Run(RoleArgs),
 }
 
-/// The certificate authority.
+/// The certificate authority as a process and as a database.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Run the role in the foreground.
     Run(RoleArgs),
+    /// Write everything in the database to a file; the authority may run.
+    #[command(after_help = "Examples:
+  kasbah ca backup /backup/ca.backup --config ca.yaml
+  kasbah ca backup ca.backup --dir /tmp/mesh            the authority of `kasbah up`
+
+Keys stay sealed in the file: back up the key file too, and apart from it.")]
+    Backup {
+        /// The file to write; an existing one is replaced when the new one is whole.
+        file: PathBuf,
+        #[command(flatten)]
+        place: DatabaseArg,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Fill an empty database, of either kind, from a backup.
+    #[command(after_help = "Examples:
+  kasbah ca restore /backup/ca.backup --config ca.yaml
+  kasbah ca restore ca.backup --config ca.yaml --database postgres://kasbah@localhost/kasbah --moved
+
+What was done after the backup is not in it: join tokens are forgotten, numbers jump ahead and the transparency log gets a new
+key, unless --moved says that nothing was done.")]
+    Restore {
+        /// The file.
+        file: PathBuf,
+        #[command(flatten)]
+        place: DatabaseArg,
+        /// Lose what is in the database.
+        #[arg(long)]
+        force: bool,
+        /// The old server was stopped before the backup was made, and stays so.
+        #[arg(long)]
+        moved: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// The issuance policy, tried out without issuing anything.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -284,6 +319,19 @@ pub(crate) struct ExplainArgs {
     pub(crate) key_type: String,
     #[command(flatten)]
     pub(crate) output: OutputArg,
+}
+
+/// Which authority's database.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DatabaseArg {
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// Settings file of the authority [default: that of the mesh in DIR].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Another database than that of the settings.
+    #[arg(long, value_name = "URL")]
+    pub(crate) database: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -48,6 +48,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Ca(CaCommand::Run(args)) => roles::ca(&args),
         Command::Ca(CaCommand::Policy(command)) => verbs::policy::run(&command),
         Command::Ca(CaCommand::Rotate(args)) => verbs::rotate::run(&args),
+        Command::Ca(command) => verbs::database::run(&command),
         Command::Agent(AgentCommand::Run(args)) => roles::agent(&args),
         Command::Agent(command) => verbs::agent::run(&command),
         Command::Proxy(RoleCommand::Run(args)) => roles::proxy(&args),

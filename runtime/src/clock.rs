@@ -3,7 +3,9 @@
 //! Code that waits for a moment in time takes a [`Clock`], so that a test on tokio's paused time sees
 //! the wall clock move together with the timers.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where a part reads the time of day.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +14,8 @@ pub struct Clock(Source);
 #[derive(Clone, Copy, Debug)]
 enum Source {
     System,
+    /// The machine's clock, ahead by a number of seconds.
+    Shifted(&'static AtomicI64),
     /// Wall time = `start` + what tokio's (possibly paused) clock has advanced since `origin`.
     Following {
         start: SystemTime,
@@ -30,10 +34,28 @@ impl Clock {
         Self(Source::Following { start, origin: tokio::time::Instant::now() })
     }
 
+    /// The machine's clock, set ahead by `secs` (negative: back) as somebody else may do at any time.
+    pub const fn shifted(secs: &'static AtomicI64) -> Self {
+        Self(Source::Shifted(secs))
+    }
+
+    /// Time since some moment, on a clock that nobody sets and that goes on while the machine sleeps.
+    pub fn steady(&self) -> Duration {
+        match self.0 {
+            Source::Following { origin, .. } => origin.elapsed(),
+            Source::System | Source::Shifted(_) => since_boot(),
+        }
+    }
+
     /// The time of day.
     pub fn now(&self) -> SystemTime {
         match self.0 {
             Source::System => SystemTime::now(),
+            Source::Shifted(secs) => {
+                let (secs, now) = (secs.load(Ordering::Relaxed), SystemTime::now());
+                let by = Duration::from_secs(secs.unsigned_abs());
+                if secs < 0 { now - by } else { now + by }
+            }
             Source::Following { start, origin } => start + origin.elapsed(),
         }
     }
@@ -48,6 +70,17 @@ impl Clock {
             }
             tokio::time::sleep(left.min(NAP_MAX)).await;
         }
+    }
+}
+
+/// Time since the machine was started, its sleep included; where the system does not tell, time since we asked first.
+fn since_boot() -> Duration {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    let told = std::fs::read_to_string("/proc/uptime").ok();
+    let secs = told.and_then(|told| told.split(' ').next().and_then(|secs| secs.parse().ok()));
+    match secs.map(Duration::try_from_secs_f64) {
+        Some(Ok(since)) => since,
+        _ => FIRST.get_or_init(Instant::now).elapsed(),
     }
 }
 
@@ -100,6 +133,16 @@ mod tests {
         let clock = Clock::following_timers(from_unix_secs(1_000));
         clock.sleep_until(from_unix_secs(10)).await;
         assert_eq!(unix_secs(clock.now()), 1_000);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_moves_and_the_steady_one_does_not() {
+        static SHIFT: AtomicI64 = AtomicI64::new(0);
+        let clock = Clock::shifted(&SHIFT);
+        let (wall, steady) = (clock.now(), clock.steady());
+        SHIFT.store(-172_800, Ordering::Relaxed);
+        assert!(wall.duration_since(clock.now()).unwrap() > Duration::from_secs(172_000));
+        assert!(clock.steady() >= steady && clock.steady() - steady < Duration::from_secs(600));
     }
 
     #[test]

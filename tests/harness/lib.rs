@@ -4,6 +4,7 @@
 pub mod curl;
 pub mod load;
 pub mod mesh;
+pub mod postgres;
 pub mod program;
 pub mod tools;
 pub mod wait;

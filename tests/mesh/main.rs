@@ -8,6 +8,7 @@ mod certificates;
 mod cli;
 mod config;
 mod csr;
+mod database;
 mod demo;
 mod failures;
 mod interop;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         interop::trials,
         failures::trials,
         recovery::trials,
+        database::trials,
     ];
     let conclusion = libtest_mimic::run(&arguments, modules.iter().flat_map(|trials| trials()).collect());
     trial::stop_shared_mesh();

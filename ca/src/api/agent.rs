@@ -133,17 +133,18 @@ impl agent_server::Agent for Api {
             let agent = self.agent(&caller).await?;
             let csr = csr_of(request.into_inner().params.as_ref())?;
             let (issued, record) = sign(&self.certifier, &agent.id, &csr)?;
-            self.certifier.record(vec![record]).await?;
             let (serial, not_after) = (issued.serial.clone(), issued.not_after);
             let now = self.certifier.now_secs();
-            let renewal = self.certifier.store.change_agent(&agent.id, move |agent| {
+            let renewal = self.certifier.store.renew_agent(&agent.id, record.clone(), move |agent| {
                 agent.new_serial = serial;
                 agent.seen_at = now;
                 agent.new_expires_at = not_after;
             });
-            if renewal.await?.ok_or(Refusal::AgentNotAttested)?.banned {
-                return Err(Refusal::AgentBanned);
+            if renewal.await?.is_none() {
+                let banned = self.certifier.store.registry().agent(&agent.id).is_some_and(|agent| agent.banned);
+                return Err(if banned { Refusal::AgentBanned } else { Refusal::AgentNotAttested });
             }
+            self.certifier.recorded(&record);
             Ok(RenewAgentResponse { svid: Some(x509_message(&agent.id, issued, "")) })
         };
         self.answer("RenewAgent", &caller, work).await
@@ -230,11 +231,11 @@ async fn attest(
     let (issued, record) = sign(certifier, &id, &csr)?;
     let agent = joined(&id, &issued, now);
     let store = certifier.acting(caller, Act::new("node.attest", &id).of(&id).detail(JOIN_TOKEN));
-    match store.join(token, agent, now).await? {
+    match store.join(token, agent, record.clone(), now).await? {
         TokenUse::Joined => (),
         refused => return Err(refused_token(refused)),
     }
-    certifier.record(vec![record]).await?;
+    certifier.recorded(&record);
     tracing::info!(agent = %id, attestation_type = JOIN_TOKEN, "agent attested");
     Ok(attest_agent_response::Result { svid: Some(x509_message(&id, issued, "")), reattestable: false })
 }

@@ -216,7 +216,19 @@ async fn a_node_that_has_not_acknowledged_holds_the_activation_up() {
     let authorities = fixture.load(0).await.unwrap();
     let node = crate::testing::agent("/spire/agent/join_token/a");
     fixture.store.add_token("t", i64::MAX, None, 1).await.unwrap();
-    fixture.store.join("t", node.clone(), 1).await.unwrap();
+    let record = store::Issuance {
+        serial: "n1".into(),
+        kind: store::IssuanceKind::Agent,
+        spiffe_id: node.id.to_string(),
+        entry_id: String::new(),
+        caller: node.id.to_string(),
+        authority_id: authorities.current().x509.subject_key_id().to_owned(),
+        fingerprint: String::new(),
+        issued_at: 1,
+        not_after: 2,
+        log_index: -1,
+    };
+    fixture.store.join("t", node.clone(), record, 1).await.unwrap();
     step(&fixture, &authorities, Asked::Prepare(Mode::Auto)).await.unwrap();
     authorities.keep_fresh(&fixture.store, at(1)).await.unwrap();
     let activate = authorities.current().line(AuthorityKind::Root).next().unwrap();

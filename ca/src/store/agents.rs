@@ -6,7 +6,7 @@ use identity::spiffe_id::SpiffeId;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe};
 
-use super::{Done, Store, StoreError, column, flag, number};
+use super::{Done, Issuance, Store, StoreError, column, flag, number};
 use crate::agent::Agent;
 use crate::registry::Change;
 
@@ -34,6 +34,28 @@ impl Store {
     pub(crate) async fn agents_now(&self) -> Result<Vec<Agent>, StoreError> {
         let mut conn = self.pool.acquire().await?;
         all(&mut conn).await
+    }
+
+    /// Changes a node by `change` for the SVID that `record` is about: both are written, or nothing; `None` when the node
+    /// is not known or banned.
+    pub(crate) async fn renew_agent(
+        &self,
+        id: &SpiffeId,
+        record: Issuance,
+        change: impl FnOnce(&mut Agent) + Send + 'static,
+    ) -> Result<Option<Arc<Agent>>, StoreError> {
+        let id = id.clone();
+        self.write(move |conn| {
+            Box::pin(async move {
+                let known = one(conn, &id).await?.filter(|agent| !agent.banned);
+                let Some(mut agent) = known else { return Ok(Done::quiet(None)) };
+                change(&mut agent);
+                put(conn, &agent).await?;
+                let agent = Arc::new(agent);
+                Ok(Done::new(Some(agent.clone()), vec![Change::AgentSet(agent)]).issuing(record))
+            })
+        })
+        .await
     }
 
     /// Forgets a node; `false` when it is not known.

@@ -165,6 +165,13 @@ impl Store {
         query.fetch_all(&self.pool).await?.iter().map(read).collect()
     }
 
+    /// When the newest SVID on record was issued; 0 when there is none.
+    pub(crate) async fn newest_issue(&self) -> Result<i64, StoreError> {
+        let (newest,): (i64,) =
+            sqlx::query_as("SELECT COALESCE(MAX(issued_at), 0) FROM issuance").fetch_one(&self.pool).await?;
+        Ok(newest)
+    }
+
     /// How many SVIDs are on record.
     pub(crate) async fn issued_count(&self) -> Result<u64, StoreError> {
         let (count,): (i64,) = sqlx::query_as("SELECT count(*) FROM issuance").fetch_one(&self.pool).await?;

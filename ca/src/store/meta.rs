@@ -17,6 +17,8 @@ pub(super) const KEY_CHECK: &str = "key_check";
 
 /// The number of the last line of the table `change`.
 pub(super) const CHANGE_NUMBER: &str = "change_number";
+/// There while the database is being restored.
+pub(super) const RESTORING: &str = "restoring";
 /// Written to learn whether the database takes writes.
 pub(super) const PROBES: &str = "probes";
 

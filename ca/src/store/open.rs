@@ -22,6 +22,8 @@ use super::{Store, StoreError, load, meta};
 use address::{Address, Kind};
 use check::unusable;
 
+pub(crate) use check::sound;
+
 pub use error::OpenError;
 
 /// Opens `database` (an URL), brings it to the present layout and reads what is in it.
@@ -88,18 +90,19 @@ async fn assemble(
         health,
         lease,
         audit: None,
+        shared: !address.is_sqlite(),
     };
     Ok((store, writer, replica))
 }
 
 /// Checks the database and brings it to the present layout.
 pub(super) async fn prepare(address: &Address) -> Result<AnyConnection, OpenError> {
-    let mut conn = check::sound(address).await?;
+    let mut conn = sound(address).await?;
     MIGRATIONS.run(&mut conn).await.map_err(|error| unmigrated(address, error))?;
     Ok(conn)
 }
 
-pub(super) fn unmigrated(address: &Address, error: MigrateError) -> OpenError {
+pub(crate) fn unmigrated(address: &Address, error: MigrateError) -> OpenError {
     match error {
         MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => unusable(address, source),
         error => OpenError::Newer { database: address.shown(), source: Box::new(error) },
@@ -113,6 +116,9 @@ pub(super) async fn belongs(
     trust_domain: &TrustDomain,
 ) -> Result<(), OpenError> {
     match meta::read(conn, meta::TRUST_DOMAIN).await? {
+        _ if meta::read(conn, meta::RESTORING).await?.is_some() => {
+            Err(OpenError::Restoring { database: address.shown() })
+        }
         None => Ok(meta::write(conn, meta::TRUST_DOMAIN, trust_domain.as_str()).await?),
         Some(found) if found == trust_domain.as_str() => Ok(()),
         Some(found) => {

@@ -128,8 +128,8 @@ mod tests {
         fn perform<'c>(
             &'c mut self,
             _conn: &'c mut sqlx::AnyConnection,
-        ) -> futures_util::future::BoxFuture<'c, Result<Vec<crate::registry::Change>, StoreError>> {
-            Box::pin(async { Ok(Vec::new()) })
+        ) -> futures_util::future::BoxFuture<'c, Result<super::super::writer::Effect, StoreError>> {
+            Box::pin(async { Ok(super::super::writer::Effect::default()) })
         }
 
         fn finish(&mut self, _outcome: Result<(), StoreError>) {}

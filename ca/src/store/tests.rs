@@ -1,5 +1,6 @@
 //! What is written stays, on whichever database.
 
+mod layout;
 mod postgres;
 mod sqlite;
 
@@ -86,7 +87,7 @@ async fn everything_written_is_there_after_a_restart() {
     let Created::New(created) = opened.store.create_entry(written).await.unwrap() else { panic!("not created") };
     assert!(opened.store.add_token("t", 900, None, 1).await.unwrap());
     let node = agent("/spire/agent/join_token/t");
-    assert_eq!(opened.store.join("t", node.clone(), 5).await.unwrap(), TokenUse::Joined);
+    assert_eq!(opened.store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Joined);
     opened.store.record(vec![row("01"), row("02")]).await.unwrap();
     opened.close().await;
 
@@ -95,7 +96,7 @@ async fn everything_written_is_there_after_a_restart() {
     assert_eq!(registry().entry("e").as_deref(), Some(&*created));
     assert_eq!(registry().agent(&node.id).as_deref(), Some(&node));
     assert_eq!(registry().entries_revision(), 1);
-    assert_eq!(again.store.issued_count().await.unwrap(), 2);
+    assert_eq!(again.store.issued_count().await.unwrap(), 3);
 }
 
 async fn a_failing_job_spoils_no_other_of_its_transaction() {
@@ -121,9 +122,9 @@ async fn a_failing_job_spoils_no_other_of_its_transaction() {
 
 async fn of_many_uses_of_one_token_one_succeeds() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = open_in(dir.path()).await.unwrap();
+    let opened = signing_in(dir.path()).await;
     opened.store.add_token("t", 900, None, 1).await.unwrap();
-    let uses = (0..64).map(|_| opened.store.join("t", agent("/spire/agent/join_token/t"), 5));
+    let uses = (0..64).map(|_| opened.store.join("t", agent("/spire/agent/join_token/t"), row("n1"), 5));
     let outcomes = join_all(uses).await;
     let joined = outcomes.iter().filter(|outcome| matches!(outcome, Ok(TokenUse::Joined))).count();
     assert_eq!((joined, outcomes.len()), (1, 64));
@@ -131,20 +132,40 @@ async fn of_many_uses_of_one_token_one_succeeds() {
 
 async fn a_late_token_is_refused_and_gone_and_a_ban_outlives_a_new_token() {
     let dir = tempfile::tempdir().unwrap();
-    let Opened { store, writer: _writer } = open_in(dir.path()).await.unwrap();
+    let Opened { store, writer: _writer } = signing_in(dir.path()).await;
     let node = agent("/spire/agent/join_token/t");
     store.add_token("t", 10, None, 1).await.unwrap();
     assert!(!store.add_token("t", 10, None, 1).await.unwrap(), "the same token twice");
     assert_eq!(store.token_problem("t", 10).await.unwrap(), Some(TokenUse::Expired));
-    assert_eq!(store.join("t", node.clone(), 10).await.unwrap(), TokenUse::Expired);
-    assert_eq!(store.join("t", node.clone(), 5).await.unwrap(), TokenUse::Unknown);
+    assert_eq!(store.join("t", node.clone(), row("n1"), 10).await.unwrap(), TokenUse::Expired);
+    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Unknown);
 
     store.add_token("t", 10, None, 1).await.unwrap();
-    assert_eq!(store.join("t", node.clone(), 5).await.unwrap(), TokenUse::Joined);
+    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Joined);
     store.change_agent(&node.id, |node| node.banned = true).await.unwrap().unwrap();
     store.add_token("t", 10, None, 1).await.unwrap();
-    assert_eq!(store.join("t", node.clone(), 5).await.unwrap(), TokenUse::Banned);
+    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Banned);
     assert!(store.registry().agent(&node.id).unwrap().banned);
+}
+
+/// A node without the record of its SVID would be a hole in the trail, and its token lost.
+async fn a_node_is_admitted_with_its_record_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { store, writer: _writer } = signing_in(dir.path()).await;
+    let node = agent("/spire/agent/join_token/t");
+    store.add_token("t", 900, None, 1).await.unwrap();
+    let stale = Issuance { authority_id: "replaced".into(), ..row("n1") };
+    assert_eq!(store.join("t", node.clone(), stale, 5).await.unwrap_err().reason(), "AUTHORITY_CHANGED");
+    assert!(store.registry().agent(&node.id).is_none());
+    assert_eq!(store.token_problem("t", 5).await.unwrap(), None, "the token is still good");
+    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Joined);
+    let stale = Issuance { authority_id: "replaced".into(), ..row("n2") };
+    let renewal = store.renew_agent(&node.id, stale, |node| node.new_serial = "n2".into()).await;
+    assert_eq!(renewal.unwrap_err().reason(), "AUTHORITY_CHANGED");
+    assert_eq!(store.registry().agent(&node.id).unwrap().new_serial, "");
+    let renewed = store.renew_agent(&node.id, row("n2"), |node| node.new_serial = "n2".into()).await.unwrap();
+    assert_eq!(renewed.unwrap().new_serial, "n2");
+    assert_eq!(store.issued_count().await.unwrap(), 2);
 }
 
 async fn two_entries_that_say_the_same_are_one() {
@@ -229,6 +250,7 @@ database::on_each_database! {
     of_many_uses_of_one_token_one_succeeds,
     a_late_token_is_refused_and_gone_and_a_ban_outlives_a_new_token,
     two_entries_that_say_the_same_are_one,
+    a_node_is_admitted_with_its_record_or_not_at_all,
     every_change_of_an_entry_counts,
     more_records_than_one_statement_takes_are_written,
     another_trust_domain_and_a_newer_version_are_refused,

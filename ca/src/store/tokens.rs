@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sqlx::{AnyConnection, Row};
 
-use super::{Done, Lane, Store, StoreError, agents, entries};
+use super::{Done, Issuance, Lane, Store, StoreError, agents, entries};
 use crate::agent::Agent;
 use crate::entry::Entry;
 use crate::random::sha256_hex;
@@ -52,9 +52,16 @@ impl Store {
     }
 
     /// Uses `token` for `agent`: of any number of attempts with one token, one succeeds.
-    pub(crate) async fn join(&self, token: &str, agent: Agent, now: i64) -> Result<TokenUse, StoreError> {
+    /// The record of the node's SVID is written with it, or the token stays good.
+    pub(crate) async fn join(
+        &self,
+        token: &str,
+        agent: Agent,
+        record: Issuance,
+        now: i64,
+    ) -> Result<TokenUse, StoreError> {
         let digest = sha256_hex(token.as_bytes());
-        self.write_in(Lane::New, move |conn| Box::pin(join(conn, digest, agent, now))).await
+        self.write_in(Lane::New, move |conn| Box::pin(join(conn, digest, agent, record, now))).await
     }
 
     /// Why `token` would be refused now, if it would. Only [`Store::join`] decides.
@@ -77,7 +84,13 @@ impl Store {
     }
 }
 
-async fn join(conn: &mut AnyConnection, digest: String, agent: Agent, now: i64) -> Result<Done<TokenUse>, StoreError> {
+async fn join(
+    conn: &mut AnyConnection,
+    digest: String,
+    agent: Agent,
+    record: Issuance,
+    now: i64,
+) -> Result<Done<TokenUse>, StoreError> {
     let sql = "DELETE FROM join_token WHERE digest = $1 RETURNING expires_at";
     let Some(used) = sqlx::query(sql).bind(digest).fetch_optional(&mut *conn).await? else {
         return Ok(Done::quiet(TokenUse::Unknown));
@@ -89,5 +102,5 @@ async fn join(conn: &mut AnyConnection, digest: String, agent: Agent, now: i64) 
         return Ok(Done::quiet(TokenUse::Banned));
     }
     agents::put(conn, &agent).await?;
-    Ok(Done::new(TokenUse::Joined, vec![Change::AgentSet(Arc::new(agent))]))
+    Ok(Done::new(TokenUse::Joined, vec![Change::AgentSet(Arc::new(agent))]).issuing(record))
 }

@@ -25,7 +25,7 @@ use crate::registry::{Change, Registry};
 use batch::Batch;
 pub(super) use job::Job;
 #[cfg(test)]
-pub(super) use job::Work;
+pub(super) use job::{Effect, Work};
 
 /// The state of the writing task.
 pub(super) struct Writer {

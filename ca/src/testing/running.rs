@@ -17,6 +17,7 @@ use proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use proto::spire::api::server::svid::v1::MintX509svidRequest;
 use proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use proto::spire::api::types;
+use runtime::clock::Clock;
 use runtime::logs::LogControl;
 use runtime::mtls;
 use runtime::shutdown::Shutdown;
@@ -66,8 +67,13 @@ impl Running {
     }
 
     pub(crate) async fn start_in(dir: Arc<tempfile::TempDir>, settings: Settings) -> Self {
+        Self::start_at(dir, settings, Clock::system()).await
+    }
+
+    pub(crate) async fn start_at(dir: Arc<tempfile::TempDir>, settings: Settings, clock: Clock) -> Self {
         let shutdown = Shutdown::new();
-        let server = settings.clone().build(LogControl::detached(), shutdown.clone()).await.unwrap();
+        let built = settings.clone().build_with(clock, LogControl::detached(), shutdown.clone());
+        let server = built.await.unwrap();
         let (addresses, certifier) = (server.addresses().clone(), server.certifier.clone());
         Self { settings, addresses, certifier, shutdown, task: tokio::spawn(server.run()), dir }
     }
@@ -121,9 +127,7 @@ impl Running {
 
     /// What a client knows who has the published bundle.
     pub(crate) fn snapshot(&self, svid: Option<&Arc<X509Svid>>) -> FixedSnapshot {
-        let pem = std::fs::read(self.path("bundle.pem")).unwrap();
-        let bundle = TrustBundle::from_pem(trust_domain(), &pem).unwrap();
-        FixedSnapshot { svid: svid.cloned(), bundles: Arc::new(BundleSet::new([Arc::new(bundle)])) }
+        snapshot_of(&self.path("bundle.pem"), svid)
     }
 
     /// A join token whose node is also called `alias`.
@@ -177,6 +181,12 @@ impl Running {
         let answer = SvidClient::new(self.local().await).mint_x509svid(request).await.unwrap().into_inner();
         svid_of(answer.svid.unwrap(), key)
     }
+}
+
+/// What a client knows who has this bundle file.
+pub(crate) fn snapshot_of(file: &std::path::Path, svid: Option<&Arc<X509Svid>>) -> FixedSnapshot {
+    let bundle = TrustBundle::from_pem(trust_domain(), &std::fs::read(file).unwrap()).unwrap();
+    FixedSnapshot { svid: svid.cloned(), bundles: Arc::new(BundleSet::new([Arc::new(bundle)])) }
 }
 
 pub(crate) fn join_request(token: &str, csr: Vec<u8>) -> AttestAgentRequest {

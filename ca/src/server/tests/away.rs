@@ -2,6 +2,7 @@
 //! why, and all goes on by itself afterwards.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use futures_util::future::join_all;
 use proto::spire::api::server::svid::v1::MintX509svidRequest;
@@ -113,6 +114,28 @@ fn fill(file: &Path) {
     for block in [1 << 16, 1 << 12, 1 << 8, 1] {
         while filler.write_all(&vec![0; block]).is_ok() {}
     }
+}
+
+/// Nobody accepts a certificate that begins in two days, and none lives for two days more.
+#[tokio::test]
+async fn nothing_is_signed_while_the_clock_has_jumped() {
+    static SHIFT: AtomicI64 = AtomicI64::new(0);
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let ca = Running::start_at(dir.clone(), settings(dir.path()), Clock::shifted(&SHIFT)).await;
+    assert_eq!(issue(&ca).await, "OK");
+    let authorities = ca.certifier.authorities.current().facts.clone();
+    for shift in [48 * 3600, -48 * 3600] {
+        SHIFT.store(shift, Ordering::Relaxed);
+        assert_eq!(issue(&ca).await, "CLOCK_JUMPED");
+        let blocked = async || readiness(&ca).await.1.contains("clock: CLOCK_JUMPED");
+        until("readiness to tell", RECOVERY_MAX, blocked).await;
+        SHIFT.store(0, Ordering::Relaxed);
+        assert_eq!(issue(&ca).await, "OK");
+        until("readiness again", RECOVERY_MAX, async || readiness(&ca).await.0 == http::StatusCode::OK).await;
+    }
+    assert_eq!(ca.certifier.authorities.current().facts, authorities, "no authority was replaced meanwhile");
+    let (_, metrics) = runtime::ask::get(ca.addresses.admin.unwrap(), "/metrics").await.unwrap();
+    assert!(String::from_utf8(metrics.to_vec()).unwrap().contains("ca_clock_jumps 2"));
 }
 
 /// As after a failover, when the server that we know has become a standby.

@@ -9,7 +9,7 @@ use super::OpenError;
 use super::address::{Address, Kind};
 
 /// A connection to a database that may be used.
-pub(super) async fn sound(address: &Address) -> Result<AnyConnection, OpenError> {
+pub(crate) async fn sound(address: &Address) -> Result<AnyConnection, OpenError> {
     if let Kind::Sqlite(file) = &address.kind {
         check_header(file, address)?;
     }
@@ -79,7 +79,13 @@ async fn check_postgres(conn: &mut AnyConnection, address: &Address) -> Result<(
         let source = sqlx::Error::Protocol("the server is in read-only mode".into());
         return Err(OpenError::ReadOnly { database: address.shown(), source });
     }
-    Ok(())
+    // Shared among all who use the database; a restore wants it alone.
+    let free = conn.fetch_one("SELECT pg_try_advisory_lock_shared(1263747656, 3)").await.map_err(broken)?;
+    if free.try_get::<bool, _>(0).map_err(broken)? {
+        Ok(())
+    } else {
+        Err(OpenError::Restoring { database: address.shown() })
+    }
 }
 
 /// Damage, trouble that goes away, and mistakes of the settings are told apart.

@@ -106,6 +106,15 @@ pub enum OpenError {
         #[source]
         source: sqlx::Error,
     },
+    /// A restore is under way, or ended before its end.
+    #[error(
+        "the database {database} is being restored, or its restore did not end; \
+         wait for it, or restore again with --force"
+    )]
+    Restoring {
+        /// Which.
+        database: String,
+    },
     /// A parameter of the URL.
     #[error("the address {database} has the unknown parameter `{parameter}`; correct it in the setting `database`")]
     Parameter {
@@ -139,6 +148,7 @@ impl OpenError {
             Self::NoRights { .. } => "DATABASE_NO_RIGHTS",
             Self::ReadOnly { .. } => "DATABASE_READ_ONLY",
             Self::Unverified { .. } => "DATABASE_UNVERIFIED",
+            Self::Restoring { .. } => "DATABASE_RESTORING",
             Self::Parameter { .. } => "DATABASE_PARAMETER_UNKNOWN",
             Self::Unsupported { .. } => "DATABASE_UNSUPPORTED",
             Self::Store(error) => error.reason(),

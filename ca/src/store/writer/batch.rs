@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sqlx::{AnyConnection, Executor};
 
 use super::Memory;
-use super::job::{Job, Reply, Work};
+use super::job::{Effect, Job, Reply, Work};
 use crate::registry::Change;
 use crate::store::audit::{self, AuditRecord};
 use crate::store::feed::Feed;
@@ -53,14 +53,19 @@ impl Batch {
             // Committed by others before; it is true whatever becomes of us.
             memory.hear(feed.news(conn).await?);
         }
-        let mut changes = Vec::new();
+        let (mut changes, mut rows) = (Vec::new(), Vec::new());
         for (work, outcome) in &mut self.work {
             match perform(&mut **work, conn).await? {
-                Ok(learned) => changes.extend(learned),
+                Ok(Effect { changes: learned, issued }) => {
+                    changes.extend(learned);
+                    rows.extend(issued);
+                }
                 Err(error) => *outcome = Err(error),
             }
         }
-        self.record(conn, tail).await?;
+        self.gather(conn, &mut rows).await?;
+        log::append(conn, tail, &mut rows).await?;
+        issuance::insert(conn, &rows).await?;
         let position = match feed.as_deref() {
             Some(feed) => feed.publish(conn, &changes).await?,
             None => 0,
@@ -72,18 +77,15 @@ impl Batch {
         Ok(changes)
     }
 
-    /// Writes the record of what was signed, as long as its authority may sign: on another replica, or while the
-    /// signature was made, it may have been replaced. The record becomes a leaf of the transparency log.
-    async fn record(&mut self, conn: &mut AnyConnection, tail: &mut Tail) -> Result<(), StoreError> {
+    /// Gathers the records of what was signed, as long as its authority may sign: on another replica, or while the
+    /// signature was made, it may have been replaced. Each becomes a leaf of the transparency log.
+    async fn gather(&mut self, conn: &mut AnyConnection, rows: &mut Vec<Issuance>) -> Result<(), StoreError> {
         if self.issued.is_empty() {
             return Ok(());
         }
-        let active: BTreeSet<String> = authorities::active(conn).await?;
-        let mut rows = Vec::new();
+        let active = authorities::active(conn).await?;
         for issued in &mut self.issued {
-            // The server's own SVID may be of an older authority, for nodes that know no newer one.
-            let may_sign = |row: &Issuance| row.kind == IssuanceKind::Server || active.contains(&row.authority_id);
-            if issued.rows.iter().all(may_sign) {
+            if may_sign(&active, &issued.rows) {
                 rows.append(&mut issued.rows);
                 if let Some(record) = &issued.audit {
                     audit::insert(conn, record).await?;
@@ -92,8 +94,7 @@ impl Batch {
                 issued.outcome = Err(StoreError::AuthorityChanged);
             }
         }
-        log::append(conn, tail, &mut rows).await?;
-        issuance::insert(conn, &rows).await
+        Ok(())
     }
 
     /// The first trouble of a single job that may be that of the whole database.
@@ -111,13 +112,27 @@ impl Batch {
     }
 }
 
+/// The server's own SVID may be of an older authority, for nodes that know no newer one.
+fn may_sign(active: &BTreeSet<String>, rows: &[Issuance]) -> bool {
+    rows.iter().all(|row| row.kind == IssuanceKind::Server || active.contains(&row.authority_id))
+}
+
+/// The work itself, and whether what was signed for it still counts.
+async fn attempt(work: &mut dyn Work, conn: &mut AnyConnection) -> Result<Effect, StoreError> {
+    let effect = work.perform(&mut *conn).await?;
+    if effect.issued.is_empty() || may_sign(&authorities::active(conn).await?, &effect.issued) {
+        return Ok(effect);
+    }
+    Err(StoreError::AuthorityChanged)
+}
+
 /// Runs one job so that its failure leaves nothing and spoils no other; the outer error is that of the transaction.
-async fn perform(work: &mut dyn Work, conn: &mut AnyConnection) -> Result<Result<Vec<Change>, StoreError>, StoreError> {
+async fn perform(work: &mut dyn Work, conn: &mut AnyConnection) -> Result<Result<Effect, StoreError>, StoreError> {
     conn.execute("SAVEPOINT job").await?;
-    match work.perform(&mut *conn).await {
-        Ok(learned) => {
+    match attempt(work, conn).await {
+        Ok(effect) => {
             conn.execute("RELEASE SAVEPOINT job").await?;
-            Ok(Ok(learned))
+            Ok(Ok(effect))
         }
         Err(error) => {
             // A full disk ends SQLite's whole transaction; then the cause is more telling than what follows from it.

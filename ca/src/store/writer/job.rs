@@ -31,10 +31,17 @@ impl Job {
     }
 }
 
+/// What a piece of work did beside its own rows.
+#[derive(Default)]
+pub(in crate::store) struct Effect {
+    pub(super) changes: Vec<Change>,
+    pub(super) issued: Vec<Issuance>,
+}
+
 /// A piece of work without its answer's type.
 pub(in crate::store) trait Work: Send {
     /// Does it; the answer is kept until the commit.
-    fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Vec<Change>, StoreError>>;
+    fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Effect, StoreError>>;
 
     /// Answers the caller: its answer, or why there is none.
     fn finish(&mut self, outcome: Result<(), StoreError>);
@@ -52,15 +59,15 @@ where
     T: Send + 'static,
     F: for<'c> FnOnce(&'c mut AnyConnection) -> Writing<'c, T> + Send + 'static,
 {
-    fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Vec<Change>, StoreError>> {
+    fn perform<'c>(&'c mut self, conn: &'c mut AnyConnection) -> BoxFuture<'c, Result<Effect, StoreError>> {
         Box::pin(async move {
             let work = self.work.take().ok_or(StoreError::Closed)?;
-            let Done { answer, changes, effect } = work(conn).await?;
+            let Done { answer, changes, effect, issued } = work(conn).await?;
             if let Some(record) = self.audit.take().filter(|_| effect) {
                 audit::insert(conn, &record).await?;
             }
             self.answer = Some(answer);
-            Ok(changes)
+            Ok(Effect { changes, issued })
         })
     }
 
