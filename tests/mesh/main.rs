@@ -25,7 +25,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(THREADS));
-    let modules: [fn() -> Vec<Trial>; 12] = [
+    let modules: [fn() -> Vec<Trial>; 13] = [
         // The longest first: it mostly waits, and the others run beside it.
         rotation::trials,
         authority_rotation::trials,
