@@ -64,9 +64,9 @@ pub(crate) fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
-/// A duration as people write it: `1h30m`, `45s`, `120ms`.
+/// A duration as people write it: `1h30m`, `45s`, `1s46ms`, `120ms`.
 pub(crate) fn duration(value: std::time::Duration) -> String {
-    let rounded = if value.as_secs() >= 1 {
+    let rounded = if value.as_secs() >= 10 {
         std::time::Duration::from_secs(value.as_secs())
     } else {
         std::time::Duration::from_millis(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))

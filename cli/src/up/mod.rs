@@ -188,6 +188,7 @@ fn summary(layout: &Layout, state: &MeshState) -> Result<String, Failure> {
     let text = std::fs::read(layout.endpoints())?;
     let endpoints: serde_json::Value = serde_json::from_slice(&text).map_err(anyhow::Error::from)?;
     let at = |pointer: &str| endpoints.pointer(pointer).and_then(|v| v.as_str()).unwrap_or("-").to_owned();
+    let ready = output::duration(Duration::from_millis(state.ready_after_ms.unwrap_or_default()));
     let rows = [
         ("ingress", format!("http://{}", at("/ingress/http")), "HTTP/1.1 and HTTP/2; routes /helloworld and /test"),
         ("ingress tls", format!("https://{}", at("/ingress/https")), "the same with TLS; trust ingress.ca_file"),
@@ -196,14 +197,14 @@ fn summary(layout: &Layout, state: &MeshState) -> Result<String, Failure> {
         ("workload api", at("/agent/workload_api"), "any SPIFFE client"),
         ("discovery", at("/discovery/xds"), "xDS for any Envoy or gRPC client"),
         ("documents", layout.config().display().to_string(), "Istio YAML; edit and see"),
+        ("ready after", ready, "from the start to the first request through the mesh"),
     ];
     let rows = rows.map(|(part, address, note)| [part.to_owned(), address, note.to_owned()]);
     let table = output::table(["PART", "ADDRESS", "WHAT"], rows);
     let http = at("/ingress/http");
     let dir = dir_option(layout);
-    let ready = output::duration(Duration::from_millis(state.ready_after_ms.unwrap_or_default()));
     Ok(format!(
-        "{table}\n\nready after {ready}\n\nTry:
+        "{table}\n\nTry:
   curl http://{http}/helloworld
   curl -i http://{http}/test                                  # 401: no token
   curl -H \"authorization: Bearer $(kasbah demo token{dir} --group testers)\" http://{http}/test
