@@ -201,6 +201,7 @@ fn bundle_page(bundle: &TrustBundle) -> Value {
         "sequence": bundle.sequence,
         "roots": roots.collect::<Vec<_>>(),
         "jwt_keys": bundle.jwt_authorities.iter().map(|authority| &authority.key_id).collect::<Vec<_>>(),
+        "wit_keys": bundle.wit_authorities.iter().map(|authority| &authority.key_id).collect::<Vec<_>>(),
     })
 }
 

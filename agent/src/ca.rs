@@ -88,17 +88,17 @@ impl From<Status> for CaError {
     }
 }
 
-/// A JWT-SVID as the CA issued it.
+/// A JWT-SVID or WIT-SVID as the CA issued it.
 #[derive(Clone)]
-pub(crate) struct JwtSvid {
+pub(crate) struct TokenSvid {
     pub(crate) token: String,
     pub(crate) issued_at: SystemTime,
     pub(crate) expires_at: SystemTime,
 }
 
-impl std::fmt::Debug for JwtSvid {
+impl std::fmt::Debug for TokenSvid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("JwtSvid").field("expires_at", &self.expires_at).finish_non_exhaustive()
+        f.debug_struct("TokenSvid").field("expires_at", &self.expires_at).finish_non_exhaustive()
     }
 }
 
@@ -141,7 +141,9 @@ pub(crate) trait Ca: Send + Sync {
     /// New SVIDs, one result for each (entry id, CSR), in order.
     async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError>;
     /// A JWT-SVID for an entry.
-    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<JwtSvid, CaError>;
+    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError>;
+    /// New WIT-SVIDs, one result for each (entry id, public key as SubjectPublicKeyInfo), in order.
+    async fn new_wit_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<TokenSvid, CaError>>, CaError>;
     /// Tells the CA which bundle is enforced here, where no watch does.
     async fn post_status(&self, bundle_sequence: u64) -> Result<(), CaError>;
     /// Listens for changes until the stream ends: each is sent to `changed`, while `report` goes up.

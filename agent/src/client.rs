@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 pub use crate::admin::{NearMiss, WhoAmI, WhoAmIIdentity};
+pub use runtime::workload_api::WitSvid;
 
 use crate::launch::{Answer, REQUEST_BYTES_MAX, Request, WAIT_MAX};
 
@@ -172,6 +173,16 @@ pub async fn fetch_jwt(
     let svids = workload_api::fetch_jwt(&Endpoint::parse(address)?, audiences.to_vec(), wanted.as_ref()).await?;
     let fetched = svids.into_iter().map(|svid| FetchedJwt { spiffe_id: svid.id, token: svid.token, hint: svid.hint });
     Ok(fetched.collect())
+}
+
+/// WIT-SVIDs with their keys: of one identity, or of all that this process has.
+///
+/// # Errors
+/// When the agent is not there, refuses, or answers badly.
+pub async fn fetch_wit(address: &str, spiffe_id: Option<&str>) -> Result<Vec<WitSvid>, ClientError> {
+    let parse = |id: &str| SpiffeId::parse(id).map_err(|source| ClientError::SpiffeId { id: id.to_owned(), source });
+    let wanted = spiffe_id.map(parse).transpose()?;
+    Ok(workload_api::fetch_wit(&Endpoint::parse(address)?, wanted.as_ref()).await?)
 }
 
 /// What process `pid` is to the agent whose admin address is `admin`, and why.

@@ -7,12 +7,13 @@ use std::time::{Duration, SystemTime};
 use identity::authority::{LeafProfile, X509Authority};
 use identity::csr::Csr;
 use identity::jwt::{JwtAuthorityKey, JwtSvidProfile};
+use identity::wit::{HolderKey, WitAuthorityKey, WitKey, WitSvidProfile};
 use identity::{SpiffeId, TrustBundle, TrustDomain};
 use runtime::clock::Clock;
 use tokio::sync::{mpsc, watch};
 use tonic::Code;
 
-use crate::ca::{Ca, CaError, Chain, JwtSvid, Progress, Report};
+use crate::ca::{Ca, CaError, Chain, Progress, Report, TokenSvid};
 use crate::entry::tests::{decode, wire};
 use crate::entry::{Entries, Entry};
 use crate::state::State;
@@ -22,6 +23,7 @@ pub(crate) struct FakeCa {
     pub(crate) clock: Clock,
     pub(crate) root: Mutex<X509Authority>,
     pub(crate) jwt_key: JwtAuthorityKey,
+    pub(crate) wit_key: Mutex<WitAuthorityKey>,
     pub(crate) entries: Mutex<Vec<Arc<Entry>>>,
     pub(crate) bundle: Mutex<TrustBundle>,
     pub(crate) federated: Mutex<Vec<TrustBundle>>,
@@ -34,6 +36,7 @@ pub(crate) struct FakeCa {
     pub(crate) joins: AtomicUsize,
     pub(crate) batches: Mutex<Vec<usize>>,
     pub(crate) jwts: AtomicUsize,
+    pub(crate) wits: AtomicUsize,
     pub(crate) posted: Mutex<Vec<u64>>,
     /// What the watch stream sends; without it the call is not offered.
     pub(crate) hints: Mutex<Option<mpsc::Receiver<Progress>>>,
@@ -73,11 +76,14 @@ impl FakeCa {
         let (root, jwt_key) = (root(clock), JwtAuthorityKey::generate().unwrap());
         let mut bundle = TrustBundle::from_x509_authorities(domain(), [root.certificate().clone()]).unwrap();
         bundle.jwt_authorities.push(jwt_key.public(None));
+        let wit_key = WitAuthorityKey::generate().unwrap();
+        bundle.wit_authorities.push(wit_key.public(None));
         bundle.sequence = 1;
         Arc::new(Self {
             clock,
             root: Mutex::new(root),
             jwt_key,
+            wit_key: Mutex::new(wit_key),
             entries: Mutex::default(),
             bundle: Mutex::new(bundle),
             federated: Mutex::default(),
@@ -88,6 +94,7 @@ impl FakeCa {
             joins: AtomicUsize::new(0),
             batches: Mutex::default(),
             jwts: AtomicUsize::new(0),
+            wits: AtomicUsize::new(0),
             posted: Mutex::default(),
             hints: Mutex::default(),
         })
@@ -121,6 +128,12 @@ impl FakeCa {
             ..LeafProfile::new(id.clone(), *self.ttl.lock().unwrap())
         };
         self.root.lock().unwrap().sign_svid(csr.public_key_spki(), &profile, self.clock.now()).unwrap()
+    }
+
+    /// A proof of possession by a private JWK, for the relying party of a test.
+    pub(crate) fn prove(&self, private_jwk: &str, wit: &str) -> String {
+        let key = WitKey::from_private_jwk(private_jwk).unwrap();
+        key.prove(wit, "relying party", Duration::from_secs(30), self.clock.now()).unwrap()
     }
 
     fn reach(&self) -> Result<(), CaError> {
@@ -177,7 +190,7 @@ impl Ca for FakeCa {
         Ok(asked.into_iter().map(one).collect())
     }
 
-    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<JwtSvid, CaError> {
+    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError> {
         self.reach()?;
         self.jwts.fetch_add(1, Ordering::SeqCst);
         let entries = self.entries.lock().unwrap().clone();
@@ -190,7 +203,27 @@ impl Ca for FakeCa {
             token_id: None,
         };
         let svid = self.jwt_key.sign_svid(&profile, self.clock.now()).unwrap();
-        Ok(JwtSvid { token: svid.token, issued_at: svid.issued_at, expires_at: svid.expires_at })
+        Ok(TokenSvid { token: svid.token, issued_at: svid.issued_at, expires_at: svid.expires_at })
+    }
+
+    async fn new_wit_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<TokenSvid, CaError>>, CaError> {
+        self.reach()?;
+        self.wits.fetch_add(asked.len(), Ordering::SeqCst);
+        let entries = self.entries.lock().unwrap().clone();
+        let one = |(id, public_key): (String, Vec<u8>)| {
+            let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| refused(Code::NotFound))?;
+            let wrong = domain().with_path("/somebody/else").unwrap();
+            let profile = WitSvidProfile {
+                id: if self.wrong_id.load(Ordering::SeqCst) { wrong } else { entry.spiffe_id.clone() },
+                key: HolderKey::from_spki_der(&public_key, "ES256").unwrap(),
+                ttl: *self.ttl.lock().unwrap(),
+                backdate: Duration::from_secs(10),
+                token_id: None,
+            };
+            let svid = self.wit_key.lock().unwrap().sign_svid(&profile, self.clock.now()).unwrap();
+            Ok(TokenSvid { token: svid.token, issued_at: svid.issued_at, expires_at: svid.expires_at })
+        };
+        Ok(asked.into_iter().map(one).collect())
     }
 
     async fn post_status(&self, bundle_sequence: u64) -> Result<(), CaError> {

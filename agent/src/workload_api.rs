@@ -2,6 +2,7 @@
 
 mod claims;
 mod jwt_cache;
+mod wit;
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,11 +27,13 @@ use crate::entry::Entry;
 use crate::metrics::Api;
 use crate::state::Snapshot;
 use jwt_cache::JwtCache;
+use wit::WitCache;
 
 /// The service.
 pub(crate) struct WorkloadApi {
     desk: Arc<Desk>,
     jwts: JwtCache,
+    wits: Arc<WitCache>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -39,7 +42,7 @@ type Render<T> = fn(&Desk, &Snapshot, &[Arc<Entry>]) -> T;
 
 impl WorkloadApi {
     pub(crate) fn server(desk: Arc<Desk>) -> SpiffeWorkloadApiServer<Self> {
-        SpiffeWorkloadApiServer::new(Self { desk, jwts: JwtCache::default() })
+        SpiffeWorkloadApiServer::new(Self { desk, jwts: JwtCache::default(), wits: Arc::default() })
             .max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
@@ -110,14 +113,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
     async fn fetch_jwtsvid(&self, request: Request<JwtsvidRequest>) -> Result<Response<JwtsvidResponse>, Status> {
         let audience = check_audience(&request.get_ref().audience)?;
         let wanted = parse_wanted(&request.get_ref().spiffe_id)?;
-        let (caller, _, mut entries) = self.entries(&request).await?;
-        if let Some(wanted) = wanted {
-            entries.retain(|entry| entry.spiffe_id == wanted);
-            if entries.is_empty() {
-                let refused = Refusal::NotEntitled { id: wanted.to_string() };
-                return Err(self.desk.refuse(&refused, Some(&caller)));
-            }
-        }
+        let (caller, _, entries) = self.entries(&request).await?;
+        let entries = select(entries, wanted.as_ref());
+        let entries = entries.map_err(|refused| self.desk.refuse(&refused, Some(&caller)))?;
         let mut answer = JwtsvidResponse::default();
         for entry in entries {
             let issued = self.jwts.fetch(&self.desk, &entry, &audience).await;
@@ -165,16 +163,23 @@ impl SpiffeWorkloadApi for WorkloadApi {
         &self,
         request: Request<WitsvidRequest>,
     ) -> Result<Response<Self::FetchWITSVIDStream>, Status> {
-        check_header(request.metadata())?;
-        Err(Status::unimplemented("WIT-SVIDs are not issued here"))
+        let wanted = parse_wanted(&request.get_ref().spiffe_id)?;
+        let (caller, snapshot, entries) = self.entries(&request).await?;
+        wit::check_offered(&self.desk, &snapshot)?;
+        select(entries, wanted.as_ref()).map_err(|refused| self.desk.refuse(&refused, Some(&caller)))?;
+        let guard = self.desk.open_stream(&caller, Api::workload_api)?;
+        Ok(Response::new(wit::answers(self.desk.clone(), self.wits.clone(), caller, guard, wanted)))
     }
 
     async fn fetch_wit_bundles(
         &self,
         request: Request<WitBundlesRequest>,
     ) -> Result<Response<Self::FetchWITBundlesStream>, Status> {
-        check_header(request.metadata())?;
-        Err(Status::unimplemented("WIT-SVIDs are not issued here"))
+        let (_, snapshot, _) = self.entries(&request).await?;
+        wit::check_offered(&self.desk, &snapshot)?;
+        self.push(&request, false, |desk, snapshot, entries| WitBundlesResponse {
+            bundles: bundles(desk, snapshot, entries, |bundle| bundle.wit_jwks().to_string()),
+        })
     }
 }
 
@@ -231,16 +236,27 @@ fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> X509s
 }
 
 /// The own domain's bundle and those that `entries` federate with, by trust domain ID.
-fn bundles(
+fn bundles<T>(
     desk: &Desk,
     snapshot: &Snapshot,
     entries: &[Arc<Entry>],
-    write: impl Fn(&TrustBundle) -> Vec<u8>,
-) -> BTreeMap<String, Vec<u8>> {
+    write: impl Fn(&TrustBundle) -> T,
+) -> BTreeMap<String, T> {
     let federated = entries.iter().flat_map(|entry| &entry.federates_with);
     let names = std::iter::once(desk.state.trust_domain()).chain(federated);
     let known = names.filter_map(|name: &TrustDomain| Some((name, snapshot.bundles.get(name)?)));
     known.map(|(name, bundle)| (name.id().to_string(), write(bundle))).collect()
+}
+
+/// The entries of the identity that is wanted, all if none is named.
+fn select(mut entries: Vec<Arc<Entry>>, wanted: Option<&SpiffeId>) -> Result<Vec<Arc<Entry>>, Refusal> {
+    if let Some(wanted) = wanted {
+        entries.retain(|entry| entry.spiffe_id == *wanted);
+        if entries.is_empty() {
+            return Err(Refusal::NotEntitled { id: wanted.to_string() });
+        }
+    }
+    Ok(entries)
 }
 
 /// The standard asks for this header so that a web page cannot reach the API through a careless HTTP client.

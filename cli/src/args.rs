@@ -406,6 +406,20 @@ pub(crate) enum FetchCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// WIT-SVIDs: tokens bound to a key, of use only with proofs made by that key.
+    #[command(after_help = "Example:\n  kasbah run --name helloworld -- kasbah agent fetch wit --write ./wit")]
+    Wit {
+        #[command(flatten)]
+        socket: SocketArg,
+        /// Which identity, when there are several.
+        #[arg(long, value_name = "ID")]
+        spiffe_id: Option<String>,
+        /// Write wit.jwt and wit.key.jwk into this folder.
+        #[arg(long, value_name = "DIR")]
+        write: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
 }
 
 /// Which CA an administration verb talks to.

@@ -13,7 +13,7 @@ use identity::renewal::retry_wait;
 use identity::svid::split_concatenated_der;
 use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use proto::workload::{JwtsvidRequest, X509svid, X509svidRequest, X509svidResponse};
+use proto::workload::{JwtsvidRequest, WitsvidRequest, X509svid, X509svidRequest, X509svidResponse};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -143,6 +143,43 @@ pub async fn fetch_jwt(
     let decode = |svid: proto::workload::Jwtsvid| {
         let id = SpiffeId::parse(&svid.spiffe_id).map_err(|_| WorkloadApiError::Answer { what: "a SPIFFE ID" })?;
         Ok(JwtSvid { id, token: svid.svid, hint: svid.hint })
+    };
+    answer.svids.into_iter().map(decode).collect()
+}
+
+/// A WIT-SVID as the agent gave it, with its key.
+#[derive(Clone)]
+pub struct WitSvid {
+    /// Whom it names.
+    pub id: SpiffeId,
+    /// The token. It is of use only with proofs made by the key, and never a bearer token.
+    pub token: String,
+    /// The private key as a JWK. A secret for the token's lifetime.
+    pub key: String,
+    /// What the operator says it is for.
+    pub hint: String,
+}
+
+impl std::fmt::Debug for WitSvid {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WitSvid").field("id", &self.id).field("hint", &self.hint).finish_non_exhaustive()
+    }
+}
+
+/// WIT-SVIDs of this moment: of one identity, or of all that this process has.
+///
+/// # Errors
+/// As [`fetch_x509`].
+pub async fn fetch_wit(endpoint: &Endpoint, id: Option<&SpiffeId>) -> Result<Vec<WitSvid>, WorkloadApiError> {
+    let request = with_header(WitsvidRequest { spiffe_id: id.map(ToString::to_string).unwrap_or_default() });
+    let mut answers = connect(endpoint).await?.fetch_witsvid(request).await?.into_inner();
+    let answer = answers.message().await?.ok_or(WorkloadApiError::Answer { what: "no message" })?;
+    let decode = |svid: proto::workload::Witsvid| {
+        let id = SpiffeId::parse(&svid.spiffe_id).map_err(|_| WorkloadApiError::Answer { what: "a SPIFFE ID" })?;
+        if svid.wit_svid.is_empty() || svid.wit_svid_key.is_empty() {
+            return Err(WorkloadApiError::Answer { what: "a WIT-SVID" });
+        }
+        Ok(WitSvid { id, token: svid.wit_svid, key: svid.wit_svid_key, hint: svid.hint })
     };
     answer.svids.into_iter().map(decode).collect()
 }

@@ -21,7 +21,7 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::{CALL_WAIT_MAX, Ca, CaError, Chain, JwtSvid, Progress, Report};
+use super::{CALL_WAIT_MAX, Ca, CaError, Chain, Progress, Report, TokenSvid};
 use crate::entry::{ENTRIES_MAX, Entries, Entry};
 use crate::node::NodeIdentity;
 
@@ -171,17 +171,34 @@ impl Ca for GrpcCa {
         Ok(answer.results.into_iter().map(chain_of_result).collect())
     }
 
-    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<JwtSvid, CaError> {
+    async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError> {
         let mut client = svid::svid_client::SvidClient::new(self.channel()?);
         let request = svid::NewJwtsvidRequest { entry_id: entry_id.to_owned(), audience };
         let answer = in_time(async { Ok(client.new_jwtsvid(request).await?.into_inner()) }).await?;
         let svid =
             answer.svid.filter(|svid| !svid.token.is_empty()).ok_or(CaError::BadAnswer { what: "no JWT-SVID" })?;
-        Ok(JwtSvid {
+        Ok(TokenSvid {
             token: svid.token,
             issued_at: from_unix_secs(svid.issued_at),
             expires_at: from_unix_secs(svid.expires_at),
         })
+    }
+
+    async fn new_wit_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<TokenSvid, CaError>>, CaError> {
+        let mut client =
+            svid::svid_client::SvidClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let count = asked.len();
+        let params = |(entry_id, public_key)| svid::NewWitsvidParams {
+            entry_id,
+            public_key,
+            signing_algorithm: WIT_ALGORITHM.into(),
+        };
+        let request = svid::BatchNewWitsvidRequest { params: asked.into_iter().map(params).collect() };
+        let answer = in_time(async { Ok(client.batch_new_witsvid(request).await?.into_inner()) }).await?;
+        if answer.results.len() != count {
+            return Err(CaError::BadAnswer { what: "not one result for each key" });
+        }
+        Ok(answer.results.into_iter().map(wit_of_result).collect())
     }
 
     async fn post_status(&self, bundle_sequence: u64) -> Result<(), CaError> {
@@ -267,6 +284,19 @@ fn chain_of(svid: Option<types::X509svid>) -> Result<Chain, CaError> {
     Ok(chain.into_iter().map(CertificateDer::from).collect())
 }
 
+fn wit_of_result(result: svid::batch_new_witsvid_response::Result) -> Result<TokenSvid, CaError> {
+    let status = result.status.unwrap_or_default();
+    match Code::from(status.code) {
+        Code::Ok => {
+            let svid = result.svid.filter(|svid| !svid.token.is_empty());
+            let svid = svid.ok_or(CaError::BadAnswer { what: "no WIT-SVID" })?;
+            let (issued_at, expires_at) = (from_unix_secs(svid.issued_at), from_unix_secs(svid.expires_at));
+            Ok(TokenSvid { token: svid.token, issued_at, expires_at })
+        }
+        code => Err(Status::new(code, status.message).into()),
+    }
+}
+
 fn chain_of_result(result: svid::batch_new_x509svid_response::Result) -> Result<Chain, CaError> {
     let status = result.status.unwrap_or_default();
     match Code::from(status.code) {
@@ -280,7 +310,8 @@ fn decode_bundle(wire: types::Bundle, expected: &TrustDomain) -> Result<TrustBun
     if wire.trust_domain.trim_start_matches("spiffe://") != expected.as_str() {
         return Err(CaError::BadAnswer { what: "the bundle of another trust domain" });
     }
-    if wire.x509_authorities.len().max(wire.jwt_authorities.len()) > AUTHORITIES_MAX {
+    let token_keys = wire.jwt_authorities.len().max(wire.wit_authorities.len());
+    if wire.x509_authorities.len().max(token_keys) > AUTHORITIES_MAX {
         return Err(CaError::BadAnswer { what: "too many authorities in a bundle" });
     }
     let mut bundle = TrustBundle::new(expected.clone());
@@ -304,12 +335,25 @@ fn decode_bundle(wire: types::Bundle, expected: &TrustDomain) -> Result<TrustBun
         keys.insert(key.key_id, authority);
     }
     bundle.jwt_authorities = keys.into_values().collect();
+    let mut keys = BTreeMap::new();
+    for key in wire.wit_authorities {
+        if key.tainted {
+            bundle.taint_key(&key.key_id);
+        }
+        let expires_at = (key.expires_at > 0).then(|| from_unix_secs(key.expires_at));
+        let authority = JwtAuthority::from_spki_der(&key.key_id, &key.public_key, expires_at)
+            .map_err(|_| CaError::BadAnswer { what: "a WIT authority's public key" })?;
+        keys.insert(key.key_id, authority);
+    }
+    bundle.wit_authorities = keys.into_values().collect();
     bundle.sequence = wire.sequence_number;
     bundle.refresh_hint = u64::try_from(wire.refresh_hint).ok().filter(|secs| *secs > 0).map(Duration::from_secs);
     Ok(bundle)
 }
 
 const SERVER_PATH: &str = "/spire/server";
+/// The agent's WIT keys are P-256 keys.
+const WIT_ALGORITHM: &str = "ES256";
 const PAGE_ENTRIES: usize = 500;
 const CHAIN_MAX: usize = 8;
 const AUTHORITIES_MAX: usize = 100;

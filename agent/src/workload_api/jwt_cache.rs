@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use crate::ca::{CaError, JwtSvid};
+use crate::ca::{CaError, TokenSvid};
 use crate::caller::Desk;
 use crate::entry::Entry;
 
 /// The cache.
 #[derive(Debug, Default)]
-pub(super) struct JwtCache(Mutex<BTreeMap<Key, JwtSvid>>);
+pub(super) struct JwtCache(Mutex<BTreeMap<Key, TokenSvid>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -21,7 +21,12 @@ struct Key {
 
 impl JwtCache {
     /// A valid JWT-SVID for `entry`.
-    pub(super) async fn fetch(&self, desk: &Desk, entry: &Arc<Entry>, audience: &[String]) -> Result<JwtSvid, CaError> {
+    pub(super) async fn fetch(
+        &self,
+        desk: &Desk,
+        entry: &Arc<Entry>,
+        audience: &[String],
+    ) -> Result<TokenSvid, CaError> {
         let key = Key { entry: entry.id.clone(), revision: entry.revision, audience: audience.to_vec() };
         let now = desk.clock.now();
         let cached = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
@@ -40,7 +45,7 @@ impl JwtCache {
         }
     }
 
-    fn keep(&self, key: Key, svid: JwtSvid, now: SystemTime) {
+    fn keep(&self, key: Key, svid: TokenSvid, now: SystemTime) {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if kept.len() >= JWTS_MAX {
             kept.retain(|_, svid| is_young(svid, now));
@@ -53,13 +58,13 @@ impl JwtCache {
 }
 
 /// Whether a key signed it that is neither tainted nor gone.
-fn is_clean(desk: &Desk, svid: &JwtSvid, audience: &[String]) -> bool {
+fn is_clean(desk: &Desk, svid: &TokenSvid, audience: &[String]) -> bool {
     let snapshot = desk.state.current();
     let audience = audience.first().map_or("", String::as_str);
     identity::jwt::verify_svid(&svid.token, &snapshot.untainted, audience, svid.issued_at).is_ok()
 }
 
-fn is_young(svid: &JwtSvid, now: SystemTime) -> bool {
+fn is_young(svid: &TokenSvid, now: SystemTime) -> bool {
     let life = svid.expires_at.duration_since(svid.issued_at).unwrap_or_default();
     now < svid.issued_at + life / 2
 }

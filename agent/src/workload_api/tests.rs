@@ -239,13 +239,3 @@ async fn a_foreign_jwt_svid_counts_only_where_the_entry_federates() {
     let names: Vec<_> = valid.claims.unwrap().fields.into_keys().collect();
     assert_eq!(names, ["aud", "exp", "sub"]);
 }
-
-#[tokio::test]
-async fn wit_svids_are_not_offered() {
-    let service = service();
-    let mut client = client(&service).await;
-    let status = client.fetch_witsvid(with_header(WitsvidRequest::default())).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-    let status = client.fetch_wit_bundles(with_header(WitBundlesRequest::default())).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unimplemented);
-}

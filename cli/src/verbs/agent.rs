@@ -21,6 +21,9 @@ pub(crate) fn run(command: &AgentCommand) -> Result<(), Failure> {
         AgentCommand::Fetch(FetchCommand::Jwt { socket, audience, spiffe_id, output }) => {
             fetch_jwt(socket, audience, spiffe_id.as_deref(), *output)
         }
+        AgentCommand::Fetch(FetchCommand::Wit { socket, spiffe_id, write, output }) => {
+            fetch_wit(socket, spiffe_id.as_deref(), write.as_deref(), *output)
+        }
         AgentCommand::Watch { socket, output } => watch(socket, *output),
         AgentCommand::Whoami { dir, pid, output } => whoami(dir, *pid, *output),
     }
@@ -104,6 +107,29 @@ fn fetch_jwt(
     let svids = wait(async { agent::client::fetch_jwt(&address, audiences, spiffe_id).await.map_err(failure) })?;
     let value: Vec<Value> =
         svids.iter().map(|svid| json!({"spiffe_id": svid.spiffe_id, "token": svid.token, "hint": svid.hint})).collect();
+    output::print(output.output, &value, || svids.iter().map(|svid| svid.token.clone()).collect::<Vec<_>>().join("\n"))
+}
+
+/// The tokens. Their keys are secrets that go nowhere but into a file.
+fn fetch_wit(
+    socket: &SocketArg,
+    spiffe_id: Option<&str>,
+    write: Option<&Path>,
+    output: OutputArg,
+) -> Result<(), Failure> {
+    let address = address(socket)?;
+    let svids = wait(async { agent::client::fetch_wit(&address, spiffe_id).await.map_err(failure) })?;
+    if let Some(folder) = write {
+        let Some(svid) = svids.first() else { return Err(Failure::failed("the agent gave no identity")) };
+        std::fs::create_dir_all(folder)?;
+        write_atomically(&folder.join("wit.key.jwk"), svid.key.as_bytes(), 0o600)?;
+        write_atomically(&folder.join("wit.jwt"), svid.token.as_bytes(), 0o644)?;
+        output::message(&format!("wrote wit.jwt and wit.key.jwk to {}", folder.display()));
+    }
+    let value: Vec<Value> = svids
+        .iter()
+        .map(|svid| json!({"spiffe_id": svid.id.to_string(), "token": svid.token, "hint": svid.hint}))
+        .collect();
     output::print(output.output, &value, || svids.iter().map(|svid| svid.token.clone()).collect::<Vec<_>>().join("\n"))
 }
 

@@ -35,11 +35,17 @@ fn from_wire(wire: &Bundle) -> Result<TrustBundle, Failure> {
         .map(|key| JwtAuthority::from_spki_der(&key.key_id, &key.public_key, None))
         .collect::<Result<_, _>>()
         .map_err(|e| bad("JWT authority", &e))?;
+    let wit_authorities = wire
+        .wit_authorities
+        .iter()
+        .map(|key| JwtAuthority::from_spki_der(&key.key_id, &key.public_key, None))
+        .collect::<Result<_, _>>()
+        .map_err(|e| bad("WIT authority", &e))?;
     Ok(TrustBundle {
         trust_domain,
         x509_authorities: wire.x509_authorities.iter().map(|a| a.asn1.clone().into()).collect(),
         jwt_authorities,
-        wit_authorities: Vec::new(),
+        wit_authorities,
         tainted: std::collections::BTreeSet::new(),
         sequence: wire.sequence_number,
         refresh_hint: u64::try_from(wire.refresh_hint).ok().filter(|s| *s > 0).map(Duration::from_secs),

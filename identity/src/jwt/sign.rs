@@ -47,6 +47,14 @@ impl TokenKey {
         })
     }
 
+    /// A key from its private number and its public point, which must belong together.
+    pub(crate) fn from_numbers(scalar: &[u8], point: &[u8], header: fn(&str) -> Value) -> Result<Self, SignError> {
+        let malformed = || SignError::Key(KeyError::Malformed);
+        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
+        let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, point).map_err(|_| malformed())?;
+        Self::load(pair.to_pkcs8v1().map_err(|_| malformed())?.as_ref(), None, header)
+    }
+
     pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }

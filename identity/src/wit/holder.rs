@@ -10,9 +10,12 @@ use zeroize::Zeroizing;
 
 use super::{PROOF_TYPE, proof};
 use crate::digest;
-use crate::jwk;
+use crate::jwk::{self, Jwk};
 use crate::jwt::{SignError, TokenKey};
+use crate::key::KeyError;
+use crate::public_key::{Curve, PublicKey};
 use crate::secs_of;
+use crate::strict_json;
 
 /// A P-256 key of a workload, for WITs alone.
 pub struct WitKey(TokenKey);
@@ -26,6 +29,21 @@ impl WitKey {
     /// Takes a stored key.
     pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, SignError> {
         TokenKey::load(der, None, header).map(Self)
+    }
+
+    /// Reads the whole key as [`Self::private_jwk`] writes it.
+    pub fn from_private_jwk(text: &str) -> Result<Self, SignError> {
+        let malformed = || SignError::Key(KeyError::Malformed);
+        let mut members = strict_json::parse_object(text.as_bytes()).ok_or_else(malformed)?;
+        let secret = members.remove("d").and_then(|secret| secret.as_str().map(str::to_owned)).map(Zeroizing::new);
+        let secret = secret.and_then(|secret| URL_SAFE_NO_PAD.decode(&*secret).ok()).map(Zeroizing::new);
+        let public = Jwk::from_json(&Value::Object(members)).map_err(|_| malformed())?;
+        match (public.public_key(), secret) {
+            (Some(PublicKey::Ec { curve: Curve::P256, point }), Some(secret)) => {
+                TokenKey::from_numbers(&secret, point, header).map(Self)
+            }
+            _ => Err(malformed()),
+        }
     }
 
     /// The key as PKCS#8. The caller keeps it secret.

@@ -106,6 +106,10 @@ fn part(token: &str, at: usize) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(at).unwrap()).unwrap()).unwrap()
 }
 
+fn part_of(object: &str, name: &str) -> Value {
+    serde_json::from_str::<Value>(object).unwrap()[name].clone()
+}
+
 /// Signs what nobody would sign.
 fn sign(pkcs8: &[u8], header: &Value, claims: &Value) -> String {
     let pair = crate::crypto::P256Signer::from_pkcs8_der(pkcs8).unwrap();
@@ -420,8 +424,16 @@ fn the_holders_key_is_written_as_a_private_jwk_and_never_printed() {
     let public = Jwk::from_json(&changed(json, "d", None)).unwrap();
     assert_eq!(public.spki_der().unwrap(), holder.public_key_spki());
     assert_eq!(format!("{holder:?}"), "WitKey(redacted)");
-    let again = WitKey::from_pkcs8_der(holder.pkcs8_der()).unwrap();
-    assert_eq!(again.public_key_spki(), holder.public_key_spki());
+    for again in [WitKey::from_pkcs8_der(holder.pkcs8_der()), WitKey::from_private_jwk(&text)] {
+        let again = again.unwrap();
+        assert_eq!(again.public_key_spki(), holder.public_key_spki());
+        assert_eq!(again.private_jwk().unwrap(), text);
+    }
+    let other = WitKey::generate().unwrap().private_jwk().unwrap();
+    let mixed = changed(serde_json::from_str(&text).unwrap(), "d", Some(part_of(&other, "d")));
+    for bad in ["", "{}", &mixed.to_string(), &changed(mixed, "d", None).to_string()] {
+        assert!(WitKey::from_private_jwk(bad).is_err(), "{bad}");
+    }
     assert!(matches!(WitKey::from_pkcs8_der(b"junk"), Err(SignError::Key(_))));
 }
 

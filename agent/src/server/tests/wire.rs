@@ -264,12 +264,37 @@ service! {
             };
             Ok(Response::new(svid::BatchNewX509svidResponse { results: answers.into_iter().map(encode).collect() }))
         }
+
+        async fn batch_new_witsvid(
+            &self,
+            request: Request<svid::BatchNewWitsvidRequest>,
+        ) -> Result<Response<svid::BatchNewWitsvidResponse>, Status> {
+            check_agent(&request)?;
+            let asked = request.into_inner().params.into_iter();
+            let asked = asked.map(|params| (params.entry_id, params.public_key)).collect();
+            let answers = self.ca.new_wit_svids(asked).await.map_err(status_of)?;
+            let encode = |answer: Result<crate::ca::TokenSvid, CaError>| match answer.map_err(status_of) {
+                Ok(svid) => svid::batch_new_witsvid_response::Result {
+                    status: Some(types::Status { code: Code::Ok as i32, message: String::new() }),
+                    svid: Some(types::Witsvid {
+                        token: svid.token,
+                        issued_at: runtime::clock::unix_secs(svid.issued_at),
+                        expires_at: runtime::clock::unix_secs(svid.expires_at),
+                        ..types::Witsvid::default()
+                    }),
+                },
+                Err(status) => svid::batch_new_witsvid_response::Result {
+                    status: Some(types::Status { code: status.code() as i32, message: status.message().into() }),
+                    svid: None,
+                },
+            };
+            Ok(Response::new(svid::BatchNewWitsvidResponse { results: answers.into_iter().map(encode).collect() }))
+        }
     } not offered {
         mint_x509svid(svid::MintX509svidRequest) -> svid::MintX509svidResponse;
         mint_jwtsvid(svid::MintJwtsvidRequest) -> svid::MintJwtsvidResponse;
         mint_witsvid(svid::MintWitsvidRequest) -> svid::MintWitsvidResponse;
         new_jwtsvid(svid::NewJwtsvidRequest) -> svid::NewJwtsvidResponse;
-        batch_new_witsvid(svid::BatchNewWitsvidRequest) -> svid::BatchNewWitsvidResponse;
         new_downstream_x509ca(svid::NewDownstreamX509caRequest) -> svid::NewDownstreamX509caResponse;
     }
 }
@@ -284,10 +309,16 @@ service! {
                 key_id: key.key_id.clone(),
                 ..types::JwtKey::default()
             };
+            let wit = |key: &identity::JwtAuthority| types::WitKey {
+                public_key: key.spki_der(),
+                key_id: key.key_id.clone(),
+                ..types::WitKey::default()
+            };
             Ok(Response::new(types::Bundle {
                 trust_domain: bundle.trust_domain.to_string(),
                 x509_authorities: bundle.x509_authorities.iter().map(root).collect(),
                 jwt_authorities: bundle.jwt_authorities.iter().map(key).collect(),
+                wit_authorities: bundle.wit_authorities.iter().map(wit).collect(),
                 sequence_number: bundle.sequence,
                 ..types::Bundle::default()
             }))
