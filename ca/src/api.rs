@@ -22,6 +22,7 @@ mod policy;
 mod rotation;
 mod svid;
 mod trust_domain;
+mod wit;
 
 use std::future::Future;
 use std::pin::Pin;

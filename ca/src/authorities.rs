@@ -1,7 +1,7 @@
 //! The signing authorities: made on first start, kept sealed, and what of them signs at this moment.
 //!
-//! A self-made root signs intermediates; the active intermediate signs X.509-SVIDs; an ES256 key signs JWT-SVIDs. The
-//! root's key is opened only to sign an intermediate. An intermediate is replaced at half of its life, which nobody has
+//! A self-made root signs intermediates; the active intermediate signs X.509-SVIDs; an ES256 key signs JWT-SVIDs,
+//! another WIT-SVIDs. The root's key is opened only to sign an intermediate. An intermediate is replaced at half of its life, which nobody has
 //! to know; roots and JWT keys stand in the bundle and are replaced by the steps of [`crate::rotation`].
 
 mod keep;
@@ -24,13 +24,14 @@ use identity::jwt::{JwtAuthorityKey, SignError};
 use identity::key::KeyError;
 use identity::pem::PemError;
 use identity::seal::{SealError, SealKey};
+use identity::wit::WitAuthorityKey;
 use tokio::sync::watch;
 
 use crate::key_file::{self, KeyFileError};
 use crate::rotation::machine::{Line, Node};
 use crate::rotation::schedule::Ages;
 use crate::settings::Settings;
-use crate::store::{AuthoritiesChange, AuthorityKind, AuthorityState, Store, StoreError};
+use crate::store::{AuthoritiesChange, AuthorityKind, AuthorityState, Store, StoreError, StoredAuthorities};
 
 pub(crate) use rows::{Facts, Keys};
 pub(crate) use steps::{Asked, StepError, counted};
@@ -117,6 +118,8 @@ pub(crate) struct Signing {
     pub(crate) x509_id: String,
     pub(crate) jwt: JwtAuthorityKey,
     pub(crate) jwt_not_after: SystemTime,
+    pub(crate) wit: WitAuthorityKey,
+    pub(crate) wit_not_after: SystemTime,
     pub(crate) bundle: Arc<TrustBundle>,
     pub(crate) bundles: Arc<BundleSet>,
     pub(crate) facts: Vec<Facts>,
@@ -154,8 +157,8 @@ impl Signing {
 }
 
 impl Authorities {
-    /// Reads the authorities, or makes them when the database is new: root, intermediate and JWT key appear in one
-    /// transaction, or not at all.
+    /// Reads the authorities, or makes them when the database is new: root, intermediate, JWT key and WIT key appear in
+    /// one transaction, or not at all.
     pub(crate) async fn load(store: &Store, settings: &Settings, now: SystemTime) -> Result<Self, AuthoritiesError> {
         let (stored, key_file) = (store.authorities().await?, settings.key_file());
         let seal = key_file::load(&key_file, stored.key_check.is_none())?;
@@ -171,8 +174,9 @@ impl Authorities {
         }
         let stored = store.authorities().await?;
         check_key(&keys.seal, stored.key_check.as_deref().unwrap_or_default(), &key_file)?;
+        let stored = add_wit(store, settings, &keys, stored, now).await?;
         let signing = keys.open(&stored, now)?;
-        let svid_max = settings.svid_ttl_max.max(settings.jwt_svid_ttl);
+        let svid_max = settings.svid_ttl_max.max(settings.jwt_svid_ttl).max(settings.wit_svid_ttl);
         Ok(Self {
             bundle_sequence: watch::Sender::new(signing.bundle.sequence),
             changes: watch::Sender::new(0),
@@ -246,12 +250,37 @@ async fn create(
         keys.seal_root(&root, active, first, now)?,
         keys.seal_intermediate(&intermediate, root.subject_key_id(), now)?,
         keys.seal_jwt(&JwtAuthorityKey::generate()?, active, first, settings.ca_ttl, now)?,
+        keys.seal_wit(&WitAuthorityKey::generate()?, active, first, settings.ca_ttl, now)?,
     ];
     let key_check = Some(STANDARD.encode(keys.seal.seal(KEY_CHECK_PURPOSE, KEY_CHECK_TEXT)?));
     let change = AuthoritiesChange { put: rows, publishes: true, key_check, ..AuthoritiesChange::default() };
     store.change_authorities(change, based_on).await?;
     tracing::info!(trust_domain = %settings.trust_domain, root = root.subject_key_id(), "new authority made");
     Ok(())
+}
+
+/// A database from before WIT-SVIDs gets their key. It signs at once: nobody holds a WIT that another key signed.
+async fn add_wit(
+    store: &Store,
+    settings: &Settings,
+    keys: &Keys,
+    stored: StoredAuthorities,
+    now: SystemTime,
+) -> Result<StoredAuthorities, AuthoritiesError> {
+    if stored.rows.iter().any(|row| row.kind == AuthorityKind::Wit) {
+        return Ok(stored);
+    }
+    let published = stored.bundle_sequence + 1;
+    let key = WitAuthorityKey::generate()?;
+    let row = keys.seal_wit(&key, AuthorityState::Active, published, settings.ca_ttl, now)?;
+    let change = AuthoritiesChange { put: vec![row], publishes: true, ..AuthoritiesChange::default() };
+    match store.change_authorities(change, stored.revision).await {
+        Ok(()) => tracing::info!(id = key.key_id(), "WIT authority added"),
+        // Another replica was first.
+        Err(StoreError::AuthorityChanged) => (),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(store.authorities().await?)
 }
 
 fn root_pem(root: &X509Authority) -> String {

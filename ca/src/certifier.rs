@@ -43,6 +43,7 @@ pub(crate) struct Certifier {
 pub(crate) struct Ttls {
     pub(crate) x509_svid: Duration,
     pub(crate) jwt_svid: Duration,
+    pub(crate) wit_svid: Duration,
     pub(crate) agent_svid: Duration,
     pub(crate) max: Duration,
     pub(crate) backdate: Duration,
@@ -53,6 +54,7 @@ impl Ttls {
         Self {
             x509_svid: settings.x509_svid_ttl,
             jwt_svid: settings.jwt_svid_ttl,
+            wit_svid: settings.wit_svid_ttl,
             agent_svid: settings.agent_svid_ttl,
             max: settings.svid_ttl_max,
             backdate: settings.backdate,

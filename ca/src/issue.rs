@@ -1,5 +1,7 @@
 //! Issuing: sign, write the record, and only then hand out.
 
+pub(crate) mod wit;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -54,7 +56,7 @@ pub(crate) struct IssuedX509 {
 
 /// A signed token. It must not leave the process before its record is written.
 #[derive(Clone)]
-pub(crate) struct IssuedJwt {
+pub(crate) struct IssuedToken {
     pub(crate) token: String,
     pub(crate) issued_at: i64,
     pub(crate) expires_at: i64,
@@ -126,14 +128,14 @@ impl Certifier {
     }
 
     /// Issues one token.
-    pub(crate) async fn issue_jwt(&self, order: JwtOrder) -> Result<IssuedJwt, Refusal> {
+    pub(crate) async fn issue_jwt(&self, order: JwtOrder) -> Result<IssuedToken, Refusal> {
         let (issued, record) = self.sign_jwt(order)?;
         self.record(vec![record]).await?;
         Ok(issued)
     }
 
     /// The same for an administrator.
-    pub(crate) async fn mint_jwt(&self, caller: &Caller, order: JwtOrder) -> Result<IssuedJwt, Refusal> {
+    pub(crate) async fn mint_jwt(&self, caller: &Caller, order: JwtOrder) -> Result<IssuedToken, Refusal> {
         let audiences = order.audiences.join(" ");
         let (issued, record) = self.sign_jwt(order)?;
         let act = Act::new("mint.jwt", &record.serial).of(&record.spiffe_id).detail(format_args!("for {audiences}"));
@@ -141,7 +143,7 @@ impl Certifier {
         Ok(issued)
     }
 
-    fn sign_jwt(&self, order: JwtOrder) -> Result<(IssuedJwt, Issuance), Refusal> {
+    fn sign_jwt(&self, order: JwtOrder) -> Result<(IssuedToken, Issuance), Refusal> {
         self.clock_watch.check()?;
         let (now, signing) = (self.now(), self.authorities.current());
         let left = signing.jwt_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
@@ -171,7 +173,7 @@ impl Certifier {
             not_after: expires_at,
             log_index: -1,
         };
-        Ok((IssuedJwt { token: signed.token, issued_at, expires_at }, record))
+        Ok((IssuedToken { token: signed.token, issued_at, expires_at }, record))
     }
 
     /// Writes the records of what was signed, and counts it.

@@ -94,6 +94,7 @@ fn certs(certifier: &Certifier, svid: &ServerSvid) -> Value {
                 "fingerprint_sha256": root.fingerprint_sha256,
             })).collect::<Vec<_>>(),
             "jwt_keys": signing.bundle.jwt_authorities.iter().map(|key| key.key_id.clone()).collect::<Vec<_>>(),
+            "wit_keys": signing.bundle.wit_authorities.iter().map(|key| key.key_id.clone()).collect::<Vec<_>>(),
         },
         "own_svid": svid.svid().map(|svid| json!({
             "spiffe_id": svid.id(),

@@ -6,6 +6,7 @@
 use identity::csr::CsrError;
 use identity::spiffe_id::SpiffeIdError;
 use identity::transparency::TransparencyError;
+use identity::wit::WitError;
 use prost::Message as _;
 use proto::spire::api::types::PermissionDeniedDetails;
 use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
@@ -67,6 +68,9 @@ pub enum Refusal {
     /// The CSR.
     #[error("{}", with_cause(.0))]
     Csr(#[source] CsrError),
+    /// The key that a WIT-SVID shall name.
+    #[error("{}", with_cause(.0))]
+    WitKey(#[source] WitError),
     /// The CSR of an administrator names no single identity.
     #[error("the CSR must hold exactly one URI, the SPIFFE ID")]
     CsrNames,
@@ -202,6 +206,7 @@ impl Refusal {
             Self::JoinTokenInvalid(_) => "JOIN_TOKEN_INVALID",
             Self::JoinTokenExists => "JOIN_TOKEN_EXISTS",
             Self::Csr(error) => error.reason(),
+            Self::WitKey(error) => error.reason(),
             Self::CsrNames => "CSR_NAMES_REFUSED",
             Self::Id { source, .. } => source.reason(),
             Self::IdRefused { .. } => "SPIFFE_ID_REFUSED",
@@ -254,6 +259,7 @@ impl Refusal {
             | Self::JoinTokenExpired
             | Self::JoinTokenInvalid(_)
             | Self::Csr(_)
+            | Self::WitKey(_)
             | Self::CsrNames
             | Self::Id { .. }
             | Self::IdRefused { .. }
@@ -354,8 +360,8 @@ fn with_detail(status: &Status, type_url: &str, detail: &impl prost::Message) ->
     Status::with_details(status.code(), status.message(), whole.encode_to_vec().into())
 }
 
-fn with_cause(error: &CsrError) -> String {
-    match std::error::Error::source(error) {
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
         Some(cause) => format!("{error}: {cause}"),
         None => error.to_string(),
     }

@@ -52,6 +52,9 @@ pub struct Settings {
     /// Life of a JWT-SVID when its entry names none.
     #[serde(default = "default_jwt_svid_ttl", with = "humantime_serde")]
     pub jwt_svid_ttl: Duration,
+    /// Life of WIT-SVIDs when the entry says nothing.
+    #[serde(default = "default_wit_svid_ttl", with = "humantime_serde")]
+    pub wit_svid_ttl: Duration,
     /// Life of a node's own SVID: how long a node may be away and still come back by itself.
     #[serde(default = "default_agent_svid_ttl", with = "humantime_serde")]
     pub agent_svid_ttl: Duration,
@@ -165,6 +168,7 @@ impl Settings {
             admin: None,
             x509_svid_ttl: default_x509_svid_ttl(),
             jwt_svid_ttl: default_jwt_svid_ttl(),
+            wit_svid_ttl: default_wit_svid_ttl(),
             agent_svid_ttl: default_agent_svid_ttl(),
             svid_ttl_max: default_svid_ttl_max(),
             ca_ttl: default_ca_ttl(),
@@ -186,6 +190,7 @@ impl Settings {
         let ttls = [
             ("x509_svid_ttl", self.x509_svid_ttl),
             ("jwt_svid_ttl", self.jwt_svid_ttl),
+            ("wit_svid_ttl", self.wit_svid_ttl),
             ("agent_svid_ttl", self.agent_svid_ttl),
             ("svid_ttl_max", self.svid_ttl_max),
         ];
@@ -251,6 +256,10 @@ fn default_grpc() -> SocketAddr {
 
 const fn default_x509_svid_ttl() -> Duration {
     Duration::from_secs(HOUR)
+}
+
+const fn default_wit_svid_ttl() -> Duration {
+    Duration::from_secs(3600)
 }
 
 const fn default_jwt_svid_ttl() -> Duration {

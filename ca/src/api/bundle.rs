@@ -320,6 +320,16 @@ fn bundle_of(message: types::Bundle) -> Result<TrustBundle, Refusal> {
         }
         bundle.jwt_authorities.push(key);
     }
+    for key in message.wit_authorities {
+        let expires_at = (key.expires_at > 0).then(|| from_unix_secs(key.expires_at));
+        let key = JwtAuthority::from_spki_der(&key.key_id, &key.public_key, expires_at);
+        let key = key.map_err(|_| Refusal::Bundle("holds a WIT key that is not accepted"))?;
+        let mut known = bundle.jwt_authorities.iter().chain(&bundle.wit_authorities);
+        if key.key_id.is_empty() || known.any(|known| known.key_id == key.key_id) {
+            return Err(Refusal::Bundle("holds a WIT key without an ID, or an ID twice"));
+        }
+        bundle.wit_authorities.push(key);
+    }
     let hint = u64::try_from(message.refresh_hint).ok().filter(|hint| *hint > 0);
     bundle.refresh_hint = hint.map(std::time::Duration::from_secs);
     bundle.sequence = message.sequence_number;
@@ -331,6 +341,7 @@ fn bundle_message(bundle: &TrustBundle, mask: Option<&types::BundleMask>) -> typ
     let wants = |field: fn(&types::BundleMask) -> bool| mask.is_none_or(field);
     let x509 = bundle.x509_authorities.iter().filter(|_| wants(|mask| mask.x509_authorities));
     let jwt = bundle.jwt_authorities.iter().filter(|_| wants(|mask| mask.jwt_authorities));
+    let wit = bundle.wit_authorities.iter().filter(|_| wants(|mask| mask.wit_authorities));
     let hint = bundle.refresh_hint.filter(|_| wants(|mask| mask.refresh_hint));
     types::Bundle {
         trust_domain: bundle.trust_domain.to_string(),
@@ -347,6 +358,13 @@ fn bundle_message(bundle: &TrustBundle, mask: Option<&types::BundleMask>) -> typ
             .collect(),
         refresh_hint: hint.map_or(0, |hint| i64::try_from(hint.as_secs()).unwrap_or(i64::MAX)),
         sequence_number: if wants(|mask| mask.sequence_number) { bundle.sequence } else { 0 },
-        wit_authorities: Vec::new(),
+        wit_authorities: wit
+            .map(|key| types::WitKey {
+                public_key: key.spki_der(),
+                key_id: key.key_id.clone(),
+                expires_at: key.expires_at.map_or(0, secs),
+                tainted: bundle.is_key_tainted(&key.key_id),
+            })
+            .collect(),
     }
 }

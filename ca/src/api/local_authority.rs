@@ -112,6 +112,7 @@ macro_rules! admin_methods {
 
 const X509: AuthorityKind = AuthorityKind::Root;
 const JWT: AuthorityKind = AuthorityKind::Jwt;
+const WIT: AuthorityKind = AuthorityKind::Wit;
 
 impl local_authority_server::LocalAuthority for Api {
     admin_methods! {
@@ -126,7 +127,10 @@ impl local_authority_server::LocalAuthority for Api {
                 Ok(GetX509AuthorityStateResponse { active, prepared, old })
             };
         get_wit_authority_state("GetWITAuthorityState", GetWitAuthorityStateRequest) -> GetWitAuthorityStateResponse =
-            |_api, _caller, _asked| Err(no_wit());
+            |api, _caller, _asked| {
+                let [active, prepared, old] = api.states(WIT);
+                Ok(GetWitAuthorityStateResponse { active, prepared, old })
+            };
         prepare_jwt_authority("PrepareJWTAuthority", PrepareJwtAuthorityRequest) -> PrepareJwtAuthorityResponse =
             |api, caller, _asked| {
                 Ok(PrepareJwtAuthorityResponse { prepared_authority: api.prepare(caller, JWT).await? })
@@ -136,7 +140,9 @@ impl local_authority_server::LocalAuthority for Api {
                 Ok(PrepareX509AuthorityResponse { prepared_authority: api.prepare(caller, X509).await? })
             };
         prepare_wit_authority("PrepareWITAuthority", PrepareWitAuthorityRequest) -> PrepareWitAuthorityResponse =
-            |_api, _caller, _asked| Err(no_wit());
+            |api, caller, _asked| {
+                Ok(PrepareWitAuthorityResponse { prepared_authority: api.prepare(caller, WIT).await? })
+            };
         activate_jwt_authority("ActivateJWTAuthority", ActivateJwtAuthorityRequest) -> ActivateJwtAuthorityResponse =
             |api, caller, asked| {
                 let activated_authority = api.change(caller, JWT, Step::Activate, asked.authority_id).await?;
@@ -148,7 +154,10 @@ impl local_authority_server::LocalAuthority for Api {
                 Ok(ActivateX509AuthorityResponse { activated_authority })
             };
         activate_wit_authority("ActivateWITAuthority", ActivateWitAuthorityRequest) -> ActivateWitAuthorityResponse =
-            |_api, _caller, _asked| Err(no_wit());
+            |api, caller, asked| {
+                let activated_authority = api.change(caller, WIT, Step::Activate, asked.authority_id).await?;
+                Ok(ActivateWitAuthorityResponse { activated_authority })
+            };
         taint_jwt_authority("TaintJWTAuthority", TaintJwtAuthorityRequest) -> TaintJwtAuthorityResponse =
             |api, caller, asked| {
                 let tainted_authority = api.change(caller, JWT, Step::Taint, asked.authority_id).await?;
@@ -160,7 +169,10 @@ impl local_authority_server::LocalAuthority for Api {
                 Ok(TaintX509AuthorityResponse { tainted_authority })
             };
         taint_wit_authority("TaintWITAuthority", TaintWitAuthorityRequest) -> TaintWitAuthorityResponse =
-            |_api, _caller, _asked| Err(no_wit());
+            |api, caller, asked| {
+                let tainted_authority = api.change(caller, WIT, Step::Taint, asked.authority_id).await?;
+                Ok(TaintWitAuthorityResponse { tainted_authority })
+            };
         taint_x509_upstream_authority("TaintX509UpstreamAuthority", TaintX509UpstreamAuthorityRequest)
             -> TaintX509UpstreamAuthorityResponse = |_api, _caller, _asked| Err(no_upstream());
         revoke_jwt_authority("RevokeJWTAuthority", RevokeJwtAuthorityRequest) -> RevokeJwtAuthorityResponse =
@@ -174,14 +186,13 @@ impl local_authority_server::LocalAuthority for Api {
                 Ok(RevokeX509AuthorityResponse { revoked_authority })
             };
         revoke_wit_authority("RevokeWITAuthority", RevokeWitAuthorityRequest) -> RevokeWitAuthorityResponse =
-            |_api, _caller, _asked| Err(no_wit());
+            |api, caller, asked| {
+                let revoked_authority = api.change(caller, WIT, Step::Revoke, asked.authority_id).await?;
+                Ok(RevokeWitAuthorityResponse { revoked_authority })
+            };
         revoke_x509_upstream_authority("RevokeX509UpstreamAuthority", RevokeX509UpstreamAuthorityRequest)
             -> RevokeX509UpstreamAuthorityResponse = |_api, _caller, _asked| Err(no_upstream());
     }
-}
-
-fn no_wit() -> Refusal {
-    Refusal::NotOffered("WIT authorities")
 }
 
 fn no_upstream() -> Refusal {

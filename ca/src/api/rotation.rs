@@ -66,6 +66,7 @@ fn kind_of(kind: Kind) -> AuthorityKind {
     match kind {
         Kind::X509 => AuthorityKind::Root,
         Kind::Jwt => AuthorityKind::Jwt,
+        Kind::Wit => AuthorityKind::Wit,
     }
 }
 

@@ -14,11 +14,11 @@ use proto::spire::api::types;
 use tonic::{Request, Response, Status};
 
 use super::convert::{audiences_of, check_not_reserved, id_message, workload_of};
-use super::{Api, Caller};
+use super::{Api, Caller, wit};
 use crate::agent::Agent;
 use crate::certifier::Certifier;
 use crate::entry::Entry;
-use crate::issue::{IssuedJwt, IssuedX509, JwtOrder, X509Order};
+use crate::issue::{IssuedToken, IssuedX509, JwtOrder, X509Order};
 use crate::names;
 use crate::refusal::Refusal;
 use crate::store::{Issuance, IssuanceKind};
@@ -56,7 +56,7 @@ impl svid_server::Svid for Api {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            Err(Refusal::NotOffered("MintWITSVID"))
+            wit::mint(&self.certifier, &caller, request.into_inner()).await
         };
         self.answer("MintWITSVID", &caller, work).await
     }
@@ -96,8 +96,12 @@ impl svid_server::Svid for Api {
     ) -> Result<Response<BatchNewWitsvidResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.agent(&caller).await?;
-            Err(Refusal::NotOffered("BatchNewWITSVID"))
+            let agent = self.agent(&caller).await?;
+            let params = request.into_inner().params;
+            if params.len() > BATCH_SVIDS_MAX {
+                return Err(Refusal::TooMany(BATCH_SVIDS_MAX));
+            }
+            Ok(BatchNewWitsvidResponse { results: wit::batch(&self.certifier, &agent, &params).await? })
         };
         self.answer("BatchNewWITSVID", &caller, work).await
     }
@@ -164,7 +168,7 @@ fn sign_for_entry(
 }
 
 /// The entry, if the agent may issue for it. Whether another agent's entry exists is not told.
-fn authorized_entry(certifier: &Certifier, agent: &Agent, id: &str) -> Result<Arc<Entry>, Refusal> {
+pub(super) fn authorized_entry(certifier: &Certifier, agent: &Agent, id: &str) -> Result<Arc<Entry>, Refusal> {
     let registry = certifier.store.registry();
     let entry = registry.entry(id).ok_or(Refusal::EntryNotAuthorized)?;
     if registry.is_authorized(agent, &entry, certifier.now_secs()) {
@@ -242,7 +246,7 @@ async fn mint_jwt(
     Ok(MintJwtsvidResponse { svid: Some(jwt_message(&id, issued, "")) })
 }
 
-fn positive(ttl: i32) -> Result<i64, Refusal> {
+pub(super) fn positive(ttl: i32) -> Result<i64, Refusal> {
     if ttl < 0 { Err(Refusal::Ttl) } else { Ok(i64::from(ttl)) }
 }
 
@@ -255,7 +259,7 @@ pub(super) fn x509_message(id: &SpiffeId, issued: IssuedX509, hint: &str) -> typ
     }
 }
 
-fn jwt_message(id: &SpiffeId, issued: IssuedJwt, hint: &str) -> types::Jwtsvid {
+fn jwt_message(id: &SpiffeId, issued: IssuedToken, hint: &str) -> types::Jwtsvid {
     types::Jwtsvid {
         token: issued.token,
         id: Some(id_message(id)),

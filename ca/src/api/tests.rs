@@ -5,6 +5,7 @@ mod ending;
 mod policy;
 mod rights;
 mod rotation;
+mod wit;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -61,7 +61,7 @@ impl Authorities {
         let line = signing.line(kind);
         let nodes = counted(store.registry().agents().map(AsRef::as_ref), secs(now));
         // Tokens are in the hands of whoever got them; nobody can be told to replace them.
-        let tainted = line.running.as_ref().filter(|_| kind == AuthorityKind::Jwt && line.phase() == Phase::Tainted);
+        let tainted = line.running.as_ref().filter(|_| kind.signs_tokens() && line.phase() == Phase::Tainted);
         let in_use_until = match tainted {
             Some(running) => store.in_use_until(&running.old, secs(now)).await?,
             None => 0,

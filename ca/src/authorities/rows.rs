@@ -14,6 +14,7 @@ use identity::key::PrivateKey;
 use identity::pem;
 use identity::seal::SealKey;
 use identity::spiffe_id::TrustDomain;
+use identity::wit::WitAuthorityKey;
 use runtime::clock::from_unix_secs;
 
 use super::{AuthoritiesError, Signing};
@@ -91,9 +92,31 @@ impl Keys {
         ttl: Duration,
         now: SystemTime,
     ) -> Result<AuthorityRow, AuthoritiesError> {
-        let (kind, id) = (AuthorityKind::Jwt, authority.key_id().to_owned());
-        let sealed_key = self.seal_key(kind, &id, authority.pkcs8_der())?;
-        Ok(AuthorityRow { sealed_key, state, published, not_after: secs(now + ttl), ..blank(kind, id, now) })
+        let row = AuthorityRow { state, published, ..blank(AuthorityKind::Jwt, authority.key_id().to_owned(), now) };
+        self.seal_token_key(row, authority.pkcs8_der(), ttl, now)
+    }
+
+    pub(super) fn seal_wit(
+        &self,
+        authority: &WitAuthorityKey,
+        state: AuthorityState,
+        published: u64,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        let row = AuthorityRow { state, published, ..blank(AuthorityKind::Wit, authority.key_id().to_owned(), now) };
+        self.seal_token_key(row, authority.pkcs8_der(), ttl, now)
+    }
+
+    fn seal_token_key(
+        &self,
+        row: AuthorityRow,
+        pkcs8_der: &[u8],
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        let sealed_key = self.seal_key(row.kind, &row.id, pkcs8_der)?;
+        Ok(AuthorityRow { sealed_key, not_after: secs(now + ttl), ..row })
     }
 
     fn seal_key(&self, kind: AuthorityKind, id: &str, pkcs8_der: &[u8]) -> Result<String, AuthoritiesError> {
@@ -110,12 +133,15 @@ impl Keys {
         self.open_x509(active(AuthorityKind::Root, "root")?)?;
         let x509 = self.open_x509(active(AuthorityKind::X509, "signing authority")?)?;
         let jwt_row = active(AuthorityKind::Jwt, "JWT authority")?;
+        let wit_row = active(AuthorityKind::Wit, "WIT authority")?;
         let bundle = Arc::new(self.publish(stored, secs(now))?);
         Ok(Signing {
             x509_id: x509.subject_key_id().to_owned(),
             x509,
             jwt: self.open_jwt(jwt_row)?,
             jwt_not_after: from_unix_secs(jwt_row.not_after),
+            wit: self.open_wit(wit_row)?,
+            wit_not_after: from_unix_secs(wit_row.not_after),
             bundles: Arc::new(BundleSet::new([bundle.clone()])),
             bundle,
             facts: rows.iter().map(facts).collect(),
@@ -164,6 +190,13 @@ impl Keys {
                     }
                     bundle.jwt_authorities.push(public);
                 }
+                AuthorityKind::Wit => {
+                    let public = self.open_wit(row)?.public(Some(from_unix_secs(row.not_after)));
+                    if tainted {
+                        bundle.taint_key(&public.key_id);
+                    }
+                    bundle.wit_authorities.push(public);
+                }
                 AuthorityKind::X509 => (),
             }
         }
@@ -178,6 +211,10 @@ impl Keys {
 
     pub(super) fn open_jwt(&self, row: &AuthorityRow) -> Result<JwtAuthorityKey, AuthoritiesError> {
         Ok(JwtAuthorityKey::from_pkcs8_der(&row.id, &self.open_key(row)?)?)
+    }
+
+    pub(super) fn open_wit(&self, row: &AuthorityRow) -> Result<WitAuthorityKey, AuthoritiesError> {
+        Ok(WitAuthorityKey::from_pkcs8_der(&row.id, &self.open_key(row)?)?)
     }
 
     pub(super) fn open_key(

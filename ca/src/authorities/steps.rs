@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use identity::authority::X509Authority;
 use identity::bundle::TrustBundle;
 use identity::jwt::JwtAuthorityKey;
+use identity::wit::WitAuthorityKey;
 
 use super::{Authorities, AuthoritiesError, rows, trial};
 use crate::agent::Agent;
@@ -118,6 +119,13 @@ impl Authorities {
                 trial::jwt(&key, &bundle, now)?;
                 self.keys.seal_jwt(&key, state, 0, self.ttls.signing, now)
             }
+            AuthorityKind::Wit => {
+                let key = WitAuthorityKey::generate()?;
+                let mut bundle = TrustBundle::new(trust_domain.clone());
+                bundle.wit_authorities.push(key.public(None));
+                trial::wit(&key, &bundle, now)?;
+                self.keys.seal_wit(&key, state, 0, self.ttls.signing, now)
+            }
         }
     }
 
@@ -177,6 +185,7 @@ impl Authorities {
                 Ok(())
             }
             AuthorityKind::Jwt => trial::jwt(&self.keys.open_jwt(row)?, &published, now),
+            AuthorityKind::Wit => trial::wit(&self.keys.open_wit(row)?, &published, now),
         }
     }
 

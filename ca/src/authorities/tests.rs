@@ -118,7 +118,8 @@ async fn a_jwt_key_is_published_long_before_it_signs() {
     authorities.keep_fresh(&fixture.store, at(16)).await.unwrap();
     let prepared = ids(&authorities, AuthorityKind::Jwt, AuthorityState::Prepared);
     assert_eq!((prepared.len(), authorities.current().jwt.key_id()), (1, first.as_str()), "published, not yet signing");
-    assert_eq!((*sequence.borrow_and_update(), authorities.current().bundle.jwt_authorities.len()), (2, 2));
+    // The WIT key of the same age is published by another change.
+    assert_eq!((*sequence.borrow_and_update(), authorities.current().bundle.jwt_authorities.len()), (3, 2));
     authorities.keep_fresh(&fixture.store, at(26)).await.unwrap();
     assert_eq!(authorities.current().jwt.key_id(), prepared[0]);
     assert_eq!(authorities.current().bundle.jwt_authorities.len(), 2, "the old key still verifies");
@@ -127,6 +128,35 @@ async fn a_jwt_key_is_published_long_before_it_signs() {
     assert!(*sequence.borrow_and_update() > 2);
     let again = fixture.load(30).await.unwrap();
     assert_eq!(again.current().bundle, authorities.current().bundle);
+}
+
+async fn a_database_from_before_wit_svids_gets_their_key_once() {
+    let fixture = Fixture::new().await;
+    let before = fixture.load(0).await.unwrap().current();
+    let stored = fixture.store.authorities().await.unwrap();
+    let wit = before.wit.key_id().to_owned();
+    let change = AuthoritiesChange { gone: vec![wit.clone()], publishes: true, ..AuthoritiesChange::default() };
+    fixture.store.change_authorities(change, stored.revision).await.unwrap();
+    let after = fixture.load(1).await.unwrap().current();
+    assert_ne!(after.wit.key_id(), wit);
+    assert_eq!(after.bundle.wit_authorities.len(), 1);
+    assert_eq!(after.bundle.sequence, before.bundle.sequence + 2, "everybody fetches it");
+    assert_eq!(after.bundle.jwt_authorities, before.bundle.jwt_authorities);
+    assert_eq!(fixture.load(2).await.unwrap().current().bundle, after.bundle);
+}
+
+async fn a_wit_key_is_published_long_before_it_signs() {
+    let fixture = Fixture::new().await;
+    let authorities = fixture.load(0).await.unwrap();
+    let first = authorities.current().wit.key_id().to_owned();
+    authorities.keep_fresh(&fixture.store, at(16)).await.unwrap();
+    let prepared = ids(&authorities, AuthorityKind::Wit, AuthorityState::Prepared);
+    assert_eq!((prepared.len(), authorities.current().wit.key_id()), (1, first.as_str()), "published, not yet signing");
+    authorities.keep_fresh(&fixture.store, at(26)).await.unwrap();
+    assert_eq!(authorities.current().wit.key_id(), prepared[0]);
+    assert_eq!(authorities.current().bundle.wit_authorities.len(), 2, "the old key still verifies");
+    authorities.keep_fresh(&fixture.store, at(30)).await.unwrap();
+    assert_eq!(authorities.current().bundle.wit_authorities.len(), 1);
 }
 
 async fn an_authority_that_slept_for_months_recovers_by_itself() {
@@ -272,6 +302,8 @@ database::on_each_database! {
     keys_are_sealed_and_cannot_change_places,
     an_intermediate_is_replaced_at_half_life_under_the_same_root,
     a_jwt_key_is_published_long_before_it_signs,
+    a_database_from_before_wit_svids_gets_their_key_once,
+    a_wit_key_is_published_long_before_it_signs,
     an_authority_that_slept_for_months_recovers_by_itself,
     nothing_is_written_when_nothing_is_due,
     secrets_never_show_in_debug,

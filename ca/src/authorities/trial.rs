@@ -7,6 +7,7 @@ use identity::bundle::{BundleSet, TrustBundle};
 use identity::jwt::{self, JwtAuthorityKey, JwtSvidProfile};
 use identity::key::PrivateKey;
 use identity::verify::verify_peer;
+use identity::wit::{self, HolderKey, WitAuthorityKey, WitExpectations, WitKey, WitSvidProfile};
 
 use super::AuthoritiesError;
 
@@ -34,6 +35,22 @@ pub(super) fn jwt(key: &JwtAuthorityKey, bundle: &TrustBundle, now: SystemTime) 
     let signed = key.sign_svid(&profile, now)?;
     let bundles = BundleSet::new([std::sync::Arc::new(bundle.clone())]);
     jwt::verify_svid(&signed.token, &bundles, TRIAL_PATH, now).map(drop).map_err(|error| {
+        tracing::error!(%error, authority = key.key_id(), "trial of a new authority failed");
+        failed()
+    })
+}
+
+/// The same for a WIT key, with a proof by the workload that does not exist.
+pub(super) fn wit(key: &WitAuthorityKey, bundle: &TrustBundle, now: SystemTime) -> Result<(), AuthoritiesError> {
+    let failed = || AuthoritiesError::Trial("WIT key");
+    let id = bundle.trust_domain.with_path(TRIAL_PATH).map_err(|_| failed())?;
+    let holder = WitKey::generate()?;
+    let holder_key = HolderKey::from_spki_der(&holder.public_key_spki(), "").map_err(|_| failed())?;
+    let profile = WitSvidProfile { id, key: holder_key, ttl: LIFE, backdate: Duration::ZERO, token_id: None };
+    let signed = key.sign_svid(&profile, now)?;
+    let proof = holder.prove(&signed.token, TRIAL_PATH, LIFE, now)?;
+    let bundles = BundleSet::new([std::sync::Arc::new(bundle.clone())]);
+    wit::verify(&signed.token, &proof, &bundles, &WitExpectations::at(TRIAL_PATH, now)).map(drop).map_err(|error| {
         tracing::error!(%error, authority = key.key_id(), "trial of a new authority failed");
         failed()
     })
@@ -75,5 +92,16 @@ mod tests {
         assert!(jwt(&key, &bundle, now()).is_err());
         bundle.jwt_authorities.push(key.public(None));
         jwt(&key, &bundle, now()).unwrap();
+    }
+
+    #[test]
+    fn a_wit_key_is_good_once_the_bundle_has_it_for_wits() {
+        let key = WitAuthorityKey::generate().unwrap();
+        let mut bundle = bundle(&root());
+        bundle.jwt_authorities.push(key.public(None));
+        assert!(wit(&key, &bundle, now()).is_err());
+        bundle.jwt_authorities.clear();
+        bundle.wit_authorities.push(key.public(None));
+        wit(&key, &bundle, now()).unwrap();
     }
 }

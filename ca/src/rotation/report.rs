@@ -59,7 +59,7 @@ impl Certifier {
         let agents = self.store.agents_now().await?;
         let signing = self.authorities.current();
         let running = signing.line(kind).running.as_ref();
-        let in_use_until = match running.filter(|_| kind == AuthorityKind::Jwt) {
+        let in_use_until = match running.filter(|_| kind.signs_tokens()) {
             Some(running) => self.store.in_use_until(&running.old, now).await?,
             None => 0,
         };

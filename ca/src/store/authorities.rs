@@ -17,6 +17,8 @@ pub(crate) enum AuthorityKind {
     X509,
     /// JWT-SVIDs.
     Jwt,
+    /// WIT-SVIDs.
+    Wit,
 }
 
 /// Where an authority is in its life.
@@ -38,7 +40,7 @@ pub(crate) struct AuthorityRow {
     pub(crate) id: String,
     pub(crate) kind: AuthorityKind,
     pub(crate) state: AuthorityState,
-    /// PEM; empty for JWT authorities.
+    /// PEM; empty for JWT and WIT authorities.
     pub(crate) certificate: String,
     pub(crate) sealed_key: String,
     pub(crate) not_before: i64,
@@ -223,18 +225,24 @@ fn read(row: &AnyRow) -> Result<AuthorityRow, StoreError> {
 
 impl AuthorityKind {
     /// The kinds that stand in the bundle and are replaced by acknowledged steps.
-    pub(crate) const ROTATING: [Self; 2] = [Self::Root, Self::Jwt];
+    pub(crate) const ROTATING: [Self; 3] = [Self::Root, Self::Jwt, Self::Wit];
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Root => "root",
             Self::X509 => "x509",
             Self::Jwt => "jwt",
+            Self::Wit => "wit",
         }
     }
 
+    /// Whether it signs tokens: who holds one cannot be told to replace it.
+    pub(crate) fn signs_tokens(self) -> bool {
+        matches!(self, Self::Jwt | Self::Wit)
+    }
+
     fn parse(text: &str) -> Option<Self> {
-        [Self::Root, Self::X509, Self::Jwt].into_iter().find(|kind| kind.as_str() == text)
+        [Self::Root, Self::X509, Self::Jwt, Self::Wit].into_iter().find(|kind| kind.as_str() == text)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{AuditFilter, Done, Store, StoreError, column, number};
 /// One SVID that is about to be handed out.
 #[derive(Clone, Debug)]
 pub(crate) struct Issuance {
-    /// X.509: serial (hex). JWT: SHA-256 of the token.
+    /// X.509: serial (hex). Tokens: SHA-256 of the token.
     pub(crate) serial: String,
     pub(crate) kind: IssuanceKind,
     pub(crate) spiffe_id: String,
@@ -79,6 +79,10 @@ pub(crate) enum IssuanceKind {
     MintX509,
     /// JWT-SVID for an administrator.
     MintJwt,
+    /// WIT-SVID of an entry.
+    Wit,
+    /// WIT-SVID for an administrator.
+    MintWit,
 }
 
 impl IssuanceKind {
@@ -91,6 +95,8 @@ impl IssuanceKind {
             Self::Csr => "csr",
             Self::MintX509 => "mint_x509",
             Self::MintJwt => "mint_jwt",
+            Self::Wit => "wit",
+            Self::MintWit => "mint_wit",
         }
     }
 }

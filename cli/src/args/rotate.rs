@@ -13,7 +13,7 @@ pub(crate) struct RotateArgs {
     pub(crate) step: Option<RotateStep>,
     #[command(flatten)]
     pub(crate) ca: CaArg,
-    /// What is replaced: the root of X.509-SVIDs, or the key of JWT-SVIDs.
+    /// What is replaced: the root of X.509-SVIDs, or the key of JWT-SVIDs or WIT-SVIDs.
     #[arg(long, value_enum, default_value = "x509")]
     pub(crate) kind: RotateKind,
     /// Do not ask before a whole rotation.
@@ -54,4 +54,6 @@ pub(crate) enum RotateKind {
     X509,
     /// The key that signs JWT-SVIDs.
     Jwt,
+    /// The key that signs WIT-SVIDs.
+    Wit,
 }

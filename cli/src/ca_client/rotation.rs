@@ -6,8 +6,9 @@ use proto::kasbah::ca::v1::{
 };
 use proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use proto::spire::api::server::localauthority::v1::{
-    ActivateJwtAuthorityRequest, ActivateX509AuthorityRequest, PrepareJwtAuthorityRequest, PrepareX509AuthorityRequest,
-    RevokeJwtAuthorityRequest, RevokeX509AuthorityRequest, TaintJwtAuthorityRequest, TaintX509AuthorityRequest,
+    ActivateJwtAuthorityRequest, ActivateWitAuthorityRequest, ActivateX509AuthorityRequest, PrepareJwtAuthorityRequest,
+    PrepareWitAuthorityRequest, PrepareX509AuthorityRequest, RevokeJwtAuthorityRequest, RevokeWitAuthorityRequest,
+    RevokeX509AuthorityRequest, TaintJwtAuthorityRequest, TaintWitAuthorityRequest, TaintX509AuthorityRequest,
 };
 use tonic::transport::Channel;
 
@@ -48,6 +49,7 @@ impl CaClient {
         match kind {
             Kind::X509 => drop(self.authorities().prepare_x509_authority(PrepareX509AuthorityRequest {}).await?),
             Kind::Jwt => drop(self.authorities().prepare_jwt_authority(PrepareJwtAuthorityRequest {}).await?),
+            Kind::Wit => drop(self.authorities().prepare_wit_authority(PrepareWitAuthorityRequest {}).await?),
         }
         Ok(())
     }
@@ -57,6 +59,7 @@ impl CaClient {
         match kind {
             Kind::X509 => drop(client.activate_x509_authority(ActivateX509AuthorityRequest { authority_id }).await?),
             Kind::Jwt => drop(client.activate_jwt_authority(ActivateJwtAuthorityRequest { authority_id }).await?),
+            Kind::Wit => drop(client.activate_wit_authority(ActivateWitAuthorityRequest { authority_id }).await?),
         }
         Ok(())
     }
@@ -66,6 +69,7 @@ impl CaClient {
         match kind {
             Kind::X509 => drop(client.taint_x509_authority(TaintX509AuthorityRequest { authority_id }).await?),
             Kind::Jwt => drop(client.taint_jwt_authority(TaintJwtAuthorityRequest { authority_id }).await?),
+            Kind::Wit => drop(client.taint_wit_authority(TaintWitAuthorityRequest { authority_id }).await?),
         }
         Ok(())
     }
@@ -75,6 +79,7 @@ impl CaClient {
         match kind {
             Kind::X509 => drop(client.revoke_x509_authority(RevokeX509AuthorityRequest { authority_id }).await?),
             Kind::Jwt => drop(client.revoke_jwt_authority(RevokeJwtAuthorityRequest { authority_id }).await?),
+            Kind::Wit => drop(client.revoke_wit_authority(RevokeWitAuthorityRequest { authority_id }).await?),
         }
         Ok(())
     }

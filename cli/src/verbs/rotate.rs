@@ -21,6 +21,7 @@ async fn dispatch(args: &RotateArgs) -> Result<(), Failure> {
     let kind = match args.kind {
         RotateKind::X509 => Kind::X509,
         RotateKind::Jwt => Kind::Jwt,
+        RotateKind::Wit => Kind::Wit,
     };
     let status = match args.step {
         None => whole(args, &client, kind).await?,
@@ -31,6 +32,14 @@ async fn dispatch(args: &RotateArgs) -> Result<(), Failure> {
         }
     };
     output::print(args.output.output, &document(&status), || text(&status))
+}
+
+fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::X509 => "x509",
+        Kind::Jwt => "jwt",
+        Kind::Wit => "wit",
+    }
 }
 
 async fn take(args: &RotateArgs, client: &CaClient, kind: Kind, step: RotateStep) -> Result<StatusResponse, Failure> {
@@ -133,7 +142,11 @@ fn confirm(args: &RotateArgs, before: &StatusResponse) -> Result<(), Failure> {
     if args.yes {
         return Ok(());
     }
-    let what = if args.kind == RotateKind::X509 { "root" } else { "JWT key" };
+    let what = match args.kind {
+        RotateKind::X509 => "root",
+        RotateKind::Jwt => "JWT key",
+        RotateKind::Wit => "WIT key",
+    };
     output::message(&format!(
         "this replaces the {what} of the whole trust domain, on {} nodes; go on? [y/N]",
         before.total
@@ -195,7 +208,7 @@ fn document(status: &StatusResponse) -> Value {
         })
     });
     json!({
-        "kind": if status.kind() == Kind::Jwt { "jwt" } else { "x509" },
+        "kind": kind_name(status.kind()),
         "phase": status.phase,
         "mode": status.mode,
         "next_step": status.next_step,

@@ -49,10 +49,15 @@ impl TokenKey {
 
     /// A key from its private number and its public point, which must belong together.
     pub(crate) fn from_numbers(scalar: &[u8], point: &[u8], header: fn(&str) -> Value) -> Result<Self, SignError> {
-        let malformed = || SignError::Key(KeyError::Malformed);
-        let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-        let pair = EcdsaKeyPair::from_private_key_and_public_key(algorithm, scalar, point).map_err(|_| malformed())?;
-        Self::load(pair.to_pkcs8v1().map_err(|_| malformed())?.as_ref(), None, header)
+        let len = Curve::P256.coordinate_len();
+        if scalar.len() != len || point.len() != 1 + 2 * len {
+            return Err(SignError::Key(KeyError::Malformed));
+        }
+        let parts = [P256_PKCS8_TO_SCALAR, scalar, P256_PKCS8_TO_POINT, point];
+        let mut pkcs8 = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
+        parts.iter().for_each(|part| pkcs8.extend_from_slice(part));
+        let key = Self::load(&pkcs8, None, header)?;
+        if key.pair.public_point() == point { Ok(key) } else { Err(SignError::Key(KeyError::Malformed)) }
     }
 
     pub(crate) fn key_id(&self) -> &str {
@@ -99,6 +104,13 @@ fn p256_scalar(pkcs8: &[u8]) -> Result<&[u8], NotDer> {
     let scalar = key.take(der::OCTET_STRING)?.content;
     if scalar.len() == Curve::P256.coordinate_len() { Ok(scalar) } else { Err(NotDer) }
 }
+
+/// PKCS#8 of a P-256 key up to its private number, and from there to its public point.
+const P256_PKCS8_TO_SCALAR: &[u8] = &[
+    0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08,
+    0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04, 0x6d, 0x30, 0x6b, 0x02, 0x01, 0x01, 0x04, 0x20,
+];
+const P256_PKCS8_TO_POINT: &[u8] = &[0xa1, 0x44, 0x03, 0x42, 0x00];
 
 /// A key that signs JWTs with ES256.
 pub struct JwtAuthorityKey(TokenKey);

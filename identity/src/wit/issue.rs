@@ -9,6 +9,7 @@ use super::{WIT_TYPE, WitError, holder_key};
 use crate::bundle::JwtAuthority;
 use crate::jwk::{Algorithm, Jwk, JwkError};
 use crate::jwt::{SignError, TokenKey};
+use crate::public_key::PublicKey;
 use crate::spiffe_id::SpiffeId;
 use crate::{secs_of, time_from_secs};
 
@@ -95,6 +96,11 @@ pub struct WitSvidProfile {
 pub struct HolderKey(Jwk);
 
 impl HolderKey {
+    /// The key; it is never a shared secret.
+    pub fn public_key(&self) -> Option<&PublicKey> {
+        self.0.public_key()
+    }
+
     /// Takes a SubjectPublicKeyInfo. An empty algorithm means the usual one of the key's kind.
     pub fn from_spki_der(der: &[u8], algorithm: &str) -> Result<Self, WitError> {
         let key = Jwk::from_spki_der(None, der).map_err(WitError::Key)?;

@@ -272,14 +272,15 @@ service! {
             check_agent(&request)?;
             let asked = request.into_inner().params.into_iter();
             let asked = asked.map(|params| (params.entry_id, params.public_key)).collect();
+            let unix_secs = |at| i64::try_from(runtime::clock::unix_secs(at)).unwrap();
             let answers = self.ca.new_wit_svids(asked).await.map_err(status_of)?;
             let encode = |answer: Result<crate::ca::TokenSvid, CaError>| match answer.map_err(status_of) {
                 Ok(svid) => svid::batch_new_witsvid_response::Result {
                     status: Some(types::Status { code: Code::Ok as i32, message: String::new() }),
                     svid: Some(types::Witsvid {
                         token: svid.token,
-                        issued_at: runtime::clock::unix_secs(svid.issued_at),
-                        expires_at: runtime::clock::unix_secs(svid.expires_at),
+                        issued_at: unix_secs(svid.issued_at),
+                        expires_at: unix_secs(svid.expires_at),
                         ..types::Witsvid::default()
                     }),
                 },
