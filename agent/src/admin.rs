@@ -34,6 +34,9 @@ pub(crate) struct Pages {
 pub struct WhoAmI {
     /// The process.
     pub pid: i32,
+    /// The agent's own SPIFFE ID: the node below which entries count here.
+    #[serde(default)]
+    pub node: Option<String>,
     /// The facts that attestation found.
     pub selectors: Vec<String>,
     /// The identities it gets, the default one first.
@@ -143,7 +146,7 @@ impl Pages {
         });
         let near = snapshot.entries.iter().filter(|entry| {
             let shown = entry.selectors.intersection(&workload.selectors).count();
-            shown > 0 && shown < entry.selectors.len()
+            shown > 0 && (shown < entry.selectors.len() || entry.store_svid)
         });
         let near_misses = near.take(NEAR_MISSES_MAX).map(|entry| NearMiss {
             spiffe_id: entry.spiffe_id.to_string(),
@@ -152,6 +155,7 @@ impl Pages {
         });
         Ok(WhoAmI {
             pid: workload.pid,
+            node: self.own.svid().map(|svid| svid.id().to_string()),
             identities: identities.collect(),
             near_misses: near_misses.collect(),
             selectors: texts(&workload.selectors),

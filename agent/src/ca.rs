@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
 use crate::entry::Entry;
+use crate::evidence::Evidence;
 
 pub(crate) use grpc::GrpcCa;
 
@@ -60,6 +61,14 @@ impl CaError {
     /// The CA cannot be reached, for a reason in words only.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable { message: message.into(), reason: None }
+    }
+
+    /// The CA's reason code, if it said no and gave one.
+    pub(crate) fn refused_because(&self) -> Option<&str> {
+        match self {
+            Self::Refused { reason, .. } => reason.as_deref(),
+            _ => None,
+        }
     }
 
     /// Whether the CA spoke and said no.
@@ -128,8 +137,8 @@ pub(crate) struct Report {
 /// The CA as the agent sees it.
 #[tonic::async_trait]
 pub(crate) trait Ca: Send + Sync {
-    /// Joins with a one-time token; answers the agent's SVID chain.
-    async fn attest(&self, token: &str, csr: Vec<u8>) -> Result<Chain, CaError>;
+    /// Joins with evidence of what this node is.
+    async fn attest(&self, evidence: &mut Evidence, csr: Vec<u8>) -> Result<Chain, CaError>;
     /// A new SVID for the agent itself.
     async fn renew_agent(&self, csr: Vec<u8>) -> Result<Chain, CaError>;
     /// All entries of this node. `known` are those of the last time; unchanged ones need not be sent again.

@@ -25,6 +25,8 @@ pub(crate) struct Entry {
     pub(crate) selectors: BTreeSet<Selector>,
     pub(crate) federates_with: BTreeSet<TrustDomain>,
     pub(crate) hint: String,
+    /// Its SVID is for a store; no workload gets it.
+    pub(crate) store_svid: bool,
     pub(crate) revision: i64,
     pub(crate) created_at: i64,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Entry {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Entries {
     by_id: BTreeMap<String, Arc<Entry>>,
-    /// Each entry under its last selector: a workload can only match what is listed under one of its own.
+    /// Each entry for workloads under its last selector: a workload can only match what is listed under one of its own.
     by_selector: BTreeMap<Selector, Vec<Arc<Entry>>>,
 }
 
@@ -83,6 +85,7 @@ impl Entry {
             selectors,
             federates_with,
             hint: wire.hint,
+            store_svid: wire.store_svid,
             revision: wire.revision_number,
             created_at: wire.created_at,
         })
@@ -98,7 +101,7 @@ impl Entries {
     pub(crate) fn new(entries: impl IntoIterator<Item = Arc<Entry>>) -> Self {
         let mut by_selector: BTreeMap<Selector, Vec<Arc<Entry>>> = BTreeMap::new();
         let by_id: BTreeMap<String, Arc<Entry>> = entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
-        for entry in by_id.values() {
+        for entry in by_id.values().filter(|entry| !entry.store_svid) {
             if let Some(last) = entry.selectors.last() {
                 by_selector.entry(last.clone()).or_default().push(entry.clone());
             }
@@ -210,6 +213,14 @@ pub(crate) mod tests {
         assert_eq!(ids(&entries.matching(&facts(&["unix:uid:1", "launch:name:a", "unix:gid:1"]))), ["both", "user"]);
         assert_eq!(ids(&entries.matching(&facts(&["unix:uid:11"]))), [] as [&str; 0]);
         assert_eq!(ids(&entries.matching(&BTreeSet::new())), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn an_entry_for_a_store_matches_no_workload() {
+        let stored = types::Entry { store_svid: true, ..wire("s", "/s", &["unix:uid:1"]) };
+        let marked = types::Entry { admin: true, downstream: true, ..wire("a", "/a", &["unix:uid:1"]) };
+        let entries = Entries::new([decode(stored), decode(marked)]);
+        assert_eq!(ids(&entries.matching(&facts(&["unix:uid:1"]))), ["a"]);
     }
 
     #[test]

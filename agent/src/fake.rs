@@ -16,6 +16,7 @@ use tonic::Code;
 use crate::ca::{Ca, CaError, Chain, Progress, Report, TokenSvid};
 use crate::entry::tests::{decode, wire};
 use crate::entry::{Entries, Entry};
+use crate::evidence::Evidence;
 use crate::state::State;
 
 /// A CA that does what the test says.
@@ -34,6 +35,8 @@ pub(crate) struct FakeCa {
     pub(crate) wrong_id: AtomicBool,
     pub(crate) token: Mutex<Option<String>>,
     pub(crate) joins: AtomicUsize,
+    /// The CA has forgotten this agent.
+    pub(crate) evicted: AtomicBool,
     pub(crate) batches: Mutex<Vec<usize>>,
     pub(crate) jwts: AtomicUsize,
     pub(crate) wits: AtomicUsize,
@@ -92,6 +95,7 @@ impl FakeCa {
             wrong_id: AtomicBool::new(false),
             token: Mutex::default(),
             joins: AtomicUsize::new(0),
+            evicted: AtomicBool::new(false),
             batches: Mutex::default(),
             jwts: AtomicUsize::new(0),
             wits: AtomicUsize::new(0),
@@ -147,18 +151,28 @@ pub(crate) fn refused(code: Code) -> CaError {
 
 #[tonic::async_trait]
 impl Ca for FakeCa {
-    async fn attest(&self, token: &str, csr: Vec<u8>) -> Result<Chain, CaError> {
+    async fn attest(&self, evidence: &mut Evidence, csr: Vec<u8>) -> Result<Chain, CaError> {
         self.reach()?;
+        if evidence.kind != "join_token" {
+            self.joins.fetch_add(1, Ordering::SeqCst);
+            self.evicted.store(false, Ordering::SeqCst);
+            return Ok(self.sign(&domain().with_path(&format!("/spire/agent/{}/n", evidence.kind)).unwrap(), &csr));
+        }
+        let token = std::str::from_utf8(&evidence.payload).unwrap();
         let expected = self.token.lock().unwrap().take();
         if expected.as_deref() != Some(token) {
             return Err(refused(Code::InvalidArgument));
         }
         self.joins.fetch_add(1, Ordering::SeqCst);
+        self.evicted.store(false, Ordering::SeqCst);
         Ok(self.sign(&domain().with_path(&format!("/spire/agent/join_token/{token}")).unwrap(), &csr))
     }
 
     async fn renew_agent(&self, csr: Vec<u8>) -> Result<Chain, CaError> {
         self.reach()?;
+        if self.evicted.load(Ordering::SeqCst) {
+            return Err(refused(Code::PermissionDenied));
+        }
         Ok(self.sign(&domain().with_path("/spire/agent/join_token/t").unwrap(), &csr))
     }
 

@@ -22,6 +22,7 @@ pub mod client;
 mod dice;
 mod enforced;
 mod entry;
+mod evidence;
 #[cfg(test)]
 mod fake;
 mod launch;

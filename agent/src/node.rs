@@ -1,6 +1,7 @@
-//! The agent's own identity: joined once with a token, kept in `data_dir`, renewed at half-life.
+//! The agent's own identity: joined with evidence of what the node is, kept in `data_dir`, renewed at half-life. When it is
+//! lost (run out, evicted), the agent joins anew by itself, if its evidence may be shown again.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::ca::{Ca, CaError};
 use crate::dice;
+use crate::evidence::Source;
 use crate::metrics::{Holder, Numbers, Outcome};
 use crate::rotation::Prepared;
 use crate::state::State;
@@ -24,7 +26,7 @@ use crate::store;
 pub enum JoinError {
     /// There is neither a stored SVID nor a token.
     #[error(
-        "this agent has not joined yet: create a token with `kasbah token create` and name its file as join_token_file"
+        "this agent has not joined yet: create a token with `kasbah token create` and name its file as join_token_file, or set one of x509pop, k8s_psat, oidc_jwt, http_challenge"
     )]
     NoToken,
     /// The token file cannot be read.
@@ -37,20 +39,63 @@ pub enum JoinError {
         source: std::io::Error,
     },
     /// The CA refuses the token.
-    #[error("the CA refuses the join token (used, expired or unknown): create a new one with `kasbah token create` and put it into {}", file.display())]
-    TokenRefused {
-        /// Which file.
-        file: PathBuf,
+    #[error(
+        "the CA refuses the join token (used, expired or unknown): create a new one with `kasbah token create` and put it into join_token_file"
+    )]
+    TokenRefused(#[source] CaError),
+    /// The CA refuses other evidence.
+    #[error("the CA does not admit this node by {kind}: {remedy}")]
+    Refused {
+        /// The attestor.
+        kind: &'static str,
+        /// What to do.
+        remedy: &'static str,
         /// What the CA says.
         #[source]
         source: CaError,
     },
+    /// The CA cannot be asked now.
+    #[error("the CA cannot be asked to admit this node")]
+    Away(#[source] CaError),
+    /// A file that proves what this node is cannot be read.
+    #[error("{}: cannot read what {setting} names; see that it exists and is readable for the agent's user", file.display())]
+    EvidenceFile {
+        /// Which setting.
+        setting: &'static str,
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file that proves nothing.
+    #[error("{}: what {setting} names {problem}", file.display())]
+    EvidenceBad {
+        /// Which setting.
+        setting: &'static str,
+        /// Which file.
+        file: PathBuf,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The device's key cannot be used.
+    #[error("{}: x509pop.private_key_file cannot be used", file.display())]
+    DeviceKey {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: identity::device::DeviceKeyError,
+    },
+    /// The challenge cannot be served.
+    #[error("the address of http_challenge.listen cannot be opened")]
+    ChallengeListen(#[source] runtime::listen::ListenError),
     /// The CA's answer is no agent SVID.
     #[error("the CA answered the join with something that is no agent SVID")]
     Answer(#[source] CaError),
     /// The stored SVID has expired while the agent was off.
     #[error(
-        "the stored SVID of this agent expired at {expired}: create a token with `kasbah token create`, put it into join_token_file and start again"
+        "the stored SVID of this agent expired at {expired}, and it cannot join anew; with a join token: create one with `kasbah token create`, put it into join_token_file and start again"
     )]
     Expired {
         /// When.
@@ -79,7 +124,13 @@ impl JoinError {
         match self {
             Self::NoToken => "JOIN_NO_TOKEN",
             Self::TokenFile { .. } => "JOIN_TOKEN_UNREADABLE",
-            Self::TokenRefused { .. } => "JOIN_TOKEN_REFUSED",
+            Self::TokenRefused(_) => "JOIN_TOKEN_REFUSED",
+            Self::Refused { .. } => "JOIN_REFUSED",
+            Self::Away(error) => error.reason(),
+            Self::EvidenceFile { .. } => "JOIN_EVIDENCE_UNREADABLE",
+            Self::EvidenceBad { .. } => "JOIN_EVIDENCE_BAD",
+            Self::DeviceKey { source, .. } => source.reason(),
+            Self::ChallengeListen(error) => error.reason(),
             Self::Answer(_) => "JOIN_BAD_ANSWER",
             Self::Expired { .. } => "AGENT_SVID_EXPIRED",
             Self::Store { .. } => "DATA_DIR_UNWRITABLE",
@@ -149,13 +200,27 @@ impl identity::tls::Snapshot for NodeIdentity {
     }
 }
 
+/// What an agent shows that has no identity, or one that counts no more.
+#[derive(Debug)]
+pub(crate) struct Anonymous(pub(crate) Arc<NodeIdentity>);
+
+impl identity::tls::Snapshot for Anonymous {
+    fn svid(&self) -> Option<Arc<X509Svid>> {
+        None
+    }
+
+    fn bundles(&self) -> Arc<BundleSet> {
+        identity::tls::Snapshot::bundles(&*self.0)
+    }
+}
+
 /// Joins and renews.
 pub(crate) struct Node {
     pub(crate) ca: Arc<dyn Ca>,
     pub(crate) identity: Arc<NodeIdentity>,
     pub(crate) trust_domain: TrustDomain,
     pub(crate) svid_file: PathBuf,
-    pub(crate) join_token_file: Option<PathBuf>,
+    pub(crate) evidence: Source,
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
 }
@@ -183,18 +248,18 @@ impl Node {
         }
     }
 
-    /// Whether the bundle has moved on without this SVID while the agent slept, and there is a token to join with.
+    /// Whether the bundle has moved on without this SVID while the agent slept, and there is something to join with.
     fn is_left_behind(&self, svid: &X509Svid) -> bool {
         let left_behind = !self.identity.state.current().is_clean(svid);
-        let token = self.join_token_file.as_deref().is_some_and(|file| read_token(file).is_ok());
+        let can_join = self.evidence.is_repeatable();
         if left_behind {
             tracing::warn!(
                 reason = "ISSUER_TAINTED",
-                can_join = token,
+                can_join,
                 "the authority of the stored SVID has left the bundle; the agent must join again"
             );
         }
-        left_behind && token
+        left_behind && can_join
     }
 
     /// Renews the agent's own SVID until `shutdown`.
@@ -221,7 +286,11 @@ impl Node {
                 Ok(()) => failures.saturating_add(1),
                 Err(error) => {
                     warn_renewal(&error, not_after);
-                    failures.saturating_add(1)
+                    match shutdown.unless(self.rejoin(&error, not_after)).await {
+                        None => return,
+                        Some(true) => 0,
+                        Some(false) => failures.saturating_add(1),
+                    }
                 }
             };
         }
@@ -271,34 +340,59 @@ impl Node {
         Ok(())
     }
 
+    /// Joins, as often as the CA is away.
     async fn join(&self, shutdown: &Shutdown) -> Result<(), JoinError> {
-        let file = self.join_token_file.as_ref().ok_or(JoinError::NoToken)?;
         let mut failures = 0;
         loop {
-            let token = read_token(file)?;
-            let prepared = Prepared::new().ok_or(JoinError::Key)?;
-            match shutdown.unless(self.ca.attest(&token, prepared.csr())).await {
+            let error = match shutdown.unless(self.attest()).await {
                 None => return Ok(()),
-                Some(Ok(chain)) => {
-                    let svid =
-                        prepared.into_svid(chain).and_then(|svid| self.check(svid)).map_err(JoinError::Answer)?;
-                    self.keep(&svid)?;
-                    tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), "joined");
-                    self.identity.set(svid, self.clock.now());
-                    return Ok(());
-                }
-                Some(Err(source)) if source.is_refusal() => {
-                    return Err(JoinError::TokenRefused { file: file.clone(), source });
-                }
-                Some(Err(source @ CaError::BadAnswer { .. })) => return Err(JoinError::Answer(source)),
-                Some(Err(error)) => {
-                    failures += 1;
-                    tracing::warn!(%error, reason = error.reason(), failures, "cannot join yet, trying again");
-                    let wait = retry_wait(failures, RETRY_WAIT_BASE, JOIN_RETRY_MAX, dice::roll());
-                    if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
-                        return Ok(());
-                    }
-                }
+                Some(Err(JoinError::Away(error))) => error,
+                Some(done) => return done,
+            };
+            failures += 1;
+            tracing::warn!(%error, reason = error.reason(), failures, "cannot join yet, trying again");
+            let wait = retry_wait(failures, RETRY_WAIT_BASE, JOIN_RETRY_MAX, dice::roll());
+            if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Shows the evidence once and takes up the SVID that it brings.
+    async fn attest(&self) -> Result<(), JoinError> {
+        let mut evidence = self.evidence.gather().await?;
+        let prepared = Prepared::new().ok_or(JoinError::Key)?;
+        let chain = self.ca.attest(&mut evidence, prepared.csr()).await.map_err(|error| self.refused(error))?;
+        let svid = prepared.into_svid(chain).and_then(|svid| self.check(svid)).map_err(JoinError::Answer)?;
+        self.keep(&svid)?;
+        tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), attestation_type = evidence.kind, "joined");
+        self.identity.set(svid, self.clock.now());
+        Ok(())
+    }
+
+    fn refused(&self, source: CaError) -> JoinError {
+        match source {
+            source @ CaError::BadAnswer { .. } => JoinError::Answer(source),
+            source if source.is_refusal() => match self.evidence.kind() {
+                "join_token" => JoinError::TokenRefused(source),
+                kind => JoinError::Refused { kind, remedy: remedy_of(&source), source },
+            },
+            source => JoinError::Away(source),
+        }
+    }
+
+    /// After a renewal that failed: joins anew, when the SVID has run out or the CA knows it no longer, and there is
+    /// evidence that may be shown again. No person is needed.
+    async fn rejoin(&self, error: &CaError, not_after: SystemTime) -> bool {
+        let lost = error.is_refusal() || not_after <= self.clock.now();
+        if !lost || !self.evidence.is_repeatable() {
+            return false;
+        }
+        match self.attest().await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(reason = error.reason(), error = chain_text(&error), "cannot join anew, trying again");
+                false
             }
         }
     }
@@ -333,33 +427,52 @@ impl Node {
     }
 }
 
-fn read_token(file: &Path) -> Result<String, JoinError> {
-    let unreadable = |source| JoinError::TokenFile { file: file.to_owned(), source };
-    let bytes = store::read(file, TOKEN_BYTES_MAX).map_err(unreadable)?.ok_or(JoinError::NoToken)?;
-    let token = String::from_utf8_lossy(&bytes).trim().to_owned();
-    if token.is_empty() { Err(JoinError::NoToken) } else { Ok(token) }
+/// What to do about a refusal of evidence that is no join token.
+fn remedy_of(source: &CaError) -> &'static str {
+    match source.refused_because() {
+        Some("AGENT_BANNED") => "it was banned; `kasbah node evict` at the CA lifts the ban",
+        Some("AGENT_ALREADY_ATTESTED") => {
+            "it attested before, and this attestor admits a node once; if this is the same machine set up anew, run `kasbah node evict` at the CA"
+        }
+        Some("ATTESTOR_UNKNOWN") => "switch the attestor on in node_attestors of the CA's settings",
+        Some("JWT_EXPIRED") => "its token has expired; see that the token file is refreshed, and compare the clocks",
+        Some("DEVICE_CHAIN_UNTRUSTED") => {
+            "add the device CA to node_attestors.x509pop.ca_bundles of the CA, and the intermediates to certificate_file"
+        }
+        _ => "the CA's words follow; `kasbah help reasons` has the remedy of each code",
+    }
+}
+
+/// An error and all its causes in one line.
+fn chain_text(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn warn_renewal(error: &CaError, not_after: SystemTime) {
     let expires = rfc3339(not_after);
     if error.is_refusal() {
         tracing::error!(%error, reason = error.reason(), expires,
-            "the CA refuses to renew this agent; if it was evicted, create a new join token and remove its SVID from data_dir");
+            "the CA refuses to renew this agent; if it was evicted and joins by token, put a new token into join_token_file");
     } else {
         tracing::warn!(%error, reason = error.reason(), expires, "the agent's SVID is not renewed, trying again");
     }
 }
 
 fn wait_max(left: Duration) -> Duration {
+    if left.is_zero() {
+        return RETRY_EXPIRED_MAX;
+    }
     (left / 4).clamp(RETRY_WAIT_BASE, RETRY_WAIT_MAX)
 }
 
 const AGENT_PATH: &str = "/spire/agent/";
 const RETRY_WAIT_BASE: Duration = Duration::from_millis(500);
 const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Between attempts to get back in after the SVID has run out.
+const RETRY_EXPIRED_MAX: Duration = Duration::from_secs(10);
 const JOIN_RETRY_MAX: Duration = Duration::from_secs(2);
 const MEASURE_INTERVAL: Duration = Duration::from_secs(5);
-const TOKEN_BYTES_MAX: u64 = 4096;
 const SVID_FILE_BYTES_MAX: u64 = 64 << 10;
 
 #[cfg(test)]

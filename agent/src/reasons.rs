@@ -74,9 +74,24 @@ pub const REASONS: &[ReasonDoc] = &[
         "Compare the versions and the trust domain of agent and CA.",
     ),
     doc(
+        "JOIN_EVIDENCE_BAD",
+        "A file by which the agent proves what its node is holds nothing usable.",
+        "See the setting named beside the code.",
+    ),
+    doc(
+        "JOIN_EVIDENCE_UNREADABLE",
+        "A file by which the agent proves what its node is cannot be read.",
+        "See that the file exists and is readable for the agent's user.",
+    ),
+    doc(
         "JOIN_NO_TOKEN",
-        "The agent has no SVID and no join token.",
-        "Create a token with kasbah token create and name its file as join_token_file.",
+        "The agent has no SVID and nothing to join with.",
+        "Create a token with kasbah token create and name its file as join_token_file, or set x509pop, k8s_psat, oidc_jwt or http_challenge.",
+    ),
+    doc(
+        "JOIN_REFUSED",
+        "The CA does not admit this node by the evidence that it shows.",
+        "The CA's own reason stands beside the code; see kasbah help reasons for its remedy.",
     ),
     doc(
         "JOIN_TOKEN_REFUSED",

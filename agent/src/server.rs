@@ -27,6 +27,7 @@ use crate::attest::{Attestor, Launches, Process};
 use crate::ca::{Ca, GrpcCa, Report};
 use crate::caller::{Desk, STREAMS_MAX, STREAMS_PER_PROCESS_MAX};
 use crate::enforced::{Reporter, Streams};
+use crate::evidence::Source;
 use crate::launch;
 use crate::metrics::Numbers;
 use crate::node::{JoinError, Node, NodeIdentity};
@@ -260,7 +261,7 @@ impl Agent {
             identity: own.clone(),
             trust_domain: settings.trust_domain.clone(),
             svid_file: settings.data_dir.join(SVID_FILE),
-            join_token_file: settings.join_token_file.clone(),
+            evidence: Source::of(&settings),
             clock,
             numbers: numbers.clone(),
         };

@@ -19,9 +19,21 @@ pub struct Settings {
     pub server: String,
     /// The CA's roots (PEM) for the first contact; later the bundle that the CA publishes is used.
     pub trust_bundle: PathBuf,
-    /// Holds the one-time join token; read only while the agent has no SVID.
+    /// Holds the one-time join token; read only while the agent has no SVID. One way of joining at most may be set.
     #[serde(default)]
     pub join_token_file: Option<PathBuf>,
+    /// Joins with a device certificate.
+    #[serde(default)]
+    pub x509pop: Option<X509Pop>,
+    /// Joins with a token that Kubernetes projects into the agent's pod.
+    #[serde(default)]
+    pub k8s_psat: Option<KubernetesPsat>,
+    /// Joins with a token of an OIDC issuer.
+    #[serde(default)]
+    pub oidc_jwt: Option<OidcJwt>,
+    /// Joins by answering at the node's own host name.
+    #[serde(default)]
+    pub http_challenge: Option<HttpChallenge>,
     /// Unix socket of the SPIFFE Workload API, open to every local user.
     pub workload_api: PathBuf,
     /// Unix socket of Envoy's secret discovery service, open to every local user; none when left out.
@@ -38,6 +50,51 @@ pub struct Settings {
     pub sync_interval: Duration,
 }
 
+/// A device certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct X509Pop {
+    /// PEM, the device's certificate first, then the intermediates.
+    pub certificate_file: PathBuf,
+    /// PEM: RSA, P-256 or P-521.
+    pub private_key_file: PathBuf,
+}
+
+/// A projected service account token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KubernetesPsat {
+    /// The cluster's name, as the CA's settings have it.
+    pub cluster: String,
+    /// Where Kubernetes projects the token.
+    #[serde(default = "psat_file")]
+    pub token_file: PathBuf,
+}
+
+/// A token of an OIDC issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OidcJwt {
+    /// Where the token is; read anew for each attempt.
+    pub token_file: PathBuf,
+}
+
+/// The node's host name, proven by an answer over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpChallenge {
+    /// The name that the CA calls.
+    pub hostname: String,
+    /// Where the challenge is served, only while the agent joins.
+    pub listen: SocketAddr,
+    /// Tells several agents of one host apart: letters, digits and dashes.
+    #[serde(default = "agent_name")]
+    pub agent_name: String,
+    /// The port that the CA calls, when something stands before `listen`.
+    #[serde(default)]
+    pub advertised_port: Option<u16>,
+}
+
 /// Why settings make no agent.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -51,6 +108,15 @@ pub enum SettingsProblem {
     /// `sync_interval` is outside its limits.
     #[error("sync_interval: must lie between {} s and {} s", SYNC_INTERVAL_MIN.as_secs(), SYNC_INTERVAL_MAX.as_secs())]
     SyncInterval,
+    /// More than one way of joining.
+    #[error("join_token_file, x509pop, k8s_psat, oidc_jwt, http_challenge: only one may be set")]
+    ManyWaysToJoin,
+    /// A name that cannot be a part of a path.
+    #[error("http_challenge.agent_name: `{name}` is not a letter followed by at most 31 letters, digits and dashes")]
+    AgentName {
+        /// What was written.
+        name: String,
+    },
     /// Two sockets have one path.
     #[error("workload_api, sds and launch: {} is named twice", path.display())]
     SamePath {
@@ -80,11 +146,40 @@ impl Settings {
         if !(SYNC_INTERVAL_MIN..=SYNC_INTERVAL_MAX).contains(&self.sync_interval) {
             return Err(SettingsProblem::SyncInterval);
         }
+        let ways = [
+            self.join_token_file.is_some(),
+            self.x509pop.is_some(),
+            self.k8s_psat.is_some(),
+            self.oidc_jwt.is_some(),
+            self.http_challenge.is_some(),
+        ];
+        if ways.into_iter().filter(|set| *set).count() > 1 {
+            return Err(SettingsProblem::ManyWaysToJoin);
+        }
+        if let Some(HttpChallenge { agent_name: name, .. }) = &self.http_challenge
+            && !is_agent_name(name)
+        {
+            return Err(SettingsProblem::AgentName { name: name.clone() });
+        }
         let sockets = [Some(&self.workload_api), self.sds.as_ref(), self.launch.as_ref()];
         let sockets: Vec<_> = sockets.into_iter().flatten().collect();
         let twice = sockets.iter().enumerate().find(|(at, path)| sockets[..*at].contains(path));
         twice.map_or(Ok(()), |(_, path)| Err(SettingsProblem::SamePath { path: (*path).clone() }))
     }
+}
+
+fn is_agent_name(name: &str) -> bool {
+    name.len() <= AGENT_NAME_BYTES_MAX
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+fn psat_file() -> PathBuf {
+    "/var/run/secrets/tokens/spire-agent".into()
+}
+
+fn agent_name() -> String {
+    "default".into()
 }
 
 fn admin() -> SocketAddr {
@@ -95,6 +190,7 @@ fn sync_interval() -> Duration {
     Duration::from_secs(5)
 }
 
+const AGENT_NAME_BYTES_MAX: usize = 32;
 const SYNC_INTERVAL_MIN: Duration = Duration::from_secs(1);
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(300);
 
@@ -109,11 +205,33 @@ mod tests {
             server: "127.0.0.1:8081".into(),
             trust_bundle: "/b.pem".into(),
             join_token_file: None,
+            x509pop: None,
+            k8s_psat: None,
+            oidc_jwt: None,
+            http_challenge: None,
             workload_api: "/run/agent.sock".into(),
             sds: Some("/run/sds.sock".into()),
             launch: None,
             admin: admin(),
             sync_interval: sync_interval(),
+        }
+    }
+
+    #[test]
+    fn one_way_to_join_is_enough() {
+        let http = |agent_name: &str| HttpChallenge {
+            hostname: "n1.example.org".into(),
+            listen: "0.0.0.0:80".parse().unwrap(),
+            agent_name: agent_name.into(),
+            advertised_port: None,
+        };
+        let token = Settings { join_token_file: Some("/t".into()), ..settings() };
+        token.validate().unwrap();
+        let both = Settings { oidc_jwt: Some(OidcJwt { token_file: "/o".into() }), ..token };
+        assert!(both.validate().unwrap_err().to_string().contains("only one"));
+        Settings { http_challenge: Some(http("default")), ..settings() }.validate().unwrap();
+        for bad in ["", "../x", "a.b", "1", &"a".repeat(33)] {
+            assert!(Settings { http_challenge: Some(http(bad)), ..settings() }.validate().is_err(), "{bad}");
         }
     }
 

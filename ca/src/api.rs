@@ -10,6 +10,7 @@
 //! Every method begins by asking [`Api::admin`] or [`Api::agent`] for the caller, or has a comment saying why not.
 
 mod agent;
+mod attestation;
 mod audit;
 mod bundle;
 mod convert;
@@ -23,6 +24,10 @@ mod rotation;
 mod svid;
 mod trust_domain;
 mod wit;
+
+pub(crate) use convert::{EntryPatch, id_of, selectors_of, whole_mask};
+#[cfg(test)]
+pub(crate) use convert::{agent_message, entry_message};
 
 use std::future::Future;
 use std::pin::Pin;

@@ -6,6 +6,7 @@ use identity::spiffe_id::{SpiffeId, TrustDomain};
 use runtime::clock::{self, Clock};
 use runtime::shutdown::Shutdown;
 
+use crate::attest::Attestors;
 use crate::audit::Refusals;
 use crate::authorities::{Authorities, counted};
 use crate::clock_watch::ClockWatch;
@@ -25,6 +26,7 @@ pub(crate) struct Certifier {
     pub(crate) ttls: Ttls,
     /// `iss` of JWT-SVIDs.
     pub(crate) jwt_issuer: Option<String>,
+    pub(crate) attestors: Attestors,
     pub(crate) store: Store,
     pub(crate) authorities: Authorities,
     pub(crate) log: TransparencyLog,

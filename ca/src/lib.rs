@@ -13,15 +13,18 @@
 
 mod agent;
 mod api;
+mod attest;
 mod audit;
 mod authorities;
 mod backup;
 mod certifier;
 mod clock_watch;
 mod entry;
+pub mod explain;
 mod housekeeping;
 mod issue;
 mod istio;
+mod jwks_file;
 mod key_file;
 mod log;
 mod metrics;
@@ -45,14 +48,19 @@ mod web;
 use runtime::logs::LogControl;
 use runtime::shutdown::Shutdown;
 
+pub use attest::{
+    AgentIdSource, AttestError, HttpChallenge, KubernetesCluster, KubernetesPsat, NodeAttestors, OidcIssuer, OidcJwt,
+    X509Pop, X509PopMode,
+};
 pub use authorities::AuthoritiesError;
 pub use backup::{BackupError, BackupReport, RestoreOptions, backup, restore};
 pub use clock_watch::ClockJump;
+pub use jwks_file::KeysError;
 pub use key_file::KeyFileError;
 pub use reasons::REASONS;
 pub use refusal::Refusal;
 pub use server::{Addresses, RunError, SERVER_PATH, Server};
-pub use service_account::{KeysError, TokenError};
+pub use service_account::TokenError;
 pub use settings::{ServiceAccountIssuer, Settings, SettingsProblem};
 pub use store::{OpenError, StoreError};
 

@@ -9,6 +9,21 @@ const fn doc(code: &'static str, cause: &'static str, remedy: &'static str) -> R
 /// Every code of this crate, in lexical order.
 pub const REASONS: &[ReasonDoc] = &[
     doc(
+        "ACCOUNT_NOT_ALLOWED",
+        "The service account of a token is not one of service_accounts.",
+        "Add NAMESPACE:NAME to service_accounts of the cluster if its pods are agents.",
+    ),
+    doc(
+        "ADDRESS_FORBIDDEN",
+        "A host name leads to an address that is not called for strangers: loopback, private, link-local or a metadata service.",
+        "Add the network to allowed_networks if nodes live there; otherwise look at the name's DNS records.",
+    ),
+    doc(
+        "AGENT_ALREADY_ATTESTED",
+        "A node came a second time whose attestor admits each node once.",
+        "If it is the same machine set up anew, run kasbah node evict; otherwise somebody else tries to be it.",
+    ),
+    doc(
         "AGENT_BANNED",
         "The node was banned.",
         "Find out why; to admit it again, delete it and let it join with a new token.",
@@ -21,6 +36,11 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("AGENT_NOT_ATTESTED", "The node never joined, or was deleted.", "Let the node join with a new token."),
     doc("AGENT_UNKNOWN", "There is no such node.", "See `kasbah node list`."),
+    doc(
+        "ATTESTATION_BUSY",
+        "More nodes attest at this moment than are served at once.",
+        "Nothing to do; the agent tries again.",
+    ),
     doc(
         "ATTESTATION_INCOMPLETE",
         "The node's first message lacks its evidence or its CSR.",
@@ -83,6 +103,21 @@ pub const REASONS: &[ReasonDoc] = &[
         "Leave CertSigner empty.",
     ),
     doc(
+        "CHALLENGE_UNANSWERED",
+        "The node did not answer a challenge in time.",
+        "Look at the agent's log; see that nothing between agent and CA delays streams.",
+    ),
+    doc(
+        "CHALLENGE_WRONG",
+        "The host of a node answers with something else than the challenge.",
+        "See that the well-known path reaches the agent, without a redirect; otherwise somebody names a foreign host.",
+    ),
+    doc(
+        "CLAIM_REFUSED",
+        "A token lacks one of the claims that required_claims asks for.",
+        "Show a token of a node that is ours, or correct required_claims.",
+    ),
+    doc(
         "CLIENT_CERTIFICATE_MISSING",
         "The caller shows no client certificate.",
         "Connect with an SVID of this trust domain.",
@@ -91,6 +126,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "CLOCK_JUMPED",
         "The clock of the authority's machine jumped; nothing is signed until it can be believed.",
         "Correct the clock; a new time that stands is believed after ten minutes.",
+    ),
+    doc(
+        "CLUSTER_UNKNOWN",
+        "The agent names a cluster that node_attestors.k8s_psat does not know.",
+        "Add the cluster, or correct the cluster in the agent's settings.",
     ),
     doc(
         "CSR_NAMES_REFUSED",
@@ -162,6 +202,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "The directory cannot be made or written.",
         "Choose another `data_dir`, or correct its owner and mode.",
     ),
+    doc(
+        "DEVICE_ROOTS_UNAVAILABLE",
+        "The files of ca_bundles cannot be read.",
+        "See that the files exist, hold certificates, and are readable for the CA's user.",
+    ),
     doc("ENTRY_EXISTS", "An entry with the same SPIFFE ID, parent and selectors exists.", "Update that one."),
     doc("ENTRY_ID_TAKEN", "Another entry has the id.", "Choose another id, or none."),
     doc("ENTRY_INVALID", "A field of the entry is refused; the message names it.", "Correct the field."),
@@ -172,11 +217,26 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("ENTRY_UNKNOWN", "There is no such entry.", "See `kasbah entry list`."),
     doc(
+        "EVIDENCE_MALFORMED",
+        "The evidence of a node, or its answer to a challenge, is not what the attestor reads.",
+        "Compare the attestor in the agent's settings with the CA's node_attestors, and the versions.",
+    ),
+    doc(
         "FEDERATION_UNKNOWN",
         "There is no federation relationship with this trust domain.",
         "See `kasbah federation list`.",
     ),
     doc("FILTER_INVALID", "A filter or mask of the request is not understood.", "Correct the request."),
+    doc(
+        "HOST_NOT_ALLOWED",
+        "A node names a host that is malformed or matches none of allowed_dns_patterns.",
+        "Correct the hostname in the agent's settings, or add a pattern.",
+    ),
+    doc(
+        "HOST_UNREACHABLE",
+        "The CA cannot reach the host of a node over HTTP.",
+        "See that name, port and firewall let the CA reach the agent.",
+    ),
     doc(
         "IMPERSONATION_REFUSED",
         "The caller asks for the identity of somebody else.",
@@ -239,11 +299,21 @@ pub const REASONS: &[ReasonDoc] = &[
     doc("KEY_FILE_MISSING", "The key file is not there, and the database needs it.", "Restore it from the backup."),
     doc("KEY_FILE_UNUSABLE", "The key file cannot be read or made.", "Correct the owner and mode of its directory."),
     doc("KEY_FILE_WRONG", "The key file belongs to another database.", "Name the right file in `key_file`."),
+    doc(
+        "NODE_NAME_UNUSABLE",
+        "A fact about a node is missing, or holds characters that cannot be a part of its ID.",
+        "Choose another field in agent_path_template, or correct the certificate or token.",
+    ),
     doc("NOT_OFFERED", "The server does not offer this call.", "Use another way; the message names the call."),
     doc(
         "PART_ENDED",
         "A part of the process ended by itself.",
         "Look at the log lines before; the process should be started again.",
+    ),
+    doc(
+        "PORT_NOT_ALLOWED",
+        "A node names a port outside port_min and port_max.",
+        "Let the agent listen on an allowed port.",
     ),
     doc("ROTATION_BUSY", "Another server changed the authorities at the same time.", "Try again."),
     doc(
@@ -281,6 +351,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Look at the cause in the log: disk full, file moved, server away.",
     ),
     doc(
+        "SVID_NOT_EXCHANGEABLE",
+        "An SVID was shown as a node's evidence that is not below svid_prefix.",
+        "Issue the machine an SVID below svid_prefix of x509pop.",
+    ),
+    doc(
         "TOKEN_CONTRADICTS_ITSELF",
         "Claims of the token name different service accounts.",
         "Look at the issuer of the token.",
@@ -294,6 +369,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Use a token with the subject system:serviceaccount:NAMESPACE:NAME.",
     ),
     doc("TOKEN_TWICE", "The caller shows more than one authorization header.", "Send one."),
+    doc(
+        "TOKEN_UNBOUND",
+        "A service account token does not say on which node or in which pod it is used.",
+        "Use a projected token of Kubernetes 1.30 or later, or set agent_id: pod.",
+    ),
     doc("TTL_INVALID", "A life was asked for that is not positive.", "Ask for at least one second."),
 ];
 
@@ -315,6 +395,7 @@ mod tests {
         let known: BTreeSet<&str> = REASONS.iter().map(|doc| doc.code).chain(elsewhere).collect();
         let sources = [
             "refusal.rs",
+            "attest/error.rs",
             "key_file.rs",
             "server.rs",
             "service_account.rs",

@@ -12,6 +12,7 @@ use proto::spire::api::types::PermissionDeniedDetails;
 use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
 use tonic::{Code, Status};
 
+use crate::attest::AttestError;
 use crate::authorities::{AuthoritiesError, StepError};
 use crate::clock_watch::ClockJump;
 use crate::policy::PolicyRefusal;
@@ -50,12 +51,14 @@ pub enum Refusal {
     /// The first message of an attestation lacks something.
     #[error("attestation is incomplete: {0} is missing")]
     AttestationIncomplete(&'static str),
-    /// Nobody here can check this kind of evidence.
-    #[error("there is no attestor for this kind of evidence; known: join_token")]
-    AttestorUnknown,
-    /// The join token was never made, or is used.
-    #[error("the join token is not known, or was used before")]
-    JoinTokenUnknown,
+    /// The evidence of a node.
+    #[error("{0}")]
+    Attestation(#[source] AttestError),
+    /// A node that trusted on first use comes a second time.
+    #[error(
+        "the node has attested before, and this attestor admits a node once; evict it with `kasbah node evict` first"
+    )]
+    AgentAlreadyAttested,
     /// The join token came too late.
     #[error("the join token has expired")]
     JoinTokenExpired,
@@ -200,8 +203,8 @@ impl Refusal {
             Self::AgentNotActive => "AGENT_NOT_ACTIVE",
             Self::AgentUnknown => "AGENT_UNKNOWN",
             Self::AttestationIncomplete(_) => "ATTESTATION_INCOMPLETE",
-            Self::AttestorUnknown => "ATTESTOR_UNKNOWN",
-            Self::JoinTokenUnknown => "JOIN_TOKEN_UNKNOWN",
+            Self::Attestation(error) => error.reason(),
+            Self::AgentAlreadyAttested => "AGENT_ALREADY_ATTESTED",
             Self::JoinTokenExpired => "JOIN_TOKEN_EXPIRED",
             Self::JoinTokenInvalid(_) => "JOIN_TOKEN_INVALID",
             Self::JoinTokenExists => "JOIN_TOKEN_EXISTS",
@@ -252,10 +255,10 @@ impl Refusal {
             | Self::AgentNotAttested
             | Self::AgentBanned
             | Self::AgentExpired
-            | Self::AgentNotActive => Code::PermissionDenied,
+            | Self::AgentNotActive
+            | Self::AgentAlreadyAttested => Code::PermissionDenied,
+            Self::Attestation(error) => error.code(),
             Self::AttestationIncomplete(_)
-            | Self::AttestorUnknown
-            | Self::JoinTokenUnknown
             | Self::JoinTokenExpired
             | Self::JoinTokenInvalid(_)
             | Self::Csr(_)
@@ -302,6 +305,12 @@ impl Refusal {
             Self::AgentNotActive => Some(DeniedReason::AgentNotActive),
             _ => None,
         }
+    }
+}
+
+impl From<AttestError> for Refusal {
+    fn from(error: AttestError) -> Self {
+        Self::Attestation(error)
     }
 }
 

@@ -20,6 +20,7 @@ use runtime::tasks::TaskSet;
 use tokio::net::{TcpListener, UnixListener};
 
 use crate::api::{Api, Origin};
+use crate::attest::Attestors;
 use crate::audit::{LocalPeer, Refusals};
 use crate::authorities::{Authorities, AuthoritiesError};
 use crate::certifier::{Certifier, Ttls, secs};
@@ -170,6 +171,7 @@ impl Settings {
         shutdown: Shutdown,
     ) -> Result<Server, RunError> {
         self.check()?;
+        let attestors = Attestors::build(&self.node_attestors).map_err(SettingsProblem::from)?;
         let lock = lock_dir(&self.data_dir)?;
         let server_id = self.trust_domain.with_path(SERVER_PATH)?;
         let (store, writing) = store::open(&self.database_url(), &self.trust_domain, server_id.clone()).await?;
@@ -187,6 +189,7 @@ impl Settings {
             server_id,
             ttls: Ttls::of(&self),
             jwt_issuer: self.oidc_issuer.clone(),
+            attestors,
             store,
             authorities,
             log,

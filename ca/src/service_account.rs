@@ -1,13 +1,12 @@
 //! Service account tokens: who the caller of the mesh CSR API is, verified offline with the issuer's published keys.
 
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::path::PathBuf;
+use std::time::SystemTime;
 
-use identity::jwk::{JWKS_BYTES_MAX, JwkError, JwkSet};
 use identity::jwt::{self, JwtError, JwtExpectations, VerifiedClaims};
 use identity::spiffe_id::{SpiffeId, TrustDomain};
 
+use crate::jwks_file::{JwksFile, KeysError, Unverified};
 use crate::names;
 use crate::settings::ServiceAccountIssuer;
 
@@ -72,21 +71,6 @@ pub enum TokenError {
     Contradiction,
 }
 
-/// Why keys cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KeysError {
-    /// The file.
-    #[error("the file cannot be read")]
-    File(#[source] std::io::Error),
-    /// Its size.
-    #[error("the file is larger than {JWKS_BYTES_MAX} bytes")]
-    TooLarge,
-    /// Its content.
-    #[error("the file holds no key set")]
-    Content(#[source] JwkError),
-}
-
 impl TokenError {
     /// The stable code.
     pub fn reason(&self) -> &'static str {
@@ -104,7 +88,9 @@ impl TokenError {
 
 impl ServiceAccounts {
     pub(crate) fn new(trust_domain: TrustDomain, issuers: &[ServiceAccountIssuer]) -> Self {
-        let issuers = issuers.iter().map(|settings| Issuer { settings: settings.clone(), keys: Mutex::default() });
+        let issuers = issuers
+            .iter()
+            .map(|settings| Issuer { settings: settings.clone(), keys: JwksFile::new(&settings.jwks_file) });
         Self { trust_domain, issuers: issuers.collect() }
     }
 
@@ -120,118 +106,63 @@ impl ServiceAccounts {
         let expect = JwtExpectations::at(now)
             .with_issuer(&issuer.settings.issuer)
             .with_audiences(issuer.settings.audiences.clone());
-        let claims = match jwt::verify(token, &*issuer.keys(false)?, &expect) {
-            // The issuer may have a new key since we looked.
-            Err(JwtError::NoKey) => jwt::verify(token, &*issuer.keys(true)?, &expect),
-            verdict => verdict,
-        };
-        self.account_of(&claims.map_err(TokenError::Refused)?)
-    }
-
-    fn account_of(&self, claims: &VerifiedClaims) -> Result<ServiceAccount, TokenError> {
-        let subject = claims.subject().ok_or(TokenError::Subject)?;
-        let parts: Vec<&str> = subject.splitn(PARTS_MAX + 1, ':').collect();
-        let ["system", "serviceaccount", namespace, name] = parts[..] else { return Err(TokenError::Subject) };
-        if !names::is_namespace(namespace) || !names::is_service_account(name) {
-            return Err(TokenError::Subject);
-        }
-        if let Some(kubernetes) = claims.claims().get("kubernetes.io") {
-            let told =
-                |path: &str, proven: &str| kubernetes.pointer(path).is_none_or(|told| told.as_str() == Some(proven));
-            if !told("/namespace", namespace) || !told("/serviceaccount/name", name) {
-                return Err(TokenError::Contradiction);
-            }
-        }
+        let claims = issuer.keys.verify(token, &expect).map_err(|why| issuer.refuse(why))?;
+        let (namespace, name) = account_of(&claims)?;
         let id = self.trust_domain.workload(namespace, name).map_err(|_| TokenError::Subject)?;
-        Ok(ServiceAccount { id, subject: subject.to_owned() })
+        Ok(ServiceAccount { id, subject: format!("system:serviceaccount:{namespace}:{name}") })
     }
 }
 
-/// An issuer with its keys, read again when their file changes.
+/// An issuer with its keys.
 #[derive(Debug)]
 struct Issuer {
     settings: ServiceAccountIssuer,
-    keys: Mutex<Option<ReadKeys>>,
+    keys: JwksFile,
 }
-
-struct ReadKeys {
-    set: Arc<JwkSet>,
-    stamp: Stamp,
-    looked: Instant,
-}
-
-/// What tells that a file is another one.
-type Stamp = (Option<SystemTime>, u64);
 
 impl Issuer {
-    /// The keys; `eager` looks at the file even when that was done a moment ago.
-    fn keys(&self, eager: bool) -> Result<Arc<JwkSet>, TokenError> {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = if eager { EAGER_LOOK_PAUSE } else { LOOK_PAUSE };
-        if let Some(known) = keys.as_ref().filter(|known| known.looked.elapsed() < pause) {
-            return Ok(known.set.clone());
-        }
-        let file = &self.settings.jwks_file;
-        match (read_if_changed(file, keys.as_ref().map(|known| known.stamp)), keys.as_mut()) {
-            (Ok(Some((set, stamp))), _) => {
-                tracing::info!(issuer = self.settings.issuer, keys = set.len(), "keys of the issuer read");
-                let set = Arc::new(set);
-                *keys = Some(ReadKeys { set: set.clone(), stamp, looked: Instant::now() });
-                Ok(set)
-            }
-            (Ok(None), Some(known)) => {
-                known.looked = Instant::now();
-                Ok(known.set.clone())
-            }
-            (Err(error), Some(known)) => {
-                tracing::warn!(issuer = self.settings.issuer, %error, "issuer's keys not readable, keeping those known");
-                known.looked = Instant::now();
-                Ok(known.set.clone())
-            }
-            (Err(source), None) => Err(self.unavailable(source)),
-            (Ok(None), None) => Err(self.unavailable(KeysError::File(std::io::ErrorKind::NotFound.into()))),
-        }
-    }
-
-    fn unavailable(&self, source: KeysError) -> TokenError {
-        TokenError::KeysUnavailable {
-            issuer: self.settings.issuer.clone(),
-            file: self.settings.jwks_file.clone(),
-            source,
+    fn refuse(&self, why: Unverified) -> TokenError {
+        match why {
+            Unverified::Token(error) => TokenError::Refused(error),
+            Unverified::Keys(source) => TokenError::KeysUnavailable {
+                issuer: self.settings.issuer.clone(),
+                file: self.keys.path().to_owned(),
+                source,
+            },
         }
     }
 }
 
-fn read_if_changed(file: &Path, known: Option<Stamp>) -> Result<Option<(JwkSet, Stamp)>, KeysError> {
-    let found = std::fs::metadata(file).map_err(KeysError::File)?;
-    let stamp = (found.modified().ok(), found.len());
-    if known == Some(stamp) {
-        return Ok(None);
+/// Namespace and name of the service account that proven claims name.
+///
+/// # Errors
+/// When they name none, or two different ones.
+pub(crate) fn account_of(claims: &VerifiedClaims) -> Result<(&str, &str), TokenError> {
+    let subject = claims.subject().ok_or(TokenError::Subject)?;
+    let parts: Vec<&str> = subject.splitn(PARTS_MAX + 1, ':').collect();
+    let ["system", "serviceaccount", namespace, name] = parts[..] else { return Err(TokenError::Subject) };
+    if !names::is_namespace(namespace) || !names::is_service_account(name) {
+        return Err(TokenError::Subject);
     }
-    if usize::try_from(found.len()).map_or(true, |length| length > JWKS_BYTES_MAX) {
-        return Err(KeysError::TooLarge);
+    if let Some(kubernetes) = claims.claims().get("kubernetes.io") {
+        let told = |path: &str, proven: &str| kubernetes.pointer(path).is_none_or(|told| told.as_str() == Some(proven));
+        if !told("/namespace", namespace) || !told("/serviceaccount/name", name) {
+            return Err(TokenError::Contradiction);
+        }
     }
-    let content = std::fs::read(file).map_err(KeysError::File)?;
-    Ok(Some((JwkSet::parse(&content).map_err(KeysError::Content)?, stamp)))
-}
-
-impl std::fmt::Debug for ReadKeys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ReadKeys").field("keys", &self.set.len()).finish_non_exhaustive()
-    }
+    Ok((namespace, name))
 }
 
 const PARTS_MAX: usize = 4;
-/// How long a look at the file is good for.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// The same when a token names a key that is not known: tokens cannot make us read the file all the time.
-const EAGER_LOOK_PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use serde_json::{Map, Value, json};
 
     use super::*;
+    use crate::jwks_file::LOOK_PAUSE;
     use crate::testing::{TokenIssuer, trust_domain};
 
     fn accounts(issuer: &TokenIssuer) -> ServiceAccounts {

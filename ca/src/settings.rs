@@ -7,6 +7,8 @@ use std::time::Duration;
 use identity::spiffe_id::TrustDomain;
 use serde::{Deserialize, Serialize};
 
+use crate::attest::{AttestorProblem, NodeAttestors};
+
 /// Settings of the role `ca`. Each but the first two has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,6 +81,9 @@ pub struct Settings {
     /// Whose service account tokens the CSR API accepts.
     #[serde(default)]
     pub service_account_issuers: Vec<ServiceAccountIssuer>,
+    /// How nodes prove what they are.
+    #[serde(default)]
+    pub node_attestors: NodeAttestors,
     /// How long the record of an SVID is kept after its end.
     #[serde(default = "default_record_kept", with = "humantime_serde")]
     pub record_kept: Duration,
@@ -138,9 +143,23 @@ pub enum SettingsProblem {
         /// Its name.
         issuer: String,
     },
+    /// An attestor that cannot be.
+    #[error("the setting `node_attestors.{setting}`: {problem}")]
+    Attestor {
+        /// Which.
+        setting: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// No issuer at all.
     #[error("`istio_csr` is set, but `service_account_issuers` is empty: nobody could be accepted")]
     NoIssuer,
+}
+
+impl From<AttestorProblem> for SettingsProblem {
+    fn from(AttestorProblem { setting, problem }: AttestorProblem) -> Self {
+        Self::Attestor { setting, problem }
+    }
 }
 
 impl SettingsProblem {
@@ -177,6 +196,7 @@ impl Settings {
             server_names: Vec::new(),
             policy_file: None,
             service_account_issuers: Vec::new(),
+            node_attestors: NodeAttestors::default(),
             record_kept: default_record_kept(),
             audit_kept: default_audit_kept(),
         }
@@ -205,6 +225,7 @@ impl Settings {
         if self.root_ttl < self.ca_ttl * 2 {
             return Err(SettingsProblem::TtlOrder { longer: "root_ttl", shorter: "ca_ttl" });
         }
+        self.node_attestors.check()?;
         self.check_names()?;
         self.check_issuers()
     }

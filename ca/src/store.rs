@@ -45,7 +45,7 @@ pub(crate) use open::address::{Address, shown as shown_url, sqlite_url};
 pub(crate) use open::{open, sound, unmigrated};
 pub(crate) use queue::Lane;
 pub(crate) use replica::Lease;
-pub(crate) use tokens::TokenUse;
+pub(crate) use tokens::Admission;
 
 use crate::registry::{Change, Registry};
 use queue::Queue;

@@ -98,6 +98,16 @@ impl TokenIssuer {
         }
     }
 
+    /// Any claims, signed.
+    pub(crate) fn sign(&self, claims: &Value) -> String {
+        let Value::Object(claims) = claims else { panic!("claims are an object") };
+        self.key.sign(claims).unwrap()
+    }
+
+    pub(crate) fn jwks_file(&self) -> std::path::PathBuf {
+        self.dir.path().join("jwks.json")
+    }
+
     pub(crate) fn token(&self, namespace: &str, name: &str) -> String {
         self.token_with(namespace, name, |_| ())
     }

@@ -495,6 +495,60 @@ pub(crate) enum EntryCommand {
         /// Only entries with this parent.
         #[arg(long, value_name = "ID")]
         parent_id: Option<String>,
+        /// Only entries that ask for this; all given ones must be among theirs.
+        #[arg(long = "selector", value_name = "TYPE:VALUE")]
+        selectors: Vec<String>,
+        /// Only entries with this hint.
+        #[arg(long, value_name = "H")]
+        hint: Option<String>,
+        /// Only entries that federate with this trust domain; all given ones must be among theirs.
+        #[arg(long = "federates-with", value_name = "TD")]
+        federates_with: Vec<String>,
+        /// Only entries that may (or, with `false`, may not) have a signing authority of their own.
+        #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+        downstream: Option<bool>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
+    /// Show what documents would change; changes nothing.
+    #[command(after_help = "Examples:
+  kasbah entry plan entries.yaml              what would be created and updated
+  kasbah entry plan entries/ --prune          and what would be deleted
+  kasbah entry plan entries/ --exit-code      exit 1 when something would change, for scripts")]
+    Plan {
+        #[command(flatten)]
+        documents: DocumentsArg,
+        /// Exit with 1 when something would change.
+        #[arg(long)]
+        exit_code: bool,
+    },
+    /// Make the CA's entries what documents say.
+    #[command(after_help = "Examples:
+  kasbah entry apply entries.yaml
+  kasbah entry apply entries/ --prune -o json
+
+Entries from documents have ids that begin with kasbah.OWNER. and only such are ever deleted.")]
+    Apply {
+        #[command(flatten)]
+        documents: DocumentsArg,
+    },
+    /// Explain why a workload gets an identity, or why not.
+    #[command(after_help = "Examples:
+  kasbah entry explain --selector launch:name:cart --selector unix:uid:1000
+  kasbah entry explain --selector unix:uid:1000 --parent spiffe://cluster.local/spire/agent/x509pop/1f
+  kasbah entry explain --spiffe-id spiffe://cluster.local/ns/default/sa/cart")]
+    Explain {
+        #[command(flatten)]
+        ca: CaArg,
+        /// What the workload shows (`kasbah agent whoami --pid PID` lists it).
+        #[arg(long = "selector", value_name = "TYPE:VALUE", required_unless_present = "spiffe_id")]
+        selectors: Vec<String>,
+        /// The node that it runs on.
+        #[arg(long, value_name = "NODE")]
+        parent: Option<String>,
+        /// Only entries with this SPIFFE ID.
+        #[arg(long, value_name = "ID")]
+        spiffe_id: Option<String>,
         #[command(flatten)]
         output: OutputArg,
     },
@@ -527,6 +581,21 @@ pub(crate) enum EntryCommand {
     },
 }
 
+/// Registration documents, and what becomes of entries that none of them names.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DocumentsArg {
+    #[command(flatten)]
+    pub(crate) ca: CaArg,
+    /// Files, or folders with `.yaml` files.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Delete entries of the documents' owners that no document names any more.
+    #[arg(long)]
+    pub(crate) prune: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArg,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct EntryArgs {
     /// The identity to give.
@@ -553,14 +622,32 @@ pub(crate) struct EntryArgs {
     /// Word that tells a workload's several identities apart.
     #[arg(long, default_value = "")]
     pub(crate) hint: String,
+    /// The identity may administer the CA.
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// The identity may have a signing authority of its own.
+    #[arg(long)]
+    pub(crate) downstream: bool,
+    /// The SVID goes to a store instead of the Workload API.
+    #[arg(long)]
+    pub(crate) store_svid: bool,
+    /// When the entry ends (RFC 3339), or in how long, such as `2h`.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) expires_at: Option<i64>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// List attested nodes.
+    #[command(after_help = "Examples:
+  kasbah node list --attestation-type k8s_psat --selector k8s_psat:cluster:prod
+  kasbah node list --expired
+  kasbah node list --expires-before 24h")]
     List {
         #[command(flatten)]
         ca: CaArg,
+        #[command(flatten)]
+        filter: NodeFilterArgs,
         #[command(flatten)]
         output: OutputArg,
     },
@@ -580,6 +667,25 @@ pub(crate) enum NodeCommand {
         /// The agent's SPIFFE ID.
         id: String,
     },
+    /// Forget nodes whose SVIDs ran out long ago. Banned nodes stay, and so do nodes that could not attest again.
+    #[command(after_help = "Examples:
+  kasbah node purge --expired-for 7d --dry-run
+  kasbah node purge --expired-for 7d")]
+    Purge {
+        #[command(flatten)]
+        ca: CaArg,
+        /// For how long the SVID must have been expired.
+        #[arg(long, value_parser = ttl, value_name = "TIME")]
+        expired_for: Duration,
+        /// Forget also nodes that attested by trust on first use: whoever comes first under their names is believed.
+        #[arg(long)]
+        include_tofu: bool,
+        /// Only show which.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// Refuse a node from now on.
     Ban {
         #[command(flatten)]
@@ -587,6 +693,29 @@ pub(crate) enum NodeCommand {
         /// The agent's SPIFFE ID.
         id: String,
     },
+}
+
+/// Which nodes.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct NodeFilterArgs {
+    /// Only nodes that attested in this way, such as `join_token` or `k8s_psat`.
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) attestation_type: Option<String>,
+    /// Only nodes with this selector; all given ones must be among theirs.
+    #[arg(long = "selector", value_name = "TYPE:VALUE")]
+    pub(crate) selectors: Vec<String>,
+    /// Only nodes that are (or, with `false`, are not) banned.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) banned: Option<bool>,
+    /// Only nodes that may (or, with `false`, may not) attest again.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub(crate) can_reattest: Option<bool>,
+    /// Only nodes whose SVID ends before this time (RFC 3339), or within this time from now, such as `24h`.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) expires_before: Option<i64>,
+    /// Only nodes whose SVID has ended.
+    #[arg(long, conflicts_with = "expires_before")]
+    pub(crate) expired: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -781,6 +910,16 @@ pub(crate) struct ServeArgs {
     /// The sidecar's outbound listener (test).
     #[arg(long)]
     pub(crate) outbound: Option<std::net::SocketAddr>,
+}
+
+/// Parses a time (RFC 3339) or a time from now (`2h`) into seconds since the epoch.
+fn moment(text: &str) -> Result<i64, String> {
+    if let Ok(moment) = text.parse::<jiff::Timestamp>() {
+        return Ok(moment.as_second());
+    }
+    let ahead = ttl(text).map_err(|_| "write 2027-01-31T12:00:00Z, or a time from now such as 2h".to_owned())?;
+    let ahead = i64::try_from(ahead.as_secs()).unwrap_or(i64::MAX);
+    Ok(jiff::Timestamp::now().as_second().saturating_add(ahead))
 }
 
 /// Parses a duration such as `20s`, `10m`, `1h30m`; zero is refused.

@@ -9,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use proto::spire::api::server::agent::v1::{
     BanAgentRequest, CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
+    list_agents_request,
 };
 use proto::spire::api::server::bundle::v1::GetBundleRequest;
 use proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
@@ -17,7 +18,10 @@ use proto::spire::api::server::entry::v1::{
     BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest, GetEntryRequest, ListEntriesRequest,
     list_entries_request,
 };
-use proto::spire::api::types::{Agent, Bundle, Entry, JoinToken, Selector, Spiffeid, Status};
+use proto::spire::api::types::{
+    Agent, Bundle, Entry, FederatesWithMatch, JoinToken, Selector, SelectorMatch, Spiffeid, Status,
+    federates_with_match, selector_match,
+};
 use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
@@ -43,6 +47,36 @@ pub(crate) struct EntrySpec {
     pub(crate) dns_names: Vec<String>,
     pub(crate) federates_with: Vec<String>,
     pub(crate) hint: String,
+    pub(crate) admin: bool,
+    pub(crate) downstream: bool,
+    pub(crate) store_svid: bool,
+    /// Seconds since the epoch; 0 is never.
+    pub(crate) expires_at: i64,
+}
+
+/// Which entries.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EntryFilter<'a> {
+    pub(crate) spiffe_id: Option<&'a str>,
+    pub(crate) parent_id: Option<&'a str>,
+    /// All of them, `TYPE:VALUE`.
+    pub(crate) selectors: &'a [String],
+    pub(crate) hint: Option<&'a str>,
+    /// All of them.
+    pub(crate) federates_with: &'a [String],
+    pub(crate) downstream: Option<bool>,
+}
+
+/// Which nodes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeFilter<'a> {
+    pub(crate) attestation_type: Option<&'a str>,
+    /// All of them, `TYPE:VALUE`.
+    pub(crate) selectors: &'a [String],
+    pub(crate) banned: Option<bool>,
+    pub(crate) can_reattest: Option<bool>,
+    /// Seconds since the epoch.
+    pub(crate) expires_before: Option<i64>,
 }
 
 impl CaClient {
@@ -71,7 +105,7 @@ impl CaClient {
 
     /// Creates the entries that are not there, and corrects the TTL of those that are.
     pub(crate) async fn ensure_entries(&self, specs: &[EntrySpec]) -> Result<(), Failure> {
-        let have = self.list_entries(None, None).await?;
+        let have = self.list_entries(&EntryFilter::default()).await?;
         let mut missing = Vec::new();
         let mut changed = Vec::new();
         for spec in specs {
@@ -116,6 +150,39 @@ impl CaClient {
         updated.pop().ok_or_else(|| Failure::failed("the CA answered without an entry"))
     }
 
+    /// Creates many; one outcome for each.
+    pub(crate) async fn try_create_entries(&self, entries: &[Entry]) -> Result<Vec<Result<Entry, Failure>>, Failure> {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entries in entries.chunks(BATCH_ENTRIES) {
+            let request = BatchCreateEntryRequest { entries: entries.to_vec(), output_mask: None };
+            let answer = EntryClient::new(self.channel.clone()).batch_create_entry(request).await?.into_inner();
+            outcomes.extend(answer.results.into_iter().map(|r| item(r.status, r.entry)));
+        }
+        Ok(outcomes)
+    }
+
+    /// Replaces the content of many; one outcome for each.
+    pub(crate) async fn try_update_entries(&self, entries: &[Entry]) -> Result<Vec<Result<Entry, Failure>>, Failure> {
+        let mut outcomes = Vec::with_capacity(entries.len());
+        for entries in entries.chunks(BATCH_ENTRIES) {
+            let request = BatchUpdateEntryRequest { entries: entries.to_vec(), input_mask: None, output_mask: None };
+            let answer = EntryClient::new(self.channel.clone()).batch_update_entry(request).await?.into_inner();
+            outcomes.extend(answer.results.into_iter().map(|r| item(r.status, r.entry)));
+        }
+        Ok(outcomes)
+    }
+
+    /// Deletes many; one outcome for each.
+    pub(crate) async fn try_delete_entries(&self, ids: &[String]) -> Result<Vec<Result<(), Failure>>, Failure> {
+        let mut outcomes = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(BATCH_ENTRIES) {
+            let request = BatchDeleteEntryRequest { ids: ids.to_vec() };
+            let answer = EntryClient::new(self.channel.clone()).batch_delete_entry(request).await?.into_inner();
+            outcomes.extend(answer.results.into_iter().map(|r| item(r.status, Some(()))));
+        }
+        Ok(outcomes)
+    }
+
     pub(crate) async fn delete_entry(&self, id: &str) -> Result<(), Failure> {
         let request = BatchDeleteEntryRequest { ids: vec![id.to_owned()] };
         let response = EntryClient::new(self.channel.clone()).batch_delete_entry(request).await?.into_inner();
@@ -127,16 +194,19 @@ impl CaClient {
         Ok(EntryClient::new(self.channel.clone()).get_entry(request).await?.into_inner())
     }
 
-    /// All entries, page by page, narrowed to an ID or a parent where given.
-    pub(crate) async fn list_entries(
-        &self,
-        spiffe_id: Option<&str>,
-        parent_id: Option<&str>,
-    ) -> Result<Vec<Entry>, Failure> {
+    /// Entries, page by page.
+    pub(crate) async fn list_entries(&self, filter: &EntryFilter<'_>) -> Result<Vec<Entry>, Failure> {
+        let federates = (!filter.federates_with.is_empty()).then(|| FederatesWithMatch {
+            trust_domains: filter.federates_with.to_vec(),
+            r#match: federates_with_match::MatchBehavior::MatchSuperset.into(),
+        });
         let filter = list_entries_request::Filter {
-            by_spiffe_id: spiffe_id.map(to_id).transpose()?,
-            by_parent_id: parent_id.map(to_id).transpose()?,
-            ..Default::default()
+            by_spiffe_id: filter.spiffe_id.map(to_id).transpose()?,
+            by_parent_id: filter.parent_id.map(to_id).transpose()?,
+            by_selectors: with_all(filter.selectors)?,
+            by_federates_with: federates,
+            by_hint: filter.hint.map(str::to_owned),
+            by_downstream: filter.downstream,
         };
         let mut client = EntryClient::new(self.channel.clone());
         let mut entries = Vec::new();
@@ -166,12 +236,21 @@ impl CaClient {
         Ok(AgentClient::new(self.channel.clone()).create_join_token(request).await?.into_inner())
     }
 
-    pub(crate) async fn list_nodes(&self) -> Result<Vec<Agent>, Failure> {
+    /// Nodes, page by page.
+    pub(crate) async fn list_nodes(&self, filter: &NodeFilter<'_>) -> Result<Vec<Agent>, Failure> {
+        let filter = list_agents_request::Filter {
+            by_attestation_type: filter.attestation_type.unwrap_or_default().to_owned(),
+            by_selector_match: with_all(filter.selectors)?,
+            by_banned: filter.banned,
+            by_can_reattest: filter.can_reattest,
+            by_expires_before: filter.expires_before.map(crate::verbs::time_text).unwrap_or_default(),
+        };
         let mut client = AgentClient::new(self.channel.clone());
         let mut nodes = Vec::new();
         let mut page_token = String::new();
         loop {
-            let request = ListAgentsRequest { page_size: PAGE_ENTRIES, page_token, ..Default::default() };
+            let filter = Some(filter.clone());
+            let request = ListAgentsRequest { filter, page_size: PAGE_ENTRIES, page_token, ..Default::default() };
             let page = client.list_agents(request).await?.into_inner();
             nodes.extend(page.agents);
             page_token = page.next_page_token;
@@ -212,7 +291,21 @@ pub(crate) fn id_text(id: Option<&Spiffeid>) -> String {
 fn to_id(text: &str) -> Result<Spiffeid, Failure> {
     let id = identity::spiffe_id::SpiffeId::parse(text)
         .map_err(|e| Failure::new(Exit::Data, format!("`{text}` is no SPIFFE ID: {e}")))?;
-    Ok(Spiffeid { trust_domain: id.trust_domain().as_str().to_owned(), path: id.path().to_owned() })
+    Ok(to_id_message(&id))
+}
+
+/// An ID as the wire carries it.
+pub(crate) fn to_id_message(id: &identity::spiffe_id::SpiffeId) -> Spiffeid {
+    Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() }
+}
+
+/// A filter for what has all of `selectors`.
+fn with_all(selectors: &[String]) -> Result<Option<SelectorMatch>, Failure> {
+    if selectors.is_empty() {
+        return Ok(None);
+    }
+    let selectors = selectors.iter().map(|text| to_selector(text)).collect::<Result<_, _>>()?;
+    Ok(Some(SelectorMatch { selectors, r#match: selector_match::MatchBehavior::MatchSuperset.into() }))
 }
 
 fn to_entry(spec: &EntrySpec) -> Result<Entry, Failure> {
@@ -226,11 +319,15 @@ fn to_entry(spec: &EntrySpec) -> Result<Entry, Failure> {
         dns_names: spec.dns_names.clone(),
         federates_with: spec.federates_with.clone(),
         hint: spec.hint.clone(),
+        admin: spec.admin,
+        downstream: spec.downstream,
+        store_svid: spec.store_svid,
+        expires_at: spec.expires_at,
         ..Entry::default()
     })
 }
 
-fn to_selector(text: &str) -> Result<Selector, Failure> {
+pub(crate) fn to_selector(text: &str) -> Result<Selector, Failure> {
     match text.split_once(':') {
         Some((kind, value)) if !kind.is_empty() && !value.is_empty() => {
             Ok(Selector { r#type: kind.to_owned(), value: value.to_owned() })
@@ -260,3 +357,4 @@ fn item<T>(status: Option<Status>, value: Option<T>) -> Result<T, Failure> {
 
 const CALL_WAIT_MAX: Duration = Duration::from_secs(15);
 const PAGE_ENTRIES: i32 = 500;
+const BATCH_ENTRIES: usize = 500;

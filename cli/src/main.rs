@@ -5,6 +5,7 @@ mod ca_client;
 mod demo;
 mod exit;
 mod output;
+mod registration;
 mod roles;
 mod up;
 mod verbs;

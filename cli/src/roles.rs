@@ -15,27 +15,33 @@ use crate::output;
 
 /// `kasbah ca run`.
 pub(crate) fn ca(args: &RoleArgs) -> Result<(), Failure> {
-    serve("ca", args, Threads::Few, ca::run)
+    serve("ca", args, Threads::Few, |settings: &ca::Settings| settings.check().map_err(|e| chain(&e)), ca::run)
 }
 
 /// `kasbah agent run`.
 pub(crate) fn agent(args: &RoleArgs) -> Result<(), Failure> {
-    serve("agent", args, Threads::Few, agent::run)
+    serve(
+        "agent",
+        args,
+        Threads::Few,
+        |settings: &agent::Settings| settings.validate().map_err(|e| chain(&e)),
+        agent::run,
+    )
 }
 
 /// `kasbah proxy run`. The proxy starts its own workers; this thread is its control thread.
 pub(crate) fn proxy(args: &RoleArgs) -> Result<(), Failure> {
-    serve("proxy", args, Threads::One, proxy::run)
+    serve("proxy", args, Threads::One, |s: &proxy::Settings| s.validate().map_err(|e| chain(&e)), proxy::run)
 }
 
 /// `kasbah discovery run`.
 pub(crate) fn discovery(args: &RoleArgs) -> Result<(), Failure> {
-    serve("discovery", args, Threads::Few, discovery::run)
+    serve("discovery", args, Threads::Few, |_| Ok(()), discovery::run)
 }
 
 /// `kasbah policy run`.
 pub(crate) fn policy(args: &RoleArgs) -> Result<(), Failure> {
-    serve("policy", args, Threads::Few, policy::run)
+    serve("policy", args, Threads::Few, |_| Ok(()), policy::run)
 }
 
 enum Threads {
@@ -47,6 +53,7 @@ fn serve<S, F, E>(
     role: &str,
     args: &RoleArgs,
     threads: Threads,
+    check: impl FnOnce(&S) -> Result<(), String>,
     run: impl FnOnce(S, LogControl, Shutdown) -> F,
 ) -> Result<(), Failure>
 where
@@ -57,6 +64,8 @@ where
     let settings: S = runtime::settings::load(role, &args.config)
         .map_err(|e| Failure::new(Exit::Data, chain(&e)).remedy(format!("correct {}", args.config.display())))?;
     if args.check {
+        check(&settings)
+            .map_err(|e| Failure::new(Exit::Data, e).remedy(format!("correct {}", args.config.display())))?;
         output::message(&format!("{}: the settings are valid", args.config.display()));
         return Ok(());
     }

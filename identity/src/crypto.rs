@@ -17,12 +17,12 @@ use self::ring as library;
 compile_error!("choose a cryptography library: the feature `aws-lc-rs` or the feature `ring`");
 
 pub(crate) use library::{
-    ECDSA_P256_SHA512, ECDSA_P384_SHA512, ECDSA_P521_SHA512_FIXED, P256Signer, ParsedKey, aead, digest, equal, hmac,
-    signature, tls_provider,
+    ECDSA_P256_SHA512, ECDSA_P384_SHA512, ECDSA_P521_SHA256, ECDSA_P521_SHA512_FIXED, P256Signer, ParsedKey, aead,
+    digest, ecdsa_pair, equal, hmac, rand, rsa_signature_len, signature, tls_provider,
 };
 
 /// Fills the bytes at random.
 pub(crate) fn fill_random(bytes: &mut [u8]) {
-    use library::rand::SecureRandom as _;
-    library::rand::SystemRandom::new().fill(bytes).expect("the system's random generator works");
+    use rand::SecureRandom as _;
+    rand::SystemRandom::new().fill(bytes).expect("the system's random generator works");
 }

@@ -8,6 +8,11 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     to_array(digest::digest(&digest::SHA256, bytes))
 }
 
+/// SHA-1 in hex, for names that other software gives to certificates. Nothing may be proven by it.
+pub(crate) fn sha1_hex_for_names(bytes: &[u8]) -> String {
+    hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref())
+}
+
 /// SHA-256 of bytes that arrive in pieces.
 pub struct Sha256(digest::Context);
 

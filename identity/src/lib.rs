@@ -17,6 +17,7 @@
 //! | [`limbo`] | our path validation, for comparison with others |
 //! | [`jwt`], [`jwk`], [`public_key`] | JWTs and JWT-SVIDs: verify, sign, keys |
 //! | [`wit`] | WIT-SVIDs, and the proofs that make them count |
+//! | [`device`] | device certificates and proofs that their key is held |
 //! | [`tls`] | rustls configurations on top of all that |
 //! | [`transparency`] | the Merkle tree of issuance records, its proofs and signed heads |
 //! | [`renewal`], [`seal`], [`digest`], [`pem`], [`strict_json`] | arithmetic, sealing at rest, hashes and randomness, text forms |
@@ -27,6 +28,7 @@ pub mod bundle;
 mod crypto;
 pub mod csr;
 mod der;
+pub mod device;
 pub mod digest;
 #[cfg(test)]
 mod forge;

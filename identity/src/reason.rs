@@ -279,6 +279,41 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("CSR_MALFORMED", "The CSR is not readable PKCS#10.", "Send the CSR as DER, or as PEM where PEM is asked for."),
     doc(
+        "DEVICE_CERTIFICATE_MISSING",
+        "The evidence of a node holds no certificate.",
+        "Name the device's certificate file in the agent's settings, leaf first.",
+    ),
+    doc(
+        "DEVICE_CERTIFICATE_REFUSED",
+        "A device certificate is malformed, a CA's, or not meant for signatures.",
+        "Use a leaf certificate with the key usage digitalSignature.",
+    ),
+    doc(
+        "DEVICE_CHAIN_TOO_LONG",
+        "A device shows more certificates than are read.",
+        "Send the leaf and the intermediates that lead to the root, nothing else.",
+    ),
+    doc(
+        "DEVICE_CHAIN_UNTRUSTED",
+        "The chain of a device certificate leads to none of the configured roots, or is not valid now.",
+        "Add the device CA to ca_bundles of x509pop, send the intermediates, compare the clocks.",
+    ),
+    doc(
+        "DEVICE_KEY_NOT_HELD",
+        "The node did not prove that it holds the key of its device certificate.",
+        "See that certificate and key of the agent's settings belong together; otherwise somebody shows a foreign certificate.",
+    ),
+    doc(
+        "DEVICE_KEY_UNSUPPORTED",
+        "The device's key is of a kind that cannot prove itself.",
+        "Use RSA with 2048 to 8192 bits, P-256 or P-521.",
+    ),
+    doc(
+        "DEVICE_ROOT_UNUSABLE",
+        "A configured root of device certificates cannot be used.",
+        "Check the files named as ca_bundles of x509pop.",
+    ),
+    doc(
         "JWKS_AMBIGUOUS",
         "A set of keys leaves open which key is meant: two have one ID, or secrets stand beside public keys.",
         "Give each key an ID of its own, and keep shared secrets out of sets of public keys.",

@@ -3,6 +3,7 @@
 //! Most tests share one mesh; those that change or hurt it have their own. Every mesh is stopped at the end, and a
 //! failed test shows the end of its mesh's logs. `KASBAH_BIN` names another binary to test.
 
+mod admission;
 mod authority_rotation;
 mod certificates;
 mod cli;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let modules: [fn() -> Vec<Trial>; 13] = [
         // The longest first: it mostly waits, and the others run beside it.
         rotation::trials,
+        admission::trials,
         authority_rotation::trials,
         demo::trials,
         mtls::trials,

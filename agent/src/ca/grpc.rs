@@ -23,7 +23,8 @@ use tonic::{Code, Status};
 
 use super::{CALL_WAIT_MAX, Ca, CaError, Chain, Progress, Report, TokenSvid};
 use crate::entry::{ENTRIES_MAX, Entries, Entry};
-use crate::node::NodeIdentity;
+use crate::evidence::Evidence;
+use crate::node::{Anonymous, NodeIdentity};
 
 /// Calls the CA over mTLS. The channel is made anew whenever the agent's own SVID has changed, because the CA judges a
 /// call by the certificate of its connection.
@@ -52,6 +53,14 @@ impl GrpcCa {
         let channel = runtime::mtls::channel(&self.server, self.identity.clone(), PeerRule::exactly(server_id));
         *kept = Some((serial, channel.clone()));
         Ok(channel)
+    }
+
+    /// A channel without a certificate: who attests may have one that has expired.
+    fn anonymous(&self) -> Result<Channel, CaError> {
+        let server_id =
+            self.trust_domain.with_path(SERVER_PATH).map_err(|_| CaError::BadAnswer { what: "server id" })?;
+        let source = Arc::new(Anonymous(self.identity.clone()));
+        Ok(runtime::mtls::channel(&self.server, source, PeerRule::exactly(server_id)))
     }
 
     /// The entries by difference: the CA names every entry's revision and sends what we do not have.
@@ -104,25 +113,32 @@ impl GrpcCa {
 
 #[tonic::async_trait]
 impl Ca for GrpcCa {
-    async fn attest(&self, token: &str, csr: Vec<u8>) -> Result<Chain, CaError> {
-        let mut client = agent::agent_client::AgentClient::new(self.channel()?);
-        let data = types::AttestationData { r#type: "join_token".into(), payload: token.as_bytes().to_vec() };
+    async fn attest(&self, evidence: &mut Evidence, csr: Vec<u8>) -> Result<Chain, CaError> {
+        let mut client = agent::agent_client::AgentClient::new(self.anonymous()?);
+        let data = types::AttestationData { r#type: evidence.kind.into(), payload: evidence.payload.clone() };
         let params = agent::AgentX509svidParams { csr };
         let params = agent::attest_agent_request::Params { data: Some(data), params: Some(params) };
-        let step = agent::attest_agent_request::Step::Params(params);
-        let request = tokio_stream::iter([agent::AttestAgentRequest { step: Some(step) }]);
-        in_time(async {
-            let mut answers = client.attest_agent(request).await?.into_inner();
-            let answer = answers.message().await?.and_then(|answer| answer.step);
-            match answer {
-                Some(agent::attest_agent_response::Step::Result(result)) => chain_of(result.svid),
-                Some(agent::attest_agent_response::Step::Challenge(_)) => {
-                    Err(CaError::BadAnswer { what: "a challenge to a join token" })
+        let (tell, told) = mpsc::channel(1);
+        // The receiving end is alive: it is handed to the call below.
+        let _ = tell.send(attest_step(agent::attest_agent_request::Step::Params(params))).await;
+        let work = async {
+            let mut answers = client.attest_agent(ReceiverStream::new(told)).await?.into_inner();
+            for _ in 0..=CHALLENGES_MAX {
+                match answers.message().await?.and_then(|answer| answer.step) {
+                    Some(agent::attest_agent_response::Step::Result(result)) => return chain_of(result.svid),
+                    Some(agent::attest_agent_response::Step::Challenge(challenge)) => {
+                        let answer = evidence.answer(&challenge)?;
+                        // When the CA has gone, the next answer says why.
+                        let _ =
+                            tell.send(attest_step(agent::attest_agent_request::Step::ChallengeResponse(answer))).await;
+                    }
+                    None => return Err(CaError::BadAnswer { what: "no result" }),
                 }
-                None => Err(CaError::BadAnswer { what: "no result" }),
             }
-        })
-        .await
+            Err(CaError::BadAnswer { what: "too many challenges" })
+        };
+        let late = || CaError::unavailable(format!("no answer within {} s", ATTEST_WAIT_MAX.as_secs()));
+        tokio::time::timeout(ATTEST_WAIT_MAX, work).await.map_err(|_| late())?
     }
 
     async fn renew_agent(&self, csr: Vec<u8>) -> Result<Chain, CaError> {
@@ -232,6 +248,10 @@ impl Ca for GrpcCa {
     }
 }
 
+fn attest_step(step: agent::attest_agent_request::Step) -> agent::AttestAgentRequest {
+    agent::AttestAgentRequest { step: Some(step) }
+}
+
 async fn in_time<T>(call: impl Future<Output = Result<T, CaError>>) -> Result<T, CaError> {
     let late = || CaError::unavailable(format!("no answer within {} s", CALL_WAIT_MAX.as_secs()));
     tokio::time::timeout(CALL_WAIT_MAX, call).await.map_err(|_| late())?
@@ -271,6 +291,7 @@ fn entry_mask() -> types::EntryMask {
         federates_with: true,
         revision_number: true,
         hint: true,
+        store_svid: true,
         created_at: true,
         ..types::EntryMask::default()
     }
@@ -356,5 +377,8 @@ const SERVER_PATH: &str = "/spire/server";
 const WIT_ALGORITHM: &str = "ES256";
 const PAGE_ENTRIES: usize = 500;
 const CHAIN_MAX: usize = 8;
+const CHALLENGES_MAX: usize = 4;
+/// How long an attestation may take; the CA may have to call back.
+const ATTEST_WAIT_MAX: Duration = Duration::from_secs(30);
 const AUTHORITIES_MAX: usize = 100;
 const MESSAGE_BYTES_MAX: usize = 64 << 20;

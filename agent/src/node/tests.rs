@@ -33,10 +33,18 @@ impl Scene {
             identity: Arc::new(NodeIdentity::new(state)),
             trust_domain: domain(),
             svid_file: self.dir.path().join("agent.pem"),
-            join_token_file: Some(self.dir.path().join("token")),
+            evidence: Source::join_token(self.dir.path().join("token")),
             clock: self.clock,
             numbers: Numbers::default(),
         }
+    }
+
+    /// An agent that joins with a token of Kubernetes.
+    fn kubernetes_node(&self) -> Node {
+        std::fs::write(self.dir.path().join("psat"), "a.b.c\n").unwrap();
+        let (cluster, token_file) = ("prod".into(), self.dir.path().join("psat"));
+        let evidence = Source::K8sPsat(crate::settings::KubernetesPsat { cluster, token_file });
+        Node { evidence, ..self.node() }
     }
 
     async fn start(&self) -> Result<Node, JoinError> {
@@ -129,4 +137,64 @@ async fn an_outage_at_half_life_is_overcome_before_the_end() {
     scene.ca.set_down(false);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_ne!(identity.serial().as_deref(), Some(first.serial()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_agent_whose_evidence_may_be_shown_again_comes_back_by_itself() {
+    let scene = Scene::new();
+    let node = scene.kubernetes_node();
+    node.start(&Shutdown::new()).await.unwrap();
+    let (identity, first) = (node.identity.clone(), node.identity.serial());
+    assert_eq!(identity.svid().unwrap().id().path(), "/spire/agent/k8s_psat/n");
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    scene.ca.evicted.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(3600 * 56 / 100)).await;
+    assert_ne!(identity.serial(), first);
+    assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_cut_off_for_longer_than_its_svid_lives_joins_anew() {
+    let scene = Scene::new();
+    let node = scene.kubernetes_node();
+    node.start(&Shutdown::new()).await.unwrap();
+    let identity = node.identity.clone();
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    scene.ca.set_down(true);
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    assert!(identity.svid().unwrap().not_after() < scene.clock.now());
+    scene.ca.evicted.store(true, Ordering::SeqCst);
+    scene.ca.set_down(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(identity.svid().unwrap().not_after() > scene.clock.now(), "it is back without a restart");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_evicted_agent_takes_a_new_token_from_its_file_and_shows_no_old_one() {
+    let scene = Scene::new();
+    let node = scene.token("t").start().await.unwrap();
+    let (identity, first) = (node.identity.clone(), node.identity.serial());
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    scene.ca.evicted.store(true, Ordering::SeqCst);
+    // The CA would take the old token again; the agent does not offer it.
+    *scene.ca.token.lock().unwrap() = Some("t".into());
+    tokio::time::sleep(Duration::from_secs(3000)).await;
+    assert_eq!(identity.serial(), first);
+    scene.token("t2");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_ne!(identity.serial(), first);
+    assert_eq!(identity.svid().unwrap().id().path(), "/spire/agent/join_token/t2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_read_is_named_by_its_setting() {
+    let scene = Scene::new();
+    let node = scene.kubernetes_node();
+    std::fs::remove_file(scene.dir.path().join("psat")).unwrap();
+    let error = node.start(&Shutdown::new()).await.unwrap_err();
+    assert_eq!(error.reason(), "JOIN_EVIDENCE_UNREADABLE");
+    assert!(error.to_string().contains("k8s_psat.token_file"), "{error}");
 }

@@ -14,6 +14,7 @@ use super::*;
 use crate::ca::CaError;
 use crate::client;
 use crate::entry::Entries;
+use crate::evidence::Evidence;
 use crate::fake::{FakeCa, domain, entry, own_entry};
 use crate::rotation::Prepared;
 use wire::Server;
@@ -53,6 +54,10 @@ impl Scene {
             server: self.server.addr.to_string(),
             trust_bundle: at("roots.pem"),
             join_token_file: Some(at("token")),
+            x509pop: None,
+            k8s_psat: None,
+            oidc_jwt: None,
+            http_challenge: None,
             workload_api: at("run/agent.sock"),
             sds: Some(at("run/sds.sock")),
             launch: Some(at("run/launch.sock")),
@@ -179,7 +184,7 @@ async fn a_server_that_is_not_the_ca_is_not_talked_to() {
     let impostor = Server::start(scene.ca.clone(), "/impostor");
     let state = scene.ca.synced_state([]);
     let ca = GrpcCa::new(impostor.addr.to_string(), domain(), Arc::new(NodeIdentity::new(state)));
-    let error = ca.attest("t", Prepared::new().unwrap().csr()).await.unwrap_err();
+    let error = ca.attest(&mut Evidence::plain("join_token", b"t"), Prepared::new().unwrap().csr()).await.unwrap_err();
     assert!(matches!(&error, CaError::Unavailable { .. }));
     assert_eq!(error.reason(), "TLS_PEER_ID_UNEXPECTED");
     assert!(scene.ca.joins.load(Ordering::SeqCst) == 0);

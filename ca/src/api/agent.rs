@@ -1,16 +1,14 @@
 //! Nodes: attestation, renewal, reports, administration.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::StreamExt;
 use identity::csr::Csr;
 use identity::spiffe_id::SpiffeId;
 use proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, AttestAgentResponse, BanAgentRequest, CountAgentsRequest,
     CountAgentsResponse, CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
     ListAgentsResponse, PostStatusRequest, PostStatusResponse, RenewAgentRequest, RenewAgentResponse, agent_server,
-    attest_agent_request, attest_agent_response,
 };
 use proto::spire::api::types;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,14 +16,15 @@ use tonic::{Request, Response, Status, Streaming};
 use super::convert::{agent_message, member_of, workload_of};
 use super::filter::AgentFilter;
 use super::svid::x509_message;
-use super::{AGENT_PATH, Answers, Api, Caller, next_message, page};
+use super::{AGENT_PATH, Answers, Api, Caller, attestation, page};
 use crate::agent::Agent;
+use crate::attest::token_agent_id;
 use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::entry::{Entry, Selector};
 use crate::issue::{IssuedX509, X509Order};
 use crate::refusal::Refusal;
-use crate::store::{Issuance, IssuanceKind, TokenUse};
+use crate::store::{Issuance, IssuanceKind};
 
 #[tonic::async_trait]
 impl agent_server::Agent for Api {
@@ -112,19 +111,11 @@ impl agent_server::Agent for Api {
         request: Request<Streaming<AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let caller = self.caller(request.extensions());
-        let mut messages = request.into_inner();
-        let evidence = next_message(&mut messages, &self.certifier.shutdown);
-        let first = tokio::time::timeout(EVIDENCE_WAIT_MAX, evidence).await;
-        let work = async {
-            let Ok(Ok(Some(AttestAgentRequest { step: Some(attest_agent_request::Step::Params(params)) }))) = first
-            else {
-                return Err(Refusal::AttestationIncomplete("params in the first message"));
-            };
-            let result = attest(&self.certifier, &caller, params).await?;
-            let step = Some(attest_agent_response::Step::Result(result));
-            Ok(Box::pin(stream::iter([Ok(AttestAgentResponse { step })])) as Self::AttestAgentStream)
-        };
-        self.answer("AttestAgent", &caller, work).await
+        let mut answers = Box::pin(attestation::serve(self.clone(), caller, request.into_inner()));
+        // A refusal at the first step is the answer to the call, and not the first message of a stream.
+        let first = answers.next().await.transpose()?;
+        let first = tokio_stream::iter(first.map(Ok));
+        Ok(Response::new(Box::pin(first.chain(answers))))
     }
 
     async fn renew_agent(&self, request: Request<RenewAgentRequest>) -> Result<Response<RenewAgentResponse>, Status> {
@@ -211,62 +202,6 @@ pub(super) async fn report(
     Ok(())
 }
 
-async fn attest(
-    certifier: &Certifier,
-    caller: &Caller,
-    params: attest_agent_request::Params,
-) -> Result<attest_agent_response::Result, Refusal> {
-    let data = params.data.ok_or(Refusal::AttestationIncomplete("data"))?;
-    if data.r#type != JOIN_TOKEN {
-        return Err(Refusal::AttestorUnknown);
-    }
-    let token = std::str::from_utf8(&data.payload).map_err(|_| Refusal::JoinTokenUnknown)?;
-    let id = token_agent_id(certifier, token).map_err(|_| Refusal::JoinTokenUnknown)?;
-    let csr = csr_of(params.params.as_ref())?;
-    let now = certifier.now_secs();
-    // Nobody without a token costs us a signature. The token is used, once, by `join` below.
-    if let Some(problem) = certifier.store.token_problem(token, now).await? {
-        return Err(refused_token(problem));
-    }
-    let (issued, record) = sign(certifier, &id, &csr)?;
-    let agent = joined(&id, &issued, now);
-    let store = certifier.acting(caller, Act::new("node.attest", &id).of(&id).detail(JOIN_TOKEN));
-    match store.join(token, agent, record.clone(), now).await? {
-        TokenUse::Joined => (),
-        refused => return Err(refused_token(refused)),
-    }
-    certifier.recorded(&record);
-    tracing::info!(agent = %id, attestation_type = JOIN_TOKEN, "agent attested");
-    Ok(attest_agent_response::Result { svid: Some(x509_message(&id, issued, "")), reattestable: false })
-}
-
-fn refused_token(outcome: TokenUse) -> Refusal {
-    match outcome {
-        TokenUse::Joined | TokenUse::Unknown => Refusal::JoinTokenUnknown,
-        TokenUse::Expired => Refusal::JoinTokenExpired,
-        TokenUse::Banned => Refusal::AgentBanned,
-    }
-}
-
-fn joined(id: &SpiffeId, issued: &IssuedX509, now: i64) -> Agent {
-    Agent {
-        id: id.clone(),
-        attestation_type: JOIN_TOKEN.into(),
-        serial: issued.serial.clone(),
-        expires_at: issued.not_after,
-        new_serial: String::new(),
-        new_expires_at: 0,
-        selectors: BTreeSet::new(),
-        banned: false,
-        can_reattest: false,
-        version: String::new(),
-        bundle_sequence: 0,
-        attested_at: now,
-        bundle_since: now,
-        seen_at: now,
-    }
-}
-
 async fn create_join_token(
     certifier: &Certifier,
     caller: &Caller,
@@ -278,7 +213,7 @@ async fn create_join_token(
         ttl => i64::from(ttl).min(TOKEN_TTL_SECS_MAX),
     };
     let token = if request.token.is_empty() { crate::random::uuid() } else { request.token };
-    let id = token_agent_id(certifier, &token)?;
+    let id = token_agent_id(&certifier.trust_domain, &token)?;
     let alias = match request.agent_id {
         Some(alias) => Some(alias_of(certifier, &id, &alias, now)?),
         None => None,
@@ -316,24 +251,12 @@ fn alias_of(certifier: &Certifier, agent: &SpiffeId, alias: &types::Spiffeid, no
     })
 }
 
-/// `/spire/agent/join_token/TOKEN`; the token must be one segment of a path.
-fn token_agent_id(certifier: &Certifier, token: &str) -> Result<SpiffeId, Refusal> {
-    if token.is_empty() || token.len() > TOKEN_BYTES_MAX {
-        return Err(Refusal::JoinTokenInvalid("is empty or too long"));
-    }
-    if token.contains('/') {
-        return Err(Refusal::JoinTokenInvalid("may hold letters, digits, dash, dot and underscore only"));
-    }
-    let id = certifier.trust_domain.with_path(&format!("{AGENT_PATH}{JOIN_TOKEN}/{token}"));
-    id.map_err(|_| Refusal::JoinTokenInvalid("may hold letters, digits, dash, dot and underscore only"))
-}
-
-fn csr_of(params: Option<&AgentX509svidParams>) -> Result<Csr, Refusal> {
+pub(super) fn csr_of(params: Option<&AgentX509svidParams>) -> Result<Csr, Refusal> {
     let params = params.filter(|params| !params.csr.is_empty());
     Csr::decode_der(&params.ok_or(Refusal::AttestationIncomplete("csr"))?.csr).map_err(Refusal::Csr)
 }
 
-fn sign(certifier: &Certifier, id: &SpiffeId, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
+pub(super) fn sign(certifier: &Certifier, id: &SpiffeId, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
     let order = X509Order {
         kind: IssuanceKind::Agent,
         id: id.clone(),
@@ -346,10 +269,5 @@ fn sign(certifier: &Certifier, id: &SpiffeId, csr: &Csr) -> Result<(IssuedX509, 
     certifier.sign_x509(&order, csr)
 }
 
-const JOIN_TOKEN: &str = "join_token";
-/// The longest join token.
-pub(crate) const TOKEN_BYTES_MAX: usize = 255;
 const TOKEN_TTL_SECS_MAX: i64 = 30 * 24 * 3600;
-/// How long we wait for the evidence of somebody unknown.
-const EVIDENCE_WAIT_MAX: Duration = Duration::from_secs(10);
 const VERSION_CHARS_MAX: usize = 128;

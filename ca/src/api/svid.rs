@@ -1,6 +1,7 @@
 //! Issuance: for agents by entry, for administrators by name.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use identity::csr::Csr;
 use identity::spiffe_id::SpiffeId;
@@ -159,7 +160,7 @@ fn sign_for_entry(
         id: entry.spiffe_id.clone(),
         dns_names: entry.dns_names.clone(),
         ip_addresses: Vec::new(),
-        ttl: certifier.ttls.or_default(entry.x509_svid_ttl, certifier.ttls.x509_svid),
+        ttl: ttl_within(certifier, &entry, entry.x509_svid_ttl, certifier.ttls.x509_svid),
         entry_id: entry.id.clone(),
         caller: agent.id.to_string(),
     };
@@ -178,6 +179,15 @@ pub(super) fn authorized_entry(certifier: &Certifier, agent: &Agent, id: &str) -
     }
 }
 
+/// The life of an SVID: what the entry asks for, but no longer than the entry itself.
+fn ttl_within(certifier: &Certifier, entry: &Entry, asked_secs: i64, default: Duration) -> Duration {
+    let ttl = certifier.ttls.or_default(asked_secs, default);
+    match u64::try_from(entry.expires_at.saturating_sub(certifier.now_secs())) {
+        Ok(left) if entry.expires_at != 0 => ttl.min(Duration::from_secs(left.max(1))),
+        _ => ttl,
+    }
+}
+
 async fn new_jwt(
     certifier: &Certifier,
     agent: &Agent,
@@ -188,7 +198,7 @@ async fn new_jwt(
         kind: IssuanceKind::Jwt,
         id: entry.spiffe_id.clone(),
         audiences: audiences_of(request.audience)?,
-        ttl: certifier.ttls.or_default(entry.jwt_svid_ttl, certifier.ttls.jwt_svid),
+        ttl: ttl_within(certifier, &entry, entry.jwt_svid_ttl, certifier.ttls.jwt_svid),
         with_token_id: entry.jwt_jti,
         entry_id: entry.id.clone(),
         caller: agent.id.to_string(),

@@ -1,5 +1,6 @@
 //! The services as callers meet them: over TLS and over the local socket.
 
+mod admission;
 mod attacks;
 mod ending;
 mod policy;

@@ -86,18 +86,29 @@ pub(super) async fn one(conn: &mut AnyConnection, id: &SpiffeId) -> Result<Optio
     row.as_ref().map(read).transpose()
 }
 
+/// Writes a node, known or not.
 pub(super) async fn put(conn: &mut AnyConnection, agent: &Agent) -> Result<(), StoreError> {
+    let conflict = "UPDATE SET attestation_type = excluded.attestation_type, serial = excluded.serial, \
+                    expires_at = excluded.expires_at, new_serial = excluded.new_serial, \
+                    new_expires_at = excluded.new_expires_at, selectors = excluded.selectors, \
+                    banned = excluded.banned, can_reattest = excluded.can_reattest, version = excluded.version, \
+                    bundle_sequence = excluded.bundle_sequence, attested_at = excluded.attested_at, \
+                    bundle_since = excluded.bundle_since, seen_at = excluded.seen_at";
+    insert(conn, agent, conflict).await.map(drop)
+}
+
+/// Writes a node that must not be known; `false` when it is.
+pub(super) async fn put_new(conn: &mut AnyConnection, agent: &Agent) -> Result<bool, StoreError> {
+    Ok(insert(conn, agent, "NOTHING").await? == 1)
+}
+
+async fn insert(conn: &mut AnyConnection, agent: &Agent, on_conflict: &str) -> Result<u64, StoreError> {
     let sql = format!(
         "INSERT INTO agent ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
-         ON CONFLICT (id) DO UPDATE SET attestation_type = excluded.attestation_type, serial = excluded.serial, \
-         expires_at = excluded.expires_at, new_serial = excluded.new_serial, \
-         new_expires_at = excluded.new_expires_at, selectors = excluded.selectors, banned = excluded.banned, \
-         can_reattest = excluded.can_reattest, version = excluded.version, \
-         bundle_sequence = excluded.bundle_sequence, attested_at = excluded.attested_at, \
-         bundle_since = excluded.bundle_since, seen_at = excluded.seen_at"
+         ON CONFLICT (id) DO {on_conflict}"
     );
     let selectors = serde_json::to_string(&agent.selectors).map_err(|_| StoreError::Damaged { what: WHAT })?;
-    sqlx::query(AssertSqlSafe(sql))
+    let done = sqlx::query(AssertSqlSafe(sql))
         .bind(agent.id.to_string())
         .bind(agent.attestation_type.clone())
         .bind(agent.serial.clone())
@@ -114,7 +125,7 @@ pub(super) async fn put(conn: &mut AnyConnection, agent: &Agent) -> Result<(), S
         .bind(agent.seen_at)
         .execute(conn)
         .await?;
-    Ok(())
+    Ok(done.rows_affected())
 }
 
 fn read(row: &AnyRow) -> Result<Agent, StoreError> {

@@ -11,6 +11,7 @@ use runtime::tasks::TaskSet;
 use sqlx::Executor;
 
 use super::*;
+use crate::agent::Agent;
 use crate::entry::Entry;
 use crate::testing::{agent, database, entry, id, trust_domain};
 
@@ -87,7 +88,7 @@ async fn everything_written_is_there_after_a_restart() {
     let Created::New(created) = opened.store.create_entry(written).await.unwrap() else { panic!("not created") };
     assert!(opened.store.add_token("t", 900, None, 1).await.unwrap());
     let node = agent("/spire/agent/join_token/t");
-    assert_eq!(opened.store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Joined);
+    assert_eq!(opened.store.admit(node.clone(), Some("t"), row("n1"), 5).await.unwrap(), Admission::Admitted);
     opened.store.record(vec![row("01"), row("02")]).await.unwrap();
     opened.close().await;
 
@@ -124,9 +125,9 @@ async fn of_many_uses_of_one_token_one_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let opened = signing_in(dir.path()).await;
     opened.store.add_token("t", 900, None, 1).await.unwrap();
-    let uses = (0..64).map(|_| opened.store.join("t", agent("/spire/agent/join_token/t"), row("n1"), 5));
+    let uses = (0..64).map(|_| opened.store.admit(agent("/spire/agent/join_token/t"), Some("t"), row("n1"), 5));
     let outcomes = join_all(uses).await;
-    let joined = outcomes.iter().filter(|outcome| matches!(outcome, Ok(TokenUse::Joined))).count();
+    let joined = outcomes.iter().filter(|outcome| matches!(outcome, Ok(Admission::Admitted))).count();
     assert_eq!((joined, outcomes.len()), (1, 64));
 }
 
@@ -136,15 +137,15 @@ async fn a_late_token_is_refused_and_gone_and_a_ban_outlives_a_new_token() {
     let node = agent("/spire/agent/join_token/t");
     store.add_token("t", 10, None, 1).await.unwrap();
     assert!(!store.add_token("t", 10, None, 1).await.unwrap(), "the same token twice");
-    assert_eq!(store.token_problem("t", 10).await.unwrap(), Some(TokenUse::Expired));
-    assert_eq!(store.join("t", node.clone(), row("n1"), 10).await.unwrap(), TokenUse::Expired);
-    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Unknown);
+    assert_eq!(store.admission_problem(&node.id, false, Some("t"), 10).await.unwrap(), Some(Admission::Expired));
+    assert_eq!(store.admit(node.clone(), Some("t"), row("n1"), 10).await.unwrap(), Admission::Expired);
+    assert_eq!(store.admit(node.clone(), Some("t"), row("n1"), 5).await.unwrap(), Admission::Unknown);
 
     store.add_token("t", 10, None, 1).await.unwrap();
-    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Joined);
+    assert_eq!(store.admit(node.clone(), Some("t"), row("n1"), 5).await.unwrap(), Admission::Admitted);
     store.change_agent(&node.id, |node| node.banned = true).await.unwrap().unwrap();
     store.add_token("t", 10, None, 1).await.unwrap();
-    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Banned);
+    assert_eq!(store.admit(node.clone(), Some("t"), row("n1"), 5).await.unwrap(), Admission::Banned);
     assert!(store.registry().agent(&node.id).unwrap().banned);
 }
 
@@ -155,10 +156,10 @@ async fn a_node_is_admitted_with_its_record_or_not_at_all() {
     let node = agent("/spire/agent/join_token/t");
     store.add_token("t", 900, None, 1).await.unwrap();
     let stale = Issuance { authority_id: "replaced".into(), ..row("n1") };
-    assert_eq!(store.join("t", node.clone(), stale, 5).await.unwrap_err().reason(), "AUTHORITY_CHANGED");
+    assert_eq!(store.admit(node.clone(), Some("t"), stale, 5).await.unwrap_err().reason(), "AUTHORITY_CHANGED");
     assert!(store.registry().agent(&node.id).is_none());
-    assert_eq!(store.token_problem("t", 5).await.unwrap(), None, "the token is still good");
-    assert_eq!(store.join("t", node.clone(), row("n1"), 5).await.unwrap(), TokenUse::Joined);
+    assert_eq!(store.admission_problem(&node.id, false, Some("t"), 5).await.unwrap(), None, "the token is still good");
+    assert_eq!(store.admit(node.clone(), Some("t"), row("n1"), 5).await.unwrap(), Admission::Admitted);
     let stale = Issuance { authority_id: "replaced".into(), ..row("n2") };
     let renewal = store.renew_agent(&node.id, stale, |node| node.new_serial = "n2".into()).await;
     assert_eq!(renewal.unwrap_err().reason(), "AUTHORITY_CHANGED");
@@ -166,6 +167,26 @@ async fn a_node_is_admitted_with_its_record_or_not_at_all() {
     let renewed = store.renew_agent(&node.id, row("n2"), |node| node.new_serial = "n2".into()).await.unwrap();
     assert_eq!(renewed.unwrap().new_serial, "n2");
     assert_eq!(store.issued_count().await.unwrap(), 2);
+}
+
+async fn a_known_node_comes_again_only_where_its_attestor_allows_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let Opened { store, writer: _writer } = signing_in(dir.path()).await;
+    let first = agent("/spire/agent/http_challenge/a");
+    assert_eq!(store.admit(first.clone(), None, row("k1"), 1).await.unwrap(), Admission::Admitted);
+    assert_eq!(store.admit(first.clone(), None, row("k2"), 1).await.unwrap(), Admission::Known);
+    assert_eq!(store.admission_problem(&first.id, false, None, 1).await.unwrap(), Some(Admission::Known));
+    let again = Agent { can_reattest: true, serial: "02".into(), ..first.clone() };
+    assert_eq!(store.admit(again, None, row("k3"), 1).await.unwrap(), Admission::Admitted);
+    assert_eq!(store.registry().agent(&first.id).unwrap().serial, "02");
+    store.add_token("t", 10, None, 1).await.unwrap();
+    assert_eq!(
+        store.admit(agent("/spire/agent/join_token/t"), Some("t"), row("k4"), 5).await.unwrap(),
+        Admission::Admitted
+    );
+    store.add_token("t", 10, None, 1).await.unwrap();
+    let second = store.admit(agent("/spire/agent/join_token/t"), Some("t"), row("k5"), 5).await.unwrap();
+    assert_eq!(second, Admission::Known, "a second token of the same value");
 }
 
 async fn two_entries_that_say_the_same_are_one() {
@@ -254,4 +275,5 @@ database::on_each_database! {
     every_change_of_an_entry_counts,
     more_records_than_one_statement_takes_are_written,
     another_trust_domain_and_a_newer_version_are_refused,
+    a_known_node_comes_again_only_where_its_attestor_allows_it,
 }

@@ -1,7 +1,8 @@
-//! Join tokens: used once, by deleting their row in the transaction that admits the node.
+//! Admission of nodes, and join tokens: used once, by deleting their row in the transaction that admits the node.
 
 use std::sync::Arc;
 
+use identity::spiffe_id::SpiffeId;
 use sqlx::{AnyConnection, Row};
 
 use super::{Done, Issuance, Lane, Store, StoreError, agents, entries};
@@ -10,17 +11,19 @@ use crate::entry::Entry;
 use crate::random::sha256_hex;
 use crate::registry::Change;
 
-/// What became of an attempt to join.
+/// What became of a node that has attested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum TokenUse {
-    /// The node is admitted; the token is gone.
-    Joined,
+pub(crate) enum Admission {
+    /// It is known now; its token, if there was one, is gone.
+    Admitted,
     /// Nobody knows the token: never made, or used.
     Unknown,
     /// The token came too late; it is gone.
     Expired,
     /// The node was banned.
     Banned,
+    /// The node is known, and its attestor admits a node once.
+    Known,
 }
 
 impl Store {
@@ -51,25 +54,36 @@ impl Store {
         .await
     }
 
-    /// Uses `token` for `agent`: of any number of attempts with one token, one succeeds.
-    /// The record of the node's SVID is written with it, or the token stays good.
-    pub(crate) async fn join(
+    /// Admits a node that has attested, under its new SVID. Of any number of attempts with one token, one succeeds; a node
+    /// that is known comes again only where `agent.can_reattest`; a ban outlives everything. The record of
+    /// the node's SVID is written with it, or nothing is.
+    pub(crate) async fn admit(
         &self,
-        token: &str,
         agent: Agent,
+        token: Option<&str>,
         record: Issuance,
         now: i64,
-    ) -> Result<TokenUse, StoreError> {
-        let digest = sha256_hex(token.as_bytes());
-        self.write_in(Lane::New, move |conn| Box::pin(join(conn, digest, agent, record, now))).await
+    ) -> Result<Admission, StoreError> {
+        let digest = token.map(|token| sha256_hex(token.as_bytes()));
+        self.write_in(Lane::New, move |conn| Box::pin(admit(conn, agent, digest, record, now))).await
     }
 
-    /// Why `token` would be refused now, if it would. Only [`Store::join`] decides.
-    pub(crate) async fn token_problem(&self, token: &str, now: i64) -> Result<Option<TokenUse>, StoreError> {
+    /// Why a node would not be admitted now, if so: nobody without a chance costs us a signature. Only [`Store::admit`]
+    /// decides.
+    pub(crate) async fn admission_problem(
+        &self,
+        id: &SpiffeId,
+        can_reattest: bool,
+        token: Option<&str>,
+        now: i64,
+    ) -> Result<Option<Admission>, StoreError> {
+        let known = self.registry().agent(id).and_then(|known| problem_of(&known, can_reattest));
+        let Some(token) = token else { return Ok(known) };
+        // A used token is told as such, although its node is known.
         let sql = "SELECT expires_at FROM join_token WHERE digest = $1";
         let found = sqlx::query(sql).bind(sha256_hex(token.as_bytes())).fetch_optional(&self.pool).await?;
-        let Some(found) = found else { return Ok(Some(TokenUse::Unknown)) };
-        Ok((found.try_get::<i64, _>(0)? <= now).then_some(TokenUse::Expired))
+        let Some(found) = found else { return Ok(Some(Admission::Unknown)) };
+        Ok(if found.try_get::<i64, _>(0)? <= now { Some(Admission::Expired) } else { known })
     }
 
     /// Forgets tokens that ran out.
@@ -84,23 +98,39 @@ impl Store {
     }
 }
 
-async fn join(
+async fn admit(
     conn: &mut AnyConnection,
-    digest: String,
     agent: Agent,
+    digest: Option<String>,
     record: Issuance,
     now: i64,
-) -> Result<Done<TokenUse>, StoreError> {
-    let sql = "DELETE FROM join_token WHERE digest = $1 RETURNING expires_at";
-    let Some(used) = sqlx::query(sql).bind(digest).fetch_optional(&mut *conn).await? else {
-        return Ok(Done::quiet(TokenUse::Unknown));
-    };
-    if used.try_get::<i64, _>(0)? <= now {
-        return Ok(Done::quiet(TokenUse::Expired));
+) -> Result<Done<Admission>, StoreError> {
+    if let Some(digest) = digest {
+        let sql = "DELETE FROM join_token WHERE digest = $1 RETURNING expires_at";
+        let Some(used) = sqlx::query(sql).bind(digest).fetch_optional(&mut *conn).await? else {
+            return Ok(Done::quiet(Admission::Unknown));
+        };
+        if used.try_get::<i64, _>(0)? <= now {
+            return Ok(Done::quiet(Admission::Expired));
+        }
     }
-    if agents::one(conn, &agent.id).await?.is_some_and(|known| known.banned) {
-        return Ok(Done::quiet(TokenUse::Banned));
+    let known = agents::one(conn, &agent.id).await?;
+    if let Some(problem) = known.and_then(|known| problem_of(&known, agent.can_reattest)) {
+        return Ok(Done::quiet(problem));
     }
-    agents::put(conn, &agent).await?;
-    Ok(Done::new(TokenUse::Joined, vec![Change::AgentSet(Arc::new(agent))]).issuing(record))
+    // Two authorities on one database may both have found nobody: of a node that is admitted once, one row wins.
+    match agent.can_reattest {
+        true => agents::put(conn, &agent).await?,
+        false if agents::put_new(conn, &agent).await? => (),
+        false => return Ok(Done::quiet(Admission::Known)),
+    }
+    Ok(Done::new(Admission::Admitted, vec![Change::AgentSet(Arc::new(agent))]).issuing(record))
+}
+
+fn problem_of(known: &Agent, can_reattest: bool) -> Option<Admission> {
+    match (known.banned, can_reattest) {
+        (true, _) => Some(Admission::Banned),
+        (false, true) => None,
+        (false, false) => Some(Admission::Known),
+    }
 }

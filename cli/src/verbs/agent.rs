@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use agent::client::WhoAmI;
+use ca::explain::{Explanation, Question};
+use identity::spiffe_id::SpiffeId;
 use serde_json::{Value, json};
 
-use super::wait;
-use crate::args::{AgentCommand, FetchCommand, OutputArg, SocketArg};
+use super::{ca, registration, wait};
+use crate::args::{AgentCommand, CaArg, FetchCommand, OutputArg, SocketArg};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::up::layout::{Layout, write_atomically};
@@ -156,8 +158,29 @@ fn whoami(dir: &crate::args::DirArg, pid: u32, output: OutputArg) -> Result<(), 
                 .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
         })?;
     let pid = i32::try_from(pid).map_err(|_| Failure::new(Exit::Usage, format!("{pid} is no process id")))?;
-    let answer = wait(async { agent::client::whoami(admin, pid).await.map_err(failure) })?;
-    output::print(output.output, &answer, || whoami_text(&answer))
+    let (answer, explained) = wait(async {
+        let answer = agent::client::whoami(admin, pid).await.map_err(failure)?;
+        let explained = explain(dir, &answer).await;
+        Ok((answer, explained))
+    })?;
+    let mut value = serde_json::to_value(&answer).map_err(anyhow::Error::from)?;
+    value["explained"] = serde_json::to_value(&explained).map_err(anyhow::Error::from)?;
+    output::print(output.output, &value, || {
+        let explained = explained.iter().map(|found| format!("\nas the CA sees it:\n{}", registration::text(found)));
+        explained.fold(whoami_text(&answer), |text, more| text + &more)
+    })
+}
+
+/// Why entries that the agent does not know are not for this process; nothing when no CA runs here.
+async fn explain(dir: &crate::args::DirArg, answer: &WhoAmI) -> Option<Explanation> {
+    let ca = ca(&CaArg { dir: dir.clone(), socket: None }).await.ok()?;
+    let split = |text: &String| text.split_once(':').map(|(kind, value)| (kind.to_owned(), value.to_owned()));
+    let question = Question {
+        selectors: answer.selectors.iter().filter_map(split).collect(),
+        node: answer.node.as_deref().and_then(|id| SpiffeId::parse(id).ok()),
+        spiffe_id: None,
+    };
+    registration::ask(&ca, &question).await.ok()
 }
 
 fn whoami_text(answer: &WhoAmI) -> String {

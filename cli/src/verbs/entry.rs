@@ -5,9 +5,9 @@ use std::time::Duration;
 use proto::spire::api::types::Entry;
 use serde_json::{Value, json};
 
-use super::{ca, time_text, wait};
+use super::{ca, registration, time_text, wait};
 use crate::args::{EntryArgs, EntryCommand};
-use crate::ca_client::{EntrySpec, id_text};
+use crate::ca_client::{EntryFilter, EntrySpec, id_text};
 use crate::exit::Failure;
 use crate::output::{self, Format};
 
@@ -25,8 +25,21 @@ async fn dispatch(command: &EntryCommand) -> Result<(), Failure> {
             let updated = ca(arg).await?.update_entry(id, &spec(entry)).await?;
             print_one(output.output, &updated, || updated.id.clone())
         }
-        EntryCommand::List { ca: arg, spiffe_id, parent_id, output } => {
-            let entries = ca(arg).await?.list_entries(spiffe_id.as_deref(), parent_id.as_deref()).await?;
+        EntryCommand::Plan { documents, exit_code } => registration::plan(documents, *exit_code).await,
+        EntryCommand::Apply { documents } => registration::apply(documents).await,
+        EntryCommand::Explain { ca, selectors, parent, spiffe_id, output } => {
+            registration::explain_verb(ca, selectors, parent.as_deref(), spiffe_id.as_deref(), output.output).await
+        }
+        EntryCommand::List { ca: arg, spiffe_id, parent_id, selectors, hint, federates_with, downstream, output } => {
+            let filter = EntryFilter {
+                spiffe_id: spiffe_id.as_deref(),
+                parent_id: parent_id.as_deref(),
+                selectors,
+                hint: hint.as_deref(),
+                federates_with,
+                downstream: *downstream,
+            };
+            let entries = ca(arg).await?.list_entries(&filter).await?;
             let value: Vec<Value> = entries.iter().map(document).collect();
             output::print(output.output, &value, || table(&entries))
         }
@@ -56,6 +69,10 @@ fn spec(args: &EntryArgs) -> EntrySpec {
         dns_names: args.dns_names.clone(),
         federates_with: args.federates_with.clone(),
         hint: args.hint.clone(),
+        admin: args.admin,
+        downstream: args.downstream,
+        store_svid: args.store_svid,
+        expires_at: args.expires_at.unwrap_or_default(),
     }
 }
 
@@ -74,6 +91,11 @@ fn document(entry: &Entry) -> Value {
         "dns_names": entry.dns_names,
         "federates_with": entry.federates_with,
         "hint": entry.hint,
+        "admin": entry.admin,
+        "downstream": entry.downstream,
+        "store_svid": entry.store_svid,
+        "x509_svid_prefetch": !entry.additional_attributes.is_some_and(|more| more.disable_x509_svid_prefetch),
+        "jwt_svid_jti": entry.additional_attributes.is_some_and(|more| more.jwt_svid_include_jti),
         "revision": entry.revision_number,
         "created_at": time_text(entry.created_at),
         "expires_at": time_text(entry.expires_at),

@@ -87,7 +87,7 @@ async fn explained(client: &CaClient, kind: Kind, failure: Failure) -> Failure {
 
 async fn waive(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<(), Failure> {
     for name in &args.waive {
-        let nodes = client.list_nodes().await?;
+        let nodes = client.list_nodes(&crate::ca_client::NodeFilter::default()).await?;
         let ids = nodes.iter().map(|node| crate::ca_client::id_text(node.id.as_ref()));
         let ending = format!("/{name}");
         let found: Vec<String> = ids.filter(|id| id == name || id.ends_with(&ending)).collect();

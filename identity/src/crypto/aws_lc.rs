@@ -3,12 +3,30 @@
 use aws_lc_rs::constant_time;
 pub(crate) use aws_lc_rs::{aead, digest, hmac, rand, signature};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as rustls_aws};
+use rustls_pki_types::PrivateKeyDer;
 use signature::{EcdsaKeyPair, KeyPair as _, ParsedPublicKey, RsaParameters, VerificationAlgorithm};
 
 pub(crate) const ECDSA_P256_SHA512: Option<&dyn VerificationAlgorithm> = Some(&signature::ECDSA_P256_SHA512_ASN1);
 pub(crate) const ECDSA_P384_SHA512: Option<&dyn VerificationAlgorithm> = Some(&signature::ECDSA_P384_SHA512_ASN1);
 pub(crate) const ECDSA_P521_SHA512_FIXED: Option<&dyn VerificationAlgorithm> =
     Some(&signature::ECDSA_P521_SHA512_FIXED);
+
+pub(crate) const ECDSA_P521_SHA256: Option<&dyn VerificationAlgorithm> = Some(&signature::ECDSA_P521_SHA256_ASN1);
+
+/// A P-256 or P-521 key that signs with SHA-256 in the fixed form, from PKCS#8 or SEC1.
+pub(crate) fn ecdsa_pair(der: &PrivateKeyDer<'_>) -> Option<EcdsaKeyPair> {
+    let algorithms = [&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &signature::ECDSA_P521_SHA256_FIXED_SIGNING];
+    algorithms.into_iter().find_map(|algorithm| match der {
+        PrivateKeyDer::Pkcs8(der) => EcdsaKeyPair::from_pkcs8(algorithm, der.secret_pkcs8_der()).ok(),
+        PrivateKeyDer::Sec1(der) => EcdsaKeyPair::from_private_key_der(algorithm, der.secret_sec1_der()).ok(),
+        _ => None,
+    })
+}
+
+/// How many bytes a signature of this key has.
+pub(crate) fn rsa_signature_len(pair: &signature::RsaKeyPair) -> usize {
+    pair.public_modulus_len()
+}
 
 /// A public key, parsed once for one algorithm.
 #[derive(Clone)]

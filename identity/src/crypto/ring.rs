@@ -3,11 +3,26 @@
 use ring::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey as PeerKey};
 pub(crate) use ring::{aead, digest, hmac, rand, signature};
 use rustls::crypto::{CryptoProvider, ring as rustls_ring};
+use rustls_pki_types::PrivateKeyDer;
 use signature::{EcdsaKeyPair, KeyPair as _, RsaParameters, UnparsedPublicKey, VerificationAlgorithm};
 
 pub(crate) const ECDSA_P256_SHA512: Option<&dyn VerificationAlgorithm> = None;
 pub(crate) const ECDSA_P384_SHA512: Option<&dyn VerificationAlgorithm> = None;
 pub(crate) const ECDSA_P521_SHA512_FIXED: Option<&dyn VerificationAlgorithm> = None;
+
+pub(crate) const ECDSA_P521_SHA256: Option<&dyn VerificationAlgorithm> = None;
+
+/// A P-256 key that signs with SHA-256 in the fixed form, from PKCS#8.
+pub(crate) fn ecdsa_pair(der: &PrivateKeyDer<'_>) -> Option<EcdsaKeyPair> {
+    let PrivateKeyDer::Pkcs8(der) = der else { return None };
+    let random = rand::SystemRandom::new();
+    EcdsaKeyPair::from_pkcs8(&signature::ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &random).ok()
+}
+
+/// How many bytes a signature of this key has.
+pub(crate) fn rsa_signature_len(pair: &signature::RsaKeyPair) -> usize {
+    pair.public().modulus_len()
+}
 
 /// A public key for one algorithm. ring parses it at each use.
 #[derive(Clone)]

@@ -161,7 +161,8 @@ service! {
             let Some(agent::attest_agent_request::Step::Params(params)) = asked else { panic!("{asked:?}") };
             let (data, csr) = (params.data.unwrap(), params.params.unwrap().csr);
             assert_eq!(data.r#type, "join_token");
-            let chain = self.ca.attest(&String::from_utf8(data.payload).unwrap(), csr).await.map_err(status_of)?;
+            let mut evidence = Evidence::plain("join_token", &data.payload);
+            let chain = self.ca.attest(&mut evidence, csr).await.map_err(status_of)?;
             let result = agent::attest_agent_response::Result { svid: Some(encode_svid(chain)), reattestable: false };
             let step = Some(agent::attest_agent_response::Step::Result(result));
             Ok(Response::new(Box::pin(tokio_stream::iter([Ok(agent::AttestAgentResponse { step })]))))

@@ -1,0 +1,149 @@
+//! `AttestAgent`: evidence, at most a few challenges with their answers, and the node's first SVID.
+//!
+//! Whoever calls is a stranger until the end. The whole exchange has a time limit, each message a size limit, and nothing
+//! is signed for a node that would not be admitted.
+
+use std::time::Duration;
+
+use futures_util::Stream;
+use proto::spire::api::server::agent::v1::{
+    AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
+};
+use runtime::shutdown::Shutdown;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+use super::agent::{csr_of, sign};
+use super::svid::x509_message;
+use super::{Api, Caller, next_message};
+use crate::agent::Agent;
+use crate::attest::{AttestError, Attested, Respondent, World};
+use crate::audit::Act;
+use crate::certifier::Certifier;
+use crate::issue::IssuedX509;
+use crate::refusal::Refusal;
+use crate::store::Admission;
+
+use attest_agent_response::Step;
+
+/// Serves one attestation.
+pub(super) fn serve(
+    api: Api,
+    caller: Caller,
+    messages: Streaming<AttestAgentRequest>,
+) -> impl Stream<Item = Result<AttestAgentResponse, Status>> {
+    async_stream::stream! {
+        let (ask, mut asked) = mpsc::channel(1);
+        let work = tokio::time::timeout(ATTESTATION_WAIT_MAX, admit(&api.certifier, &caller, messages, ask));
+        tokio::pin!(work);
+        let outcome = loop {
+            let challenge = tokio::select! {
+                biased;
+                Some(challenge) = asked.recv() => challenge,
+                outcome = &mut work => break outcome.unwrap_or(Err(AttestError::Unanswered.into())),
+            };
+            yield Ok(AttestAgentResponse { step: Some(Step::Challenge(challenge)) });
+        };
+        api.note("AttestAgent", &caller, outcome.as_ref().err());
+        yield outcome.map(|result| AttestAgentResponse { step: Some(Step::Result(result)) }).map_err(Status::from);
+    }
+}
+
+/// The other side of the stream.
+struct Peer {
+    messages: Streaming<AttestAgentRequest>,
+    ask: mpsc::Sender<Vec<u8>>,
+    asked: usize,
+    shutdown: Shutdown,
+}
+
+impl Peer {
+    async fn next(&mut self) -> Option<attest_agent_request::Step> {
+        let message = tokio::time::timeout(MESSAGE_WAIT_MAX, next_message(&mut self.messages, &self.shutdown)).await;
+        message.ok()?.ok()??.step
+    }
+}
+
+#[tonic::async_trait]
+impl Respondent for Peer {
+    async fn ask(&mut self, challenge: Vec<u8>) -> Result<Vec<u8>, AttestError> {
+        self.asked += 1;
+        if self.asked > CHALLENGES_MAX || self.ask.send(challenge).await.is_err() {
+            return Err(AttestError::Unanswered);
+        }
+        match self.next().await {
+            Some(attest_agent_request::Step::ChallengeResponse(answer)) if answer.len() <= ANSWER_BYTES_MAX => {
+                Ok(answer)
+            }
+            Some(attest_agent_request::Step::ChallengeResponse(_)) => Err(AttestError::AnswerMalformed("is too large")),
+            Some(attest_agent_request::Step::Params(_)) | None => Err(AttestError::Unanswered),
+        }
+    }
+}
+
+async fn admit(
+    certifier: &Certifier,
+    caller: &Caller,
+    messages: Streaming<AttestAgentRequest>,
+    ask: mpsc::Sender<Vec<u8>>,
+) -> Result<attest_agent_response::Result, Refusal> {
+    let mut peer = Peer { messages, ask, asked: 0, shutdown: certifier.shutdown.clone() };
+    let Some(attest_agent_request::Step::Params(params)) = peer.next().await else {
+        return Err(Refusal::AttestationIncomplete("params in the first message"));
+    };
+    let data = params.data.ok_or(Refusal::AttestationIncomplete("data"))?;
+    let signing = certifier.authorities.current();
+    let world =
+        World { trust_domain: &certifier.trust_domain, roots: &signing.bundle.x509_authorities, now: certifier.now() };
+    let attested = certifier.attestors.attest(&data.r#type, &data.payload, &world, &mut peer).await?;
+    let csr = csr_of(params.params.as_ref())?;
+    let (token, now) = (attested.token().map(|token| token.reveal()), certifier.now_secs());
+    let problem = certifier.store.admission_problem(attested.id(), attested.can_reattest(), token, now).await?;
+    if let Some(problem) = problem {
+        check(problem)?;
+    }
+    let (issued, record) = sign(certifier, attested.id(), &csr)?;
+    let act = Act::new("node.attest", attested.id()).of(attested.id()).detail(attested.kind());
+    let store = certifier.acting(caller, act);
+    check(store.admit(node(&attested, &issued, now), token, record.clone(), now).await?)?;
+    certifier.recorded(&record);
+    tracing::info!(agent = %attested.id(), attestation_type = attested.kind(), "agent attested");
+    let svid = Some(x509_message(attested.id(), issued, ""));
+    Ok(attest_agent_response::Result { svid, reattestable: attested.can_reattest() })
+}
+
+fn check(admission: Admission) -> Result<(), Refusal> {
+    match admission {
+        Admission::Admitted => Ok(()),
+        Admission::Unknown => Err(AttestError::JoinTokenUnknown.into()),
+        Admission::Expired => Err(Refusal::JoinTokenExpired),
+        Admission::Banned => Err(Refusal::AgentBanned),
+        Admission::Known => Err(Refusal::AgentAlreadyAttested),
+    }
+}
+
+fn node(attested: &Attested, issued: &IssuedX509, now: i64) -> Agent {
+    Agent {
+        id: attested.id().clone(),
+        attestation_type: attested.kind().into(),
+        serial: issued.serial.clone(),
+        expires_at: issued.not_after,
+        new_serial: String::new(),
+        new_expires_at: 0,
+        selectors: attested.selectors().clone(),
+        banned: false,
+        can_reattest: attested.can_reattest(),
+        version: String::new(),
+        bundle_sequence: 0,
+        attested_at: now,
+        bundle_since: now,
+        seen_at: now,
+    }
+}
+
+/// How long one message of somebody unknown is waited for.
+const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a whole attestation may take.
+const ATTESTATION_WAIT_MAX: Duration = Duration::from_secs(30);
+const CHALLENGES_MAX: usize = 4;
+const ANSWER_BYTES_MAX: usize = 64 << 10;

@@ -1,0 +1,116 @@
+//! `kasbah entry plan|apply|explain`: documents against the CA, and why a workload gets what it gets.
+
+use std::collections::BTreeSet;
+
+use ca::explain::{Explanation, Question, explain};
+use identity::spiffe_id::{SpiffeId, TrustDomain};
+use proto::spire::api::types::Entry;
+
+use super::ca;
+use crate::args::{CaArg, DocumentsArg};
+use crate::ca_client::{CaClient, EntryFilter, NodeFilter, to_selector};
+use crate::exit::{Exit, Failure};
+use crate::output::{self, Format};
+use crate::registration::plan::Plan;
+use crate::registration::{Problem, document, expand};
+
+pub(crate) async fn plan(arg: &DocumentsArg, exit_code: bool) -> Result<(), Failure> {
+    let plan = make(arg, &ca(&arg.ca).await?).await?;
+    output::print(arg.output.output, &plan.document(), || plan.text())?;
+    if exit_code && plan.is_pending() {
+        return Err(Failure::failed("changes are pending"));
+    }
+    Ok(())
+}
+
+pub(crate) async fn apply(arg: &DocumentsArg) -> Result<(), Failure> {
+    let ca = ca(&arg.ca).await?;
+    let plan = make(arg, &ca).await?;
+    // What changes first and what is new next, so that no identity is missing between.
+    let updates: Vec<Entry> = plan.update.iter().map(|update| update.entry.clone()).collect();
+    let deleted: Vec<String> = plan.delete.iter().map(|entry| entry.id.clone()).collect();
+    let mut failures = named(&updates, ca.try_update_entries(&updates).await?);
+    failures.extend(named(&plan.create, ca.try_create_entries(&plan.create).await?));
+    failures.extend(named(&plan.delete, ca.try_delete_entries(&deleted).await?));
+    output::print(arg.output.output, &plan.document(), || plan.text())?;
+    if failures.is_empty() {
+        output::message("applied");
+        return Ok(());
+    }
+    failures.iter().for_each(|failure| output::message(failure));
+    Err(Failure::failed(format!("{} changes failed; the others are made", failures.len())))
+}
+
+fn named<T>(entries: &[Entry], outcomes: Vec<Result<T, Failure>>) -> Vec<String> {
+    let failed = entries.iter().zip(outcomes).filter_map(|(entry, outcome)| Some((entry, outcome.err()?)));
+    failed.map(|(entry, failure)| format!("{}: {failure}", entry.id)).collect()
+}
+
+async fn make(arg: &DocumentsArg, ca: &CaClient) -> Result<Plan, Failure> {
+    let documents = document::read(&arg.files).map_err(|problems| refused(&problems))?;
+    let owners: BTreeSet<String> = documents.iter().map(|document| document.owner.value.clone()).collect();
+    let (domain, nodes) = (trust_domain(ca).await?, ca.list_nodes(&NodeFilter::default()).await?);
+    let desired = expand::expand(&documents, &domain, &nodes).map_err(|problems| refused(&problems))?;
+    let existing = ca.list_entries(&EntryFilter::default()).await?;
+    Ok(Plan::make(desired, &existing, &owners, arg.prune))
+}
+
+fn refused(problems: &[Problem]) -> Failure {
+    let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    Failure::new(Exit::Data, lines.join("\n")).remedy("correct the documents; nothing was changed")
+}
+
+async fn trust_domain(ca: &CaClient) -> Result<TrustDomain, Failure> {
+    let name = ca.bundle().await?.trust_domain;
+    TrustDomain::parse(name.trim_start_matches("spiffe://"))
+        .map_err(|error| Failure::failed(format!("the CA names a trust domain that is none: {error}")))
+}
+
+pub(crate) async fn explain_verb(
+    arg: &CaArg,
+    selectors: &[String],
+    parent: Option<&str>,
+    spiffe_id: Option<&str>,
+    format: Format,
+) -> Result<(), Failure> {
+    let selectors = selectors.iter().map(|text| to_selector(text)).collect::<Result<Vec<_>, _>>()?;
+    let question = Question {
+        selectors: selectors.into_iter().map(|selector| (selector.r#type, selector.value)).collect(),
+        node: parent.map(id).transpose()?,
+        spiffe_id: spiffe_id.map(id).transpose()?,
+    };
+    let found = ask(&ca(arg).await?, &question).await?;
+    output::print(format, &found, || text(&found))?;
+    if found.given { Ok(()) } else { Err(Failure::failed("no identity is given")) }
+}
+
+/// The explanation of the CA as it is now.
+pub(crate) async fn ask(ca: &CaClient, question: &Question) -> Result<Explanation, Failure> {
+    let domain = trust_domain(ca).await?;
+    let entries = ca.list_entries(&EntryFilter::default()).await?;
+    let nodes = ca.list_nodes(&NodeFilter::default()).await?;
+    Ok(explain(question, &entries, &nodes, &domain, jiff::Timestamp::now().as_second()))
+}
+
+fn id(text: &str) -> Result<SpiffeId, Failure> {
+    SpiffeId::parse(text).map_err(|error| Failure::new(Exit::Data, format!("`{text}` is no SPIFFE ID: {error}")))
+}
+
+pub(crate) fn text(found: &Explanation) -> String {
+    let mut lines: Vec<String> =
+        found.remarks.iter().map(|remark| format!("{}  ({})", remark.text, remark.code)).collect();
+    for verdict in &found.entries {
+        let word = if verdict.given { "gets" } else { "not " };
+        lines.push(format!(
+            "{word}  {}  (entry {} asks for {})",
+            verdict.spiffe_id,
+            verdict.entry_id,
+            verdict.selectors.join(", ")
+        ));
+        lines.extend(verdict.grounds.iter().map(|ground| format!("        {}  ({})", ground.text, ground.code)));
+        if verdict.given {
+            lines.push(format!("        served by {}", verdict.nodes.join(", ")));
+        }
+    }
+    lines.join("\n")
+}
