@@ -258,7 +258,7 @@ async fn a_node_that_has_not_acknowledged_holds_the_activation_up() {
         not_after: 2,
         log_index: -1,
     };
-    fixture.store.join("t", node.clone(), record, 1).await.unwrap();
+    fixture.store.admit(node.clone(), Some("t"), record, 1).await.unwrap();
     step(&fixture, &authorities, Asked::Prepare(Mode::Auto)).await.unwrap();
     authorities.keep_fresh(&fixture.store, at(1)).await.unwrap();
     let activate = authorities.current().line(AuthorityKind::Root).next().unwrap();
