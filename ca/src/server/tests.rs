@@ -70,7 +70,7 @@ async fn the_admin_address_shows_state_and_no_secret() {
     assert_eq!(status["issued"], 2);
     let certs = get(ca.addresses.admin, "/certs").await;
     assert_eq!(certs["own_svid"]["spiffe_id"], "spiffe://example.org/spire/server");
-    assert_eq!(certs["authorities"].as_array().unwrap().len(), 3);
+    assert_eq!(certs["authorities"].as_array().unwrap().len(), 4, "root, intermediate, JWT and WIT");
     let issuance = get(ca.addresses.admin, "/issuance?limit=5").await;
     assert!(issuance.as_array().unwrap().iter().any(|record| record["serial"] == node.serial()));
     let dump = get(ca.addresses.admin, "/config_dump").await;

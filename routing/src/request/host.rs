@@ -43,6 +43,13 @@ impl HostError {
 }
 
 impl Host {
+    /// A host as somebody wrote it, which no request of ours would get past [`Self::parse`] with: for offline evaluation.
+    pub fn danger_assume(text: &str) -> Self {
+        let port = text.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        let name_len = if port.is_some() { text.rfind(':').unwrap_or(text.len()) } else { text.len() };
+        Self { authority: text.to_ascii_lowercase().into(), name_len, port }
+    }
+
     /// The one host of a request: the target's authority, which a Host header may repeat but not change.
     pub fn of(parts: &Parts) -> Result<Self, HostError> {
         let named = Self::of_headers(&parts.headers)?;

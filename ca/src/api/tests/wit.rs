@@ -77,7 +77,7 @@ async fn an_administrator_mints_wits_and_nobody_else() {
     let svid = admin.mint_witsvid(request("/ops")).await.unwrap().into_inner().svid.unwrap();
     assert_eq!(svid.expires_at - svid.issued_at, 90);
     assert_eq!(judge(&svid.token, &key, &bundles(&ca)).unwrap(), "spiffe://example.org/ops");
-    assert_eq!(reason(admin.mint_witsvid(request("/spire/server")).await), "ID_REFUSED");
+    assert_eq!(reason(admin.mint_witsvid(request("/spire/server")).await), "SPIFFE_ID_REFUSED");
     let ed25519 = MintWitsvidRequest { signing_algorithm: "EdDSA".into(), ..request("/ops") };
     assert_eq!(reason(admin.mint_witsvid(ed25519).await), "WIT_KEY_REFUSED");
     let node = ca.node(None).await;

@@ -155,7 +155,7 @@ impl Asked {
 
     fn head(&self) -> Option<(Method, Host, CanonicalPath, HeaderMap)> {
         let method = self.method.as_deref().unwrap_or("GET").parse().ok()?;
-        let host = Host::parse(self.host.as_deref().unwrap_or("localhost")).ok()?;
+        let host = host(self.host.as_deref().unwrap_or("localhost"))?;
         // The path as the policy sees it: whoever asks has normalized it, or wants to see what happens without.
         let as_given = PathOptions { normalize: false, merge_slashes: false, escaped_slashes: EscapedSlashes::Keep };
         let path = CanonicalPath::parse_raw(self.path.as_deref().unwrap_or("/"), &as_given).ok()?;
@@ -178,6 +178,13 @@ impl Asked {
         let peer = self.peer.as_deref().filter(|peer| !peer.is_empty()).map(PeerIdentity::danger_assume);
         Connection { tls: peer.is_some(), peer, ..Connection::plain(source, destination) }
     }
+}
+
+/// The host as our proxy means it. A name with an empty label never reaches a policy there, but what the policies say
+/// about it is what is asked here.
+fn host(text: &str) -> Option<Host> {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte));
+    Host::parse(text).ok().or_else(|| is_name.then(|| Host::danger_assume(text)))
 }
 
 /// `ns[NS]-policy[POLICY]-rule[RULE]` as `NS/POLICY/RULE`; other names as they are.
