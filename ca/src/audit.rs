@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -113,10 +114,14 @@ impl Certifier {
     }
 }
 
-/// Milliseconds and randomness: unique, and in the order of time.
+/// Milliseconds, a number that only grows, and randomness: unique, and in the order in which this process made them.
 fn record_id(now: SystemTime) -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
     let millis = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
-    format!("{:012x}{}", millis & 0xffff_ffff_ffff, hex(&random::<10>()))
+    let earliest = u64::try_from(millis & 0xffff_ffff_ffff).unwrap_or_default() << 16;
+    let next = |last: u64| earliest.max(last.saturating_add(1));
+    let last = LAST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+    format!("{:016x}{}", next(last.unwrap_or_default()), hex(&random::<8>()))
 }
 
 /// Refusals that are not written yet: one row for all of the same kind.

@@ -42,6 +42,7 @@ pub(crate) use issuance::{Issuance, IssuanceKind, Recorded};
 pub(crate) use migrations::MIGRATIONS;
 pub use open::OpenError;
 pub(crate) use open::address::{Address, shown as shown_url, sqlite_url};
+pub(crate) use open::check::try_lock;
 pub(crate) use open::{open, sound, unmigrated};
 pub(crate) use queue::Lane;
 pub(crate) use replica::Lease;

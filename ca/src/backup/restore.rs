@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
+use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 
 use super::file::Input;
 use super::tables::{self, Table};
@@ -75,7 +75,7 @@ async fn hold(conn: &mut AnyConnection, address: &Address) -> Result<(), BackupE
     if address.is_sqlite() {
         return Ok(());
     }
-    let held: bool = conn.fetch_one("SELECT pg_try_advisory_lock(1263747656, 3)").await?.try_get(0)?;
+    let held = crate::store::try_lock(conn, "SELECT pg_try_advisory_lock(1263747656, 3)").await?;
     if held { Ok(()) } else { Err(BackupError::InUse { database: address.shown() }) }
 }
 

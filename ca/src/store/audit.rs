@@ -10,7 +10,7 @@ use super::{Done, Store, StoreError, column};
 /// One act, or several refusals of the same kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AuditRecord {
-    /// Milliseconds since 1970 (12 hex digits), then randomness: in the order of time.
+    /// Milliseconds since 1970 (12 hex digits), a number, randomness: in the order of time.
     pub(crate) id: String,
     /// Unix seconds.
     pub(crate) at: i64,

@@ -1,7 +1,7 @@
 //! Opening the database, and saying in one sentence why that cannot be.
 
 pub(crate) mod address;
-mod check;
+pub(crate) mod check;
 mod error;
 
 use std::sync::{Arc, RwLock};

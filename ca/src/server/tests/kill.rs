@@ -202,4 +202,4 @@ async fn a_killed_process_loses_nothing_on_postgresql() {
 
 const ROUNDS: usize = 24;
 const WORKERS: usize = 4;
-const START_MAX: Duration = Duration::from_secs(30);
+const START_MAX: Duration = Duration::from_secs(90);

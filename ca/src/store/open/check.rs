@@ -80,11 +80,22 @@ async fn check_postgres(conn: &mut AnyConnection, address: &Address) -> Result<(
         return Err(OpenError::ReadOnly { database: address.shown(), source });
     }
     // Shared among all who use the database; a restore wants it alone.
-    let free = conn.fetch_one("SELECT pg_try_advisory_lock_shared(1263747656, 3)").await.map_err(broken)?;
-    if free.try_get::<bool, _>(0).map_err(broken)? {
-        Ok(())
-    } else {
-        Err(OpenError::Restoring { database: address.shown() })
+    let free = try_lock(conn, "SELECT pg_try_advisory_lock_shared(1263747656, 3)").await.map_err(broken)?;
+    if free { Ok(()) } else { Err(OpenError::Restoring { database: address.shown() }) }
+}
+
+/// Takes a lock of the session. One that has just ended frees its lock a moment later, so a refusal is not believed at
+/// once.
+pub(crate) async fn try_lock(conn: &mut AnyConnection, sql: &'static str) -> Result<bool, sqlx::Error> {
+    let last_try = tokio::time::Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        if conn.fetch_one(sql).await?.try_get(0)? {
+            return Ok(true);
+        }
+        if tokio::time::Instant::now() >= last_try {
+            return Ok(false);
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
     }
 }
 
@@ -126,4 +137,6 @@ const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_NOTADB: u32 = 26;
 const SQLITE_READONLY: u32 = 8;
 /// How long a server may take to answer at the start.
+const LOCK_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 const CONNECT_WAIT_MAX: std::time::Duration = std::time::Duration::from_secs(10);
