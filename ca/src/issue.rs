@@ -3,7 +3,8 @@
 pub(crate) mod wit;
 
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use identity::CertificateDer;
 use identity::authority::{AuthorityError, LeafProfile};
@@ -14,6 +15,7 @@ use identity::spiffe_id::SpiffeId;
 
 use crate::api::Caller;
 use crate::audit::Act;
+use crate::authorities::Signing;
 use crate::certifier::{Certifier, Wanted, secs};
 use crate::policy::KeyType;
 use crate::random::sha256_hex;
@@ -84,10 +86,16 @@ impl Certifier {
         Ok(issued)
     }
 
+    /// The moment and the authorities to sign with. Whoever signs gets them here, so that nobody signs while the clock
+    /// cannot be believed.
+    fn signing_now(&self) -> Result<(SystemTime, Arc<Signing>), Refusal> {
+        self.clock_watch.check()?;
+        Ok((self.now(), self.authorities.current()))
+    }
+
     /// Signs without recording: the caller records, then hands out.
     pub(crate) fn sign_x509(&self, order: &X509Order, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
-        self.clock_watch.check()?;
-        let (now, signing) = (self.now(), self.authorities.current());
+        let (now, signing) = self.signing_now()?;
         let ttl = self.allowed_ttl(order, KeyType::of(csr.public_key()))?;
         let serial = digest::random_serial();
         let profile = LeafProfile {
@@ -144,8 +152,7 @@ impl Certifier {
     }
 
     fn sign_jwt(&self, order: JwtOrder) -> Result<(IssuedToken, Issuance), Refusal> {
-        self.clock_watch.check()?;
-        let (now, signing) = (self.now(), self.authorities.current());
+        let (now, signing) = self.signing_now()?;
         let left = signing.jwt_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
         let wanted = Wanted { kind: order.kind, id: &order.id, caller: &order.caller, dns_names: &[], key: None };
         let ttl = self.judge(&wanted, order.ttl)?;

@@ -42,8 +42,7 @@ impl Certifier {
     /// Signs without recording: the caller records, then hands out. Every WIT has a `jti` of its own, under which audits
     /// of relying parties find the record.
     pub(crate) fn sign_wit(&self, order: WitOrder) -> Result<(IssuedToken, Issuance), Refusal> {
-        self.clock_watch.check()?;
-        let (now, signing) = (self.now(), self.authorities.current());
+        let (now, signing) = self.signing_now()?;
         let left = signing.wit_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
         let key = order.key.public_key().and_then(KeyType::of);
         let wanted = Wanted { kind: order.kind, id: &order.id, caller: &order.caller, dns_names: &[], key };
