@@ -137,6 +137,6 @@ async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 const FORGET_PAUSE: Duration = Duration::from_secs(60);
-const CLOCK_PAUSE: Duration = Duration::from_millis(500);
+const CLOCK_PAUSE: Duration = Duration::from_secs(1);
 /// Every so many looks at the clock the database server is asked for its own.
-const CLOCK_ASK_EVERY: u64 = 10;
+const CLOCK_ASK_EVERY: u64 = 5;

@@ -3,9 +3,10 @@
 //! Code that waits for a moment in time takes a [`Clock`], so that a test on tokio's paused time sees
 //! the wall clock move together with the timers.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where a part reads the time of day.
 #[derive(Clone, Copy, Debug)]
@@ -73,15 +74,9 @@ impl Clock {
     }
 }
 
-/// Time since the machine was started, its sleep included; where the system does not tell, time since we asked first.
+/// Time since the machine was started, its sleep included (`CLOCK_BOOTTIME`).
 fn since_boot() -> Duration {
-    static FIRST: OnceLock<Instant> = OnceLock::new();
-    let told = std::fs::read_to_string("/proc/uptime").ok();
-    let secs = told.and_then(|told| told.split(' ').next().and_then(|secs| secs.parse().ok()));
-    match secs.map(Duration::try_from_secs_f64) {
-        Some(Ok(since)) => since,
-        _ => FIRST.get_or_init(Instant::now).elapsed(),
-    }
+    Duration::try_from(clock_gettime(ClockId::Boottime)).unwrap_or_default()
 }
 
 impl Default for Clock {

@@ -170,7 +170,7 @@ const SETUP_SQLITE: &[&str] = &[
     "PRAGMA busy_timeout = 5000",
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
-    "PRAGMA wal_autocheckpoint = 1000",
+    "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",
 ];
 /// A replica that hangs does not hold the others up for ever, and nobody's default makes a commit less than durable.
