@@ -1,5 +1,6 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
+mod cert;
 mod rotate;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 
+pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
 
 /// Identity and security for service meshes: certificate authority, node agent, proxies, discovery and policy in one binary.
@@ -135,7 +137,7 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
     /// Signed tokens (JWT).
     #[command(subcommand)]
     Jwt(JwtCommand),
-    /// Judge certificates: whole paths, or one by one.
+    /// Certificates: show, list, watch, verify, check, issue.
     #[command(subcommand)]
     Cert(CertCommand),
     /// Explanations: `exit-codes`, `reasons`, or a command's help.
@@ -814,30 +816,6 @@ pub(crate) enum AuditCommand {
         limit: u32,
         #[command(flatten)]
         output: OutputArg,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CertCommand {
-    /// Path validation of every case of an x509-limbo document: the document in, a results document out.
-    ///
-    /// Names of peers are not judged. Each case's time, kind of peer, longest path and revocation lists count.
-    #[command(after_help = "Example:\n  kasbah cert verify --limbo < limbo.json > results.json")]
-    Verify {
-        /// Read an x509-limbo document from stdin.
-        #[arg(long, required = true)]
-        limbo: bool,
-    },
-    /// Check certificates against the X.509-SVID profile and RFC 5280: one PEM text a line in, `ok` or `err CODE,CODE…` out.
-    #[command(after_help = "Each line is a JSON string, or {\"pem\": \"…\", \"profile\": \"x509-svid\"|\"rfc5280\"}.
-
-Example:
-  jq -Rs . leaf.pem | kasbah cert lint --lines
-  kasbah help reasons                         what each code means")]
-    Lint {
-        /// Read one JSON value a line from stdin.
-        #[arg(long, required = true)]
-        lines: bool,
     },
 }
 

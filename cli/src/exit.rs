@@ -46,6 +46,16 @@ impl Failure {
         Self::new(Exit::Failed, message)
     }
 
+    /// The answer is no, and it has been printed.
+    pub(crate) fn quiet() -> Self {
+        Self::failed(String::new())
+    }
+
+    /// Whether nothing is left to say.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.message.is_empty()
+    }
+
     /// What the user can do next; printed on a line of its own.
     pub(crate) fn remedy(mut self, remedy: impl Into<String>) -> Self {
         self.remedy = Some(remedy.into());

@@ -14,9 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{
-    AgentCommand, AuthzCommand, CaCommand, CertCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand,
-};
+use args::{AgentCommand, AuthzCommand, CaCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
 use exit::{Exit, Failure};
 
 #[global_allocator]
@@ -34,7 +32,9 @@ fn main() -> ExitCode {
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            output::message(&format!("error: {failure}"));
+            if !failure.is_quiet() {
+                output::message(&format!("error: {failure}"));
+            }
             failure.into()
         }
     }
@@ -68,8 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
         Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),
         Command::Jwt(JwtCommand::Verify { .. }) => verbs::filters::jwt::verify(),
-        Command::Cert(CertCommand::Verify { .. }) => verbs::filters::cert::verify_limbo(),
-        Command::Cert(CertCommand::Lint { .. }) => verbs::filters::cert::lint(),
+        Command::Cert(command) => verbs::cert::run(&command),
         Command::Help { topic, output } => verbs::help::run(&topic, output),
     }
 }

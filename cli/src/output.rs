@@ -37,6 +37,15 @@ pub(crate) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(
     Ok(())
 }
 
+/// Prints one of many results that come one after the other: JSON then is one line each.
+pub(crate) fn record<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    if format != Format::Json {
+        return print(format, value, text);
+    }
+    line(&serde_json::to_string(value).map_err(|e| Failure::failed(format!("cannot write JSON: {e}")))?);
+    Ok(())
+}
+
 /// One line (or block) of result on stdout. A closed pipe ends the output quietly.
 pub(crate) fn line(text: &str) {
     let mut out = std::io::stdout().lock();

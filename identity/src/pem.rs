@@ -56,7 +56,8 @@ pub(crate) fn decode_crls(text: &[u8]) -> Result<Vec<CertificateRevocationListDe
     if lists.is_empty() { Err(PemError::NoCrl) } else { Ok(lists) }
 }
 
-pub(crate) fn decode_csr(text: &[u8]) -> Result<CertificateSigningRequestDer<'static>, PemError> {
+/// The one certificate signing request of a PEM text.
+pub fn decode_csr(text: &[u8]) -> Result<CertificateSigningRequestDer<'static>, PemError> {
     CertificateSigningRequestDer::from_pem_slice(text).map_err(|_| PemError::NoCsr)
 }
 

@@ -5,6 +5,7 @@
 
 mod admission;
 mod authority_rotation;
+mod cert_verbs;
 mod certificates;
 mod cli;
 mod config;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         mtls::trials,
         policy::trials,
         csr::trials,
+        cert_verbs::trials,
         certificates::trials,
         cli::trials,
         config::trials,

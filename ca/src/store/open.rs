@@ -78,6 +78,7 @@ async fn assemble(
         feed: (!address.is_sqlite()).then(|| Feed::new(server_id, position)),
         memory,
         tail: None,
+        signers: None,
         health: health.clone(),
     };
     let store = Store {

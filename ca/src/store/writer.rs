@@ -22,7 +22,7 @@ use super::health::Health;
 use super::log::Tail;
 use super::queue::Waiting;
 use crate::registry::{Change, Registry};
-use batch::Batch;
+use batch::{Batch, Known};
 pub(super) use job::Job;
 #[cfg(test)]
 pub(super) use job::{Effect, Work};
@@ -40,8 +40,13 @@ pub(super) struct Writer {
     pub(super) memory: Memory,
     /// Where the transparency log ends; not known after a failed transaction.
     pub(super) tail: Tail,
+    /// The authorities that may sign, where nobody but this writer can change them; not known after any other work.
+    pub(super) signers: Option<Signers>,
     pub(super) health: Health,
 }
+
+/// Ids of authorities.
+pub(super) type Signers = std::collections::BTreeSet<String>;
 
 /// What the rest of the process sees of the database.
 pub(super) struct Memory {
@@ -87,7 +92,8 @@ impl Writer {
         let outcome = match connected(&self.pool, conn).await {
             Ok(conn) => {
                 let shared = self.feed.is_some();
-                let commit = batch.commit(conn, self.begin, self.feed.as_mut(), &self.memory, &mut self.tail);
+                let known = Known { tail: &mut self.tail, signers: &mut self.signers };
+                let commit = batch.commit(conn, self.begin, self.feed.as_mut(), &self.memory, known);
                 in_time(shared, commit).await
             }
             Err(error) => Err(error),
@@ -99,6 +105,7 @@ impl Writer {
         if let Err(error) = &outcome {
             tracing::error!(reason = error.reason(), error = ?error, "transaction failed");
             self.tail = None;
+            self.signers = None;
             discard(conn).await;
         }
         batch.finish(outcome.map(drop));

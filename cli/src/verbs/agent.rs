@@ -199,7 +199,7 @@ fn whoami_text(answer: &WhoAmI) -> String {
     lines.join("\n")
 }
 
-fn failure(error: agent::client::ClientError) -> Failure {
+pub(super) fn failure(error: agent::client::ClientError) -> Failure {
     let exit = if error.is_unreachable() { Exit::Unavailable } else { Exit::Denied };
     Failure::new(exit, format!("{} ({})", crate::exit::chain(&error), error.reason()))
 }

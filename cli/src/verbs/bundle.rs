@@ -24,7 +24,7 @@ pub(crate) fn run(command: &BundleCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-fn from_wire(wire: &Bundle) -> Result<TrustBundle, Failure> {
+pub(super) fn from_wire(wire: &Bundle) -> Result<TrustBundle, Failure> {
     let bad = |what: &str, error: &dyn std::error::Error| {
         Failure::new(Exit::Data, format!("the CA's bundle holds a bad {what}: {}", chain(error)))
     };

@@ -1,12 +1,11 @@
 //! What one transaction holds.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlx::{AnyConnection, Executor};
 
-use super::Memory;
 use super::job::{Effect, Job, Reply, Work};
+use super::{Memory, Signers};
 use crate::registry::Change;
 use crate::store::audit::{self, AuditRecord};
 use crate::store::feed::Feed;
@@ -23,6 +22,12 @@ struct Issued {
     audit: Option<Arc<AuditRecord>>,
     reply: Reply<()>,
     outcome: Result<(), StoreError>,
+}
+
+/// What the writer remembers from one transaction to the next.
+pub(super) struct Known<'a> {
+    pub(super) tail: &'a mut Tail,
+    pub(super) signers: &'a mut Option<Signers>,
 }
 
 impl Batch {
@@ -46,12 +51,16 @@ impl Batch {
         begin: &'static str,
         mut feed: Option<&mut Feed>,
         memory: &Memory,
-        tail: &mut Tail,
+        known: Known<'_>,
     ) -> Result<Vec<Change>, StoreError> {
         conn.execute(begin).await?;
         if let Some(feed) = feed.as_deref_mut() {
             // Committed by others before; it is true whatever becomes of us.
             memory.hear(feed.news(conn).await?);
+            *known.signers = None;
+        }
+        if !self.work.is_empty() {
+            *known.signers = None;
         }
         let (mut changes, mut rows) = (Vec::new(), Vec::new());
         for (work, outcome) in &mut self.work {
@@ -63,8 +72,8 @@ impl Batch {
                 Err(error) => *outcome = Err(error),
             }
         }
-        self.gather(conn, &mut rows).await?;
-        log::append(conn, tail, &mut rows).await?;
+        self.gather(conn, known.signers, &mut rows).await?;
+        log::append(conn, known.tail, &mut rows).await?;
         issuance::insert(conn, &rows).await?;
         let position = match feed.as_deref() {
             Some(feed) => feed.publish(conn, &changes).await?,
@@ -79,13 +88,21 @@ impl Batch {
 
     /// Gathers the records of what was signed, as long as its authority may sign: on another replica, or while the
     /// signature was made, it may have been replaced. Each becomes a leaf of the transparency log.
-    async fn gather(&mut self, conn: &mut AnyConnection, rows: &mut Vec<Issuance>) -> Result<(), StoreError> {
+    async fn gather(
+        &mut self,
+        conn: &mut AnyConnection,
+        known: &mut Option<Signers>,
+        rows: &mut Vec<Issuance>,
+    ) -> Result<(), StoreError> {
         if self.issued.is_empty() {
             return Ok(());
         }
-        let active = authorities::active(conn).await?;
+        let active = match known {
+            Some(active) => active,
+            None => known.insert(authorities::active(conn).await?),
+        };
         for issued in &mut self.issued {
-            if may_sign(&active, &issued.rows) {
+            if may_sign(active, &issued.rows) {
                 rows.append(&mut issued.rows);
                 if let Some(record) = &issued.audit {
                     audit::insert(conn, record).await?;
@@ -113,7 +130,7 @@ impl Batch {
 }
 
 /// The server's own SVID may be of an older authority, for nodes that know no newer one.
-fn may_sign(active: &BTreeSet<String>, rows: &[Issuance]) -> bool {
+fn may_sign(active: &Signers, rows: &[Issuance]) -> bool {
     rows.iter().all(|row| row.kind == IssuanceKind::Server || active.contains(&row.authority_id))
 }
 
