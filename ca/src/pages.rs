@@ -89,6 +89,7 @@ fn certs(certifier: &Certifier, svid: &ServerSvid) -> Value {
         "bundle": {
             "sequence": signing.bundle.sequence,
             "roots": roots.map(|root| json!({
+                "id": root.subject_key_id,
                 "serial": root.serial,
                 "not_after": rfc3339(root.not_after()),
                 "fingerprint_sha256": root.fingerprint_sha256,
@@ -111,6 +112,7 @@ fn status(certifier: &Certifier) -> Value {
     let registry = certifier.store.registry();
     json!({
         "trust_domain": certifier.trust_domain,
+        "now": rfc3339(certifier.now()),
         "entries": registry.entry_count(),
         "entries_revision": registry.entries_revision(),
         "agents": registry.agents().count(),

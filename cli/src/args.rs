@@ -1,6 +1,7 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
 mod cert;
+mod check;
 mod rotate;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::output::Format;
 
 pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
+pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
 
 /// Identity and security for service meshes: certificate authority, node agent, proxies, discovery and policy in one binary.
@@ -137,13 +139,23 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
     /// Signed tokens (JWT).
     #[command(subcommand)]
     Jwt(JwtCommand),
+    /// Look at everything that can go wrong with identity in a mesh: values, causes, remedies.
+    #[command(after_help = "Exit code 0 when nothing failed, 1 when something did (or warned, with --fail-on warn).
+
+Examples:
+  kasbah check
+  kasbah check --pre                    before `kasbah up`, on this machine
+  kasbah check --only CA --only ID-02 -o json
+  kasbah check --wait 30s -o junit > report.xml
+  kasbah help checks                    every check with its remedy")]
+    Check(CheckArgs),
     /// Certificates: show, list, watch, verify, check, issue.
     #[command(subcommand)]
     Cert(CertCommand),
-    /// Explanations: `exit-codes`, `reasons`, or a command's help.
+    /// Explanations: `exit-codes`, `reasons`, `checks`, or a command's help.
     #[command(after_help = "Examples:\n  kasbah help reasons\n  kasbah help exit-codes\n  kasbah help up")]
     Help {
-        /// A topic (`exit-codes`, `reasons`) or a command.
+        /// A topic (`exit-codes`, `reasons`, `checks`) or a command.
         topic: Vec<String>,
         #[command(flatten)]
         output: OutputArg,

@@ -68,6 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
         Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),
         Command::Jwt(JwtCommand::Verify { .. }) => verbs::filters::jwt::verify(),
+        Command::Check(args) => verbs::check::run(&args),
         Command::Cert(command) => verbs::cert::run(&command),
         Command::Help { topic, output } => verbs::help::run(&topic, output),
     }

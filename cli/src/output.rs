@@ -82,3 +82,14 @@ pub(crate) fn duration(value: std::time::Duration) -> String {
     };
     humantime::format_duration(rounded).to_string().replace(' ', "")
 }
+
+/// A long time without its small change.
+pub(crate) fn span(time: std::time::Duration) -> String {
+    let secs = time.as_secs();
+    match (secs / 86_400, secs % 86_400 / 3600) {
+        (0, 0) => duration(std::time::Duration::from_secs(secs)),
+        (0, _) => duration(std::time::Duration::from_secs(secs / 60 * 60)),
+        (days @ 1..10, hours @ 1..) => format!("{days}d{hours}h"),
+        (days, _) => format!("{days}d"),
+    }
+}

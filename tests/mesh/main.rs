@@ -7,6 +7,7 @@ mod admission;
 mod authority_rotation;
 mod cert_verbs;
 mod certificates;
+mod check;
 mod cli;
 mod config;
 mod csr;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         policy::trials,
         csr::trials,
         cert_verbs::trials,
+        check::trials,
         certificates::trials,
         cli::trials,
         config::trials,

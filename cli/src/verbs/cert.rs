@@ -101,18 +101,7 @@ impl Life {
         if self.not_after <= now {
             return "expired".to_owned();
         }
-        format!("{} ({:.0} %)", span(self.left(now)), self.percent_left(now))
-    }
-}
-
-/// A long time without its small change.
-fn span(time: Duration) -> String {
-    let secs = time.as_secs();
-    match (secs / 86_400, secs % 86_400 / 3600) {
-        (0, 0) => output::duration(Duration::from_secs(secs)),
-        (0, _) => output::duration(Duration::from_secs(secs / 60 * 60)),
-        (days @ 1..10, hours @ 1..) => format!("{days}d{hours}h"),
-        (days, _) => format!("{days}d"),
+        format!("{} ({:.0} %)", output::span(self.left(now)), self.percent_left(now))
     }
 }
 

@@ -3,6 +3,7 @@
 use clap::CommandFactory;
 use serde_json::{Value, json};
 
+use super::check::CHECKS;
 use crate::args::{Cli, OutputArg};
 use crate::exit::{EXIT_CODES, Exit, Failure};
 use crate::output;
@@ -13,6 +14,7 @@ pub(crate) fn run(topic: &[String], output: OutputArg) -> Result<(), Failure> {
         None => command_help(&[]),
         Some("exit-codes") => exit_codes(output),
         Some("reasons") => reasons(output),
+        Some("checks") => checks(output),
         Some(_) => command_help(topic),
     }
 }
@@ -23,7 +25,7 @@ fn command_help(path: &[String]) -> Result<(), Failure> {
     for name in path {
         let Some(inner) = command.find_subcommand(name) else {
             return Err(Failure::new(Exit::Usage, format!("there is no help on `{}`", path.join(" ")))
-                .remedy("see `kasbah help`, `kasbah help exit-codes`, `kasbah help reasons`"));
+                .remedy("see `kasbah help`, `kasbah help exit-codes`, `kasbah help reasons`, `kasbah help checks`"));
         };
         command = inner.clone();
     }
@@ -36,6 +38,18 @@ fn exit_codes(output: OutputArg) -> Result<(), Failure> {
         EXIT_CODES.iter().map(|(code, meaning)| json!({"code": code, "meaning": meaning})).collect();
     output::print(output.output, &value, || {
         output::table(["CODE", "MEANING"], EXIT_CODES.iter().map(|(code, text)| [code.to_string(), (*text).to_owned()]))
+    })
+}
+
+fn checks(output: OutputArg) -> Result<(), Failure> {
+    let value: Vec<Value> =
+        CHECKS.iter().map(|check| json!({"id": check.id, "title": check.title, "remedy": check.remedy})).collect();
+    output::print(output.output, &value, || {
+        CHECKS
+            .iter()
+            .map(|check| format!("{}  {}\n  remedy: {}", check.id, check.title, check.remedy))
+            .collect::<Vec<_>>()
+            .join("\n")
     })
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod bundle;
 pub(crate) mod cert;
+pub(crate) mod check;
 pub(crate) mod database;
 pub(crate) mod documents;
 pub(crate) mod down;

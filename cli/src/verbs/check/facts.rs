@@ -1,0 +1,93 @@
+//! What the parts of a mesh say of themselves, asked all at once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use proto::kasbah::ca::v1::{Kind, StatusResponse};
+use serde_json::Value;
+
+use crate::args::{CaArg, DirArg};
+use crate::exit::{Exit, Failure};
+use crate::up::MeshState;
+use crate::up::layout::Layout;
+use crate::up::probe;
+use crate::verbs::{ca, down};
+
+/// Everything that is judged.
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    pub(super) parts: Vec<Part>,
+    /// Rotations by kind; absent when the CA could not be asked.
+    pub(super) rotations: Vec<StatusResponse>,
+    /// Bytes: free, and all.
+    pub(super) disk: Option<(u64, u64)>,
+}
+
+/// One process.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) name: String,
+    pub(super) running: bool,
+    pub(super) restarts: u32,
+    /// `Err` says what it waits for.
+    pub(super) ready: Result<(), String>,
+    /// Admin pages by path; a page that did not come is absent.
+    pub(super) pages: BTreeMap<&'static str, Value>,
+}
+
+impl Facts {
+    pub(super) fn part(&self, name: &str) -> Option<&Part> {
+        self.parts.iter().find(|part| part.name == name)
+    }
+
+    /// A page of a part.
+    pub(super) fn page(&self, name: &str, path: &str) -> Option<&Value> {
+        self.part(name)?.pages.get(path)
+    }
+}
+
+pub(super) async fn gather(dir: &DirArg) -> Result<Facts, Failure> {
+    let layout = Layout::of(&dir.dir)?;
+    let none = || {
+        Failure::new(Exit::Unavailable, format!("no mesh runs in {}", layout.dir.display()))
+            .remedy("start one with `kasbah up`, name its folder with --dir DIR, or look before a start with --pre")
+    };
+    down::supervisor(&layout)?.ok_or_else(none)?;
+    let state: MeshState = serde_json::from_slice(&std::fs::read(layout.state()).map_err(|_| none())?)
+        .map_err(|e| Failure::new(Exit::Data, format!("{} is damaged: {e}", layout.state().display())))?;
+    let parts = join_all(state.processes.iter().map(|process| async {
+        let pages = match process.admin {
+            Some(admin) => pages(admin).await,
+            None => BTreeMap::new(),
+        };
+        let running = process.pid.is_some();
+        let ready = if running { probe::ready(process).await } else { Err("it is not running".to_owned()) };
+        Part { name: process.name.clone(), running, restarts: process.restarts, ready, pages }
+    }));
+    let (parts, rotations) = tokio::join!(parts, rotations(dir));
+    Ok(Facts { parts, rotations, disk: disk(&layout.data("ca")) })
+}
+
+async fn pages(admin: SocketAddr) -> BTreeMap<&'static str, Value> {
+    let asked = join_all(PAGES.iter().map(|path| async move {
+        let (status, body) = runtime::ask::get(admin, path).await.ok()?;
+        let page = serde_json::from_slice(&body).ok()?;
+        (status == http::StatusCode::OK).then_some((*path, page))
+    }));
+    asked.await.into_iter().flatten().collect()
+}
+
+async fn rotations(dir: &DirArg) -> Vec<StatusResponse> {
+    let Ok(client) = ca(&CaArg { dir: dir.clone(), socket: None }).await else { return Vec::new() };
+    let asked = join_all([Kind::X509, Kind::Jwt, Kind::Wit].map(|kind| client.rotation(kind)));
+    asked.await.into_iter().flatten().collect()
+}
+
+/// Free and whole space where a folder is.
+pub(super) fn disk(folder: &std::path::Path) -> Option<(u64, u64)> {
+    let stat = rustix::fs::statvfs(folder).ok()?;
+    Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
+}
+
+const PAGES: &[&str] = &["/status", "/certs", "/findings"];
