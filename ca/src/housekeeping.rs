@@ -129,6 +129,7 @@ async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
     let before = |kept: Duration| now.saturating_sub(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX));
     let records = certifier.store.forget_issued_before(before(kept.records)).await?;
     let audit = certifier.store.forget_audit(before(kept.audit), REFUSALS_KEPT_MAX).await?;
+    certifier.store.forget_rotations(before(kept.audit)).await?;
     let changes = certifier.store.forget_changes(now).await?;
     tracing::debug!(tokens, records, audit, changes, "ended rows removed");
     Ok(())

@@ -326,6 +326,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "An authority ends although nodes have not acknowledged the next one; the rotation went on without them.",
         "Look at the nodes named in the log: they refuse certificates of the new authority.",
     ),
+    doc(
+        "ROTATION_UNKNOWN",
+        "No rotation of this kind of authority is on record.",
+        "`kasbah ca rotate status` shows the present state; receipts are kept for `audit_kept`.",
+    ),
     doc("SHUTTING_DOWN", "The authority is ending.", "Try again."),
     doc("SIGNING_FAILED", "The certificate could not be signed.", "Look at the cause in the authority's log."),
     doc(

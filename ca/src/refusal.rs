@@ -153,6 +153,9 @@ pub enum Refusal {
     /// No record of such an SVID, or none any more.
     #[error("no record of an SVID with this serial is kept")]
     IssuanceUnknown,
+    /// Nothing to give a receipt of.
+    #[error("no rotation of this kind is on record")]
+    NoRotation,
     /// The issuance policy says no.
     #[error(transparent)]
     Policy(#[from] PolicyRefusal),
@@ -231,6 +234,7 @@ impl Refusal {
             Self::Impersonation => "IMPERSONATION_REFUSED",
             Self::CertSigner => "CERT_SIGNER_UNKNOWN",
             Self::IssuanceUnknown => "ISSUANCE_UNKNOWN",
+            Self::NoRotation => "ROTATION_UNKNOWN",
             Self::Policy(refusal) => refusal.reason(),
             Self::Log(error) => error.reason(),
             Self::NotOffered(_) => "NOT_OFFERED",
@@ -279,6 +283,7 @@ impl Refusal {
             | Self::EntryUnknown
             | Self::EntryNotAuthorized
             | Self::IssuanceUnknown
+            | Self::NoRotation
             | Self::BundleUnknown
             | Self::RelationshipUnknown => Code::NotFound,
             Self::EntryExists | Self::EntryIdTaken | Self::BundleExists | Self::JoinTokenExists => Code::AlreadyExists,

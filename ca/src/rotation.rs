@@ -7,6 +7,7 @@
 
 pub(crate) mod contacts;
 pub(crate) mod machine;
+pub(crate) mod receipt;
 pub(crate) mod report;
 pub(crate) mod schedule;
 #[cfg(test)]

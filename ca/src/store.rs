@@ -21,6 +21,7 @@ mod migrations;
 mod open;
 mod queue;
 mod replica;
+mod rotation_steps;
 mod tokens;
 mod writer;
 
@@ -46,6 +47,7 @@ pub(crate) use open::check::try_lock;
 pub(crate) use open::{open, sound, unmigrated};
 pub(crate) use queue::Lane;
 pub(crate) use replica::Lease;
+pub(crate) use rotation_steps::{Acknowledgement, TakenStep};
 pub(crate) use tokens::Admission;
 
 use crate::registry::{Change, Registry};
@@ -165,6 +167,11 @@ impl Store {
     /// Whether this replica does what only one should do.
     pub(crate) fn lease(&self) -> &Lease {
         &self.lease
+    }
+
+    /// Who acts: whom the audit trail names for the next write, or the authority itself.
+    pub(crate) fn actor(&self) -> String {
+        self.audit.as_ref().map_or_else(|| "kasbah".to_owned(), |record| record.actor.clone())
     }
 
     /// How many writes wait.

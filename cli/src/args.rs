@@ -283,6 +283,10 @@ key, unless --moved says that nothing was done.")]
   kasbah ca rotate prepare                    one step; then activate, taint, revoke
   kasbah ca rotate status -o json             how far, and who holds it up
   kasbah ca rotate activate --waive NODE      go on without a node
+  kasbah ca rotate --plan                     what would happen, and what is at risk
+  kasbah ca rotate --compromised --yes        distrust the old one now: nobody is waited for longer than --grace
+  kasbah ca rotate receipt -o json > r.json   who acknowledged what and when, signed
+  kasbah ca rotate receipt --verify r.json    checked anywhere, without the CA
 
 A step that is not yet safe ends with 1 and names the nodes that have not acknowledged.")]
     Rotate(RotateArgs),

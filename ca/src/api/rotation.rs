@@ -1,8 +1,8 @@
 //! Rotations as a whole: how far each is, who holds it up, and what an operator can decide about it.
 
 use proto::kasbah::ca::v1::{
-    self as wire, AbortRequest, Kind, ResumeRequest, StartRequest, StatusRequest, StatusResponse, WaiveRequest,
-    rotation_server,
+    self as wire, AbortRequest, Kind, ReceiptRequest, ReceiptResponse, ResumeRequest, StartRequest, StatusRequest,
+    StatusResponse, WaiveRequest, rotation_server,
 };
 use tonic::{Request, Response, Status};
 
@@ -10,6 +10,7 @@ use super::{Api, Caller};
 use crate::authorities::Asked;
 use crate::refusal::Refusal;
 use crate::rotation::machine::{Mode, Step};
+use crate::rotation::receipt::Receipt;
 use crate::rotation::report::{Laggard, Report};
 use crate::store::AuthorityKind;
 
@@ -46,6 +47,18 @@ impl rotation_server::Rotation for Api {
         let caller = self.caller(request.extensions());
         let asked = Asked::Step(Step::Abort);
         self.answer("Rotation.Abort", &caller, self.decide(&caller, request.get_ref().kind(), asked)).await
+    }
+
+    async fn receipt(&self, request: Request<ReceiptRequest>) -> Result<Response<ReceiptResponse>, Status> {
+        let caller = self.caller(request.extensions());
+        let work = async {
+            self.admin(&caller)?;
+            let ReceiptRequest { started_at, .. } = *request.get_ref();
+            let receipt = self.certifier.receipt(kind_of(request.get_ref().kind()), started_at).await?;
+            let Receipt { document, signature, log_key } = receipt;
+            Ok(ReceiptResponse { document, signature, log_key })
+        };
+        self.answer("Rotation.Receipt", &caller, work).await
     }
 }
 

@@ -14,7 +14,8 @@ use crate::agent::Agent;
 use crate::certifier::secs;
 use crate::rotation::machine::{Line, Member, Mode, Moved, Node, Refused, Step, World};
 use crate::store::{
-    AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError, StoredAuthorities,
+    Acknowledgement, AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError,
+    StoredAuthorities, TakenStep,
 };
 
 /// What is asked of a rotation. The authority to be prepared is made here.
@@ -74,7 +75,8 @@ impl Authorities {
         for _ in 0..TRIES_MAX {
             let stored = store.authorities().await?;
             // From the database and not from memory: nodes may report to other servers.
-            let nodes = counted(&store.agents_now().await?, secs(now));
+            let agents = store.agents_now().await?;
+            let nodes = counted(&agents, secs(now));
             let line = rows::line(&stored, kind);
             let (step, made) = match asked {
                 Asked::Prepare(mode) => {
@@ -85,7 +87,11 @@ impl Authorities {
             };
             let next_sequence = stored.bundle_sequence + 1;
             let moved = line.take(&step, World { nodes: &nodes, next_sequence, now: secs(now), in_use_until: 0 })?;
-            let change = self.change(kind, &stored, &line, moved, made, now)?;
+            let mut change = self.change(kind, &stored, &line, moved, made, now)?;
+            if !matches!(step, Step::Forget(_)) {
+                let taken = taken(kind, &line, &step, &agents, secs(now));
+                change.taken = Some(TakenStep { actor: store.actor(), ..taken });
+            }
             for row in &change.put {
                 tracing::info!(kind = row.kind.as_str(), id = row.id, state = row.state.as_str(), "authority changed");
             }
@@ -223,6 +229,42 @@ fn retire_intermediate(stored: &StoredAuthorities, change: &mut AuthoritiesChang
     }
 }
 
+/// What the receipt will say about a step that `line` takes.
+fn taken(kind: AuthorityKind, line: &Line, step: &Step, agents: &[Agent], now: i64) -> TakenStep {
+    let (word, target) = match step {
+        Step::Prepare(member, _) => ("prepare", member.id.clone()),
+        Step::Activate(id) => ("activate", id.clone()),
+        Step::Taint(id) => ("taint", id.clone()),
+        Step::Revoke(id) => ("revoke", id.clone()),
+        Step::Waive(node) => ("waive", node.clone()),
+        Step::Forget(ids) => ("forget", ids.join(" ")),
+        Step::Resume => ("resume", String::new()),
+        Step::Abort => ("abort", String::new()),
+    };
+    let bundle_sequence = match step {
+        Step::Activate(_) | Step::Taint(_) | Step::Revoke(_) => line.needed(step),
+        _ => 0,
+    };
+    let has = agents.iter().filter(|agent| bundle_sequence > 0 && agent.counts(now));
+    let has = has.filter(|agent| agent.bundle_sequence >= bundle_sequence).take(ACKNOWLEDGED_MAX);
+    let acknowledged = has.map(|agent| Acknowledgement {
+        node: agent.id.to_string(),
+        bundle_sequence: agent.bundle_sequence,
+        since: agent.bundle_since,
+    });
+    TakenStep {
+        kind,
+        started_at: line.running.as_ref().map_or(now, |running| running.started_at),
+        step: word.into(),
+        at: now,
+        actor: String::new(),
+        target,
+        bundle_sequence,
+        acknowledged: acknowledged.collect(),
+        waived: line.waived.iter().cloned().collect(),
+    }
+}
+
 /// Intermediates go with their root.
 fn drop_below_gone(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
     let roots: BTreeSet<&String> = change.gone.iter().collect();
@@ -243,3 +285,5 @@ fn member_of(row: &AuthorityRow) -> Member {
 }
 
 const TRIES_MAX: usize = 3;
+/// The most nodes that one step of a receipt names.
+const ACKNOWLEDGED_MAX: usize = 100_000;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
-use super::{Done, Store, StoreError, column, meta, number};
+use super::{Done, Store, StoreError, TakenStep, column, meta, number, rotation_steps};
 use crate::registry::Change;
 
 /// What an authority signs.
@@ -75,6 +75,8 @@ pub(crate) struct AuthoritiesChange {
     /// Whether the trust bundle changes by it.
     pub(crate) publishes: bool,
     pub(crate) key_check: Option<String>,
+    /// The step that it is, for the receipt.
+    pub(crate) taken: Option<TakenStep>,
 }
 
 /// What is stored about the authority as a whole.
@@ -132,6 +134,9 @@ impl Store {
                 }
                 if let Some(row) = change.rotation {
                     write_rotation(conn, row).await?;
+                }
+                if let Some(step) = change.taken {
+                    rotation_steps::insert(conn, step).await?;
                 }
                 if let Some(text) = change.key_check {
                     meta::write(conn, meta::KEY_CHECK, &text).await?;

@@ -1,5 +1,6 @@
 //! What can be typed after `kasbah ca rotate`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -22,6 +23,18 @@ pub(crate) struct RotateArgs {
     /// Do not wait for this node in this rotation (its SPIFFE ID, or how that ends); may be given more than once.
     #[arg(long, value_name = "NAME")]
     pub(crate) waive: Vec<String>,
+    /// Only say what a rotation would do, what each step waits for, and what is at risk.
+    #[arg(long, conflicts_with_all = ["compromised", "yes"])]
+    pub(crate) plan: bool,
+    /// The old one is in wrong hands: each step waits for --grace only, then goes on without those who lag.
+    #[arg(long)]
+    pub(crate) compromised: bool,
+    /// How long each step of a --compromised rotation waits.
+    #[arg(long, default_value = "10s", value_parser = ttl, value_name = "TIME")]
+    pub(crate) grace: Duration,
+    /// Check a receipt that was kept in this file; no CA is asked.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) verify: Option<PathBuf>,
     /// The authority to taint or revoke [default: the one that is being replaced].
     #[arg(long, value_name = "ID")]
     pub(crate) authority: Option<String>,
@@ -46,6 +59,8 @@ pub(crate) enum RotateStep {
     Status,
     /// Go back to where the rotation began.
     Abort,
+    /// Print the signed receipt of the newest rotation, or check one with --verify.
+    Receipt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

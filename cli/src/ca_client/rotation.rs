@@ -2,7 +2,8 @@
 
 use proto::kasbah::ca::v1::rotation_client::RotationClient;
 use proto::kasbah::ca::v1::{
-    AbortRequest, Kind, ResumeRequest, StartRequest, StatusRequest, StatusResponse, WaiveRequest,
+    AbortRequest, Kind, ReceiptRequest, ReceiptResponse, ResumeRequest, StartRequest, StatusRequest, StatusResponse,
+    WaiveRequest,
 };
 use proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use proto::spire::api::server::localauthority::v1::{
@@ -26,6 +27,10 @@ impl CaClient {
 
     pub(crate) async fn rotation(&self, kind: Kind) -> Result<StatusResponse, Failure> {
         Ok(self.rotations().status(StatusRequest { kind: kind.into() }).await?.into_inner())
+    }
+
+    pub(crate) async fn receipt(&self, request: ReceiptRequest) -> Result<ReceiptResponse, Failure> {
+        Ok(self.rotations().receipt(request).await?.into_inner())
     }
 
     pub(crate) async fn start_rotation(&self, kind: Kind) -> Result<StatusResponse, Failure> {

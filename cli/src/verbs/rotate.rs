@@ -1,5 +1,9 @@
 //! `kasbah ca rotate`: a whole rotation, or one step of it.
 
+mod compromised;
+mod plan;
+mod receipt;
+
 use std::io::BufRead;
 use std::time::Duration;
 
@@ -17,6 +21,11 @@ pub(crate) fn run(args: &RotateArgs) -> Result<(), Failure> {
 }
 
 async fn dispatch(args: &RotateArgs) -> Result<(), Failure> {
+    if args.step == Some(RotateStep::Receipt)
+        && let Some(file) = &args.verify
+    {
+        return receipt::verify(file, args.output);
+    }
     let client = ca(&args.ca).await?;
     let kind = match args.kind {
         RotateKind::X509 => Kind::X509,
@@ -24,7 +33,9 @@ async fn dispatch(args: &RotateArgs) -> Result<(), Failure> {
         RotateKind::Wit => Kind::Wit,
     };
     let status = match args.step {
+        None if args.plan => return plan::print(&client, kind, args.output).await,
         None => whole(args, &client, kind).await?,
+        Some(RotateStep::Receipt) => return receipt::print(&client, kind, args.output).await,
         Some(RotateStep::Status) => client.rotation(kind).await?,
         Some(step) => {
             waive(args, &client, kind).await?;
@@ -65,7 +76,7 @@ async fn take(args: &RotateArgs, client: &CaClient, kind: Kind, step: RotateStep
             client.revoke_authority(kind, replaced(&["tainted"]).ok_or_else(|| nothing("tainted"))?).await
         }
         RotateStep::Abort => client.abort_rotation(kind).await.map(drop),
-        RotateStep::Status => Ok(()),
+        RotateStep::Status | RotateStep::Receipt => Ok(()),
     };
     if let Err(failure) = taken {
         return Err(explained(client, kind, failure).await);
@@ -108,6 +119,9 @@ async fn waive(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<(), F
 async fn whole(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<StatusResponse, Failure> {
     let before = client.rotation(kind).await?;
     if before.phase == IDLE {
+        if args.compromised {
+            compromised::warn(client, kind, args.grace).await?;
+        }
         confirm(args, &before)?;
         client.start_rotation(kind).await?;
     } else {
@@ -117,14 +131,17 @@ async fn whole(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<Statu
     waive(args, client, kind).await?;
     let until = tokio::time::Instant::now() + args.wait;
     let mut told = String::new();
+    let mut patience = compromised::Patience::new(args.compromised.then_some(args.grace));
     loop {
         let status = client.rotation(kind).await?;
+        patience.lose(client, kind, &status).await?;
         let line = progress(&status);
         if line != told {
             output::message(&line);
             told = line;
         }
         if status.phase == IDLE {
+            output::message("receipt: `kasbah ca rotate receipt -o json` (signed; keep it for the auditor)");
             return Ok(status);
         }
         if tokio::time::Instant::now() > until {

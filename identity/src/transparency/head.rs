@@ -91,6 +91,14 @@ impl LogKey {
         let signature = self.key.sign(&head.to_signed_bytes()).map_err(|_| TransparencyError::Signature)?;
         Ok(SignedTreeHead { head, log_id: self.public.id(), signature })
     }
+
+    /// Signs a statement that is no tree head, such as a receipt.
+    ///
+    /// # Errors
+    /// When the signature cannot be made.
+    pub fn sign_statement(&self, statement: &[u8]) -> Result<Vec<u8>, TransparencyError> {
+        self.key.sign(&statement_bytes(statement)).map_err(|_| TransparencyError::Signature)
+    }
 }
 
 impl fmt::Debug for LogKey {
@@ -140,6 +148,22 @@ impl LogPublicKey {
             .verify(&signed.head.to_signed_bytes(), &signed.signature)
             .map_err(|_| TransparencyError::Signature)
     }
+
+    /// Verifies that this log signed a statement that is no tree head.
+    ///
+    /// # Errors
+    /// When another log did, or nobody, or the statement was changed.
+    pub fn verify_statement(&self, statement: &[u8], signature: &[u8]) -> Result<(), TransparencyError> {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, &self.point)
+            .verify(&statement_bytes(statement), signature)
+            .map_err(|_| TransparencyError::Signature)
+    }
 }
 
+/// What is signed for a statement: no tree head begins like this.
+fn statement_bytes(statement: &[u8]) -> Vec<u8> {
+    [STATEMENT, statement].concat()
+}
+
+const STATEMENT: &[u8] = b"kasbah statement\0";
 const TREE_HASH: u8 = 1;

@@ -1,8 +1,11 @@
 //! Rotations as operators and nodes meet them: nodes that were away find their way back, whoever lags is named.
 
 use identity::tls::{FixedSnapshot, PeerRule};
+use identity::transparency::LogPublicKey;
 use proto::kasbah::ca::v1::rotation_client::RotationClient;
-use proto::kasbah::ca::v1::{AbortRequest, Kind, StartRequest, StatusRequest, StatusResponse, WaiveRequest};
+use proto::kasbah::ca::v1::{
+    AbortRequest, Kind, ReceiptRequest, StartRequest, StatusRequest, StatusResponse, WaiveRequest,
+};
 use proto::spire::api::server::localauthority::v1::{
     ActivateX509AuthorityRequest, GetJwtAuthorityStateRequest, PrepareJwtAuthorityRequest, RevokeX509AuthorityRequest,
     TaintX509AuthorityRequest, TaintX509UpstreamAuthorityRequest,
@@ -242,7 +245,43 @@ async fn a_jwt_key_is_rotated_in_the_same_way() {
     assert_eq!((status.phase.as_str(), status.authorities.len()), ("idle", 1));
 }
 
+async fn the_receipt_names_who_acknowledged_and_who_was_waived_and_is_signed() {
+    let scene = Scene::new().await;
+    let (mut good, away) = (Node::join(&scene.ca).await, Node::join(&scene.ca).await);
+    let receipt = || async {
+        let answer = scene.rotations().receipt(ReceiptRequest::default()).await?.into_inner();
+        let key = LogPublicKey::from_spki_der(&answer.log_key).unwrap();
+        key.verify_statement(&answer.document, &answer.signature).unwrap();
+        let forged = [&answer.document[..], b" "].concat();
+        assert!(key.verify_statement(&forged, &answer.signature).is_err());
+        Ok::<serde_json::Value, Status>(serde_json::from_slice(&answer.document).unwrap())
+    };
+    assert_eq!(reason(receipt().await), "ROTATION_UNKNOWN");
+    let old = scene.roots().await.pop().unwrap();
+    scene.prepare().await;
+    scene.acknowledge(&good).await;
+    assert_eq!(receipt().await.unwrap()["result"], "under way");
+    scene.waive(&away.svid).await;
+    scene.activate().await.unwrap();
+    scene.taint(&old).await.unwrap();
+    good.fetch(&scene.ca);
+    good.renew(&scene.ca).await.unwrap();
+    scene.acknowledge(&good).await;
+    scene.revoke(&old).await.unwrap();
+    let document = receipt().await.unwrap();
+    let steps = document["steps"].as_array().unwrap();
+    let names: Vec<&str> = steps.iter().map(|step| step["step"].as_str().unwrap()).collect();
+    assert_eq!(names, ["prepare", "waive", "activate", "taint", "revoke"]);
+    assert_eq!((&document["result"], &document["kind"]), (&"done".into(), &"root".into()));
+    let activate = &steps[2];
+    assert_eq!((&activate["by"], &activate["bundle_sequence"]), (&"local".into(), &2.into()), "{activate}");
+    assert_eq!(activate["acknowledged"].as_array().unwrap().len(), 1, "{activate}");
+    assert_eq!(activate["acknowledged"][0]["node"], good.svid.id().as_str(), "{activate}");
+    assert_eq!(activate["waived"][0], away.svid.id().as_str(), "{activate}");
+}
+
 crate::testing::database::on_each_database! {
+    the_receipt_names_who_acknowledged_and_who_was_waived_and_is_signed,
     a_step_waits_for_every_node_and_names_who_lags,
     a_node_that_was_down_when_its_server_changed_authority_comes_back,
     a_node_that_slept_through_a_whole_rotation_joins_anew,
