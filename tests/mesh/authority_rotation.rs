@@ -22,6 +22,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         own("authority_rotation::a_ca_killed_between_the_steps_goes_on", &[], a_killed_ca_goes_on),
         own("authority_rotation::a_step_that_is_not_safe_names_who_lags", &[], a_step_names_who_lags),
+        own("authority_rotation::a_plan_changes_nothing_and_a_receipt_can_be_checked", &[], plan_and_receipt),
+        own("authority_rotation::a_compromised_root_goes_at_once_and_breaks_only_who_lags", &[], compromised),
     ]
 }
 
@@ -190,6 +192,58 @@ fn a_step_names_who_lags(mesh: &mut Mesh) -> Result<()> {
     let published = std::fs::read_to_string(mesh.at("/ca/bundle_file")?)?;
     ensure!(!published.contains(first.trim()), "the first root is still there");
     mesh.expect_healthy()
+}
+
+fn plan_and_receipt(mesh: &mut Mesh) -> Result<()> {
+    let before = status(mesh)?;
+    let plan = mesh.kasbah(["ca", "rotate", "--plan", "-o", "json"]).ok()?.json()?;
+    let steps: Vec<&str> = plan["steps"].as_array().into_iter().flatten().filter_map(|s| s["step"].as_str()).collect();
+    ensure!(steps == ["prepare", "activate", "taint", "revoke"] && plan["nodes"] == 1, "{plan:#}");
+    ensure!(status(mesh)? == before, "a plan changed something");
+    let none = mesh.kasbah(["ca", "rotate", "receipt"]).run()?;
+    ensure!(none.code == 1 && none.stderr.contains("on record"), "{}", none.said());
+    mesh.kasbah(["ca", "rotate", "--yes"]).limit(ROTATION_MAX).ok()?;
+    let receipt = mesh.kasbah(["ca", "rotate", "receipt", "-o", "json"]).ok()?.stdout;
+    let file = mesh.scratch("receipt")?.join("receipt.json");
+    std::fs::write(&file, &receipt)?;
+    let file = file.display().to_string();
+    // Anywhere, also without a mesh.
+    let verify =
+        || harness::Program::new(harness::tools::kasbah()).args(["ca", "rotate", "receipt", "--verify", &file]);
+    let checked = verify().args(["-o", "json"]).ok()?.json()?;
+    ensure!(checked["verified"] == true && checked["receipt"]["result"] == "done", "{checked:#}");
+    let head = mesh.kasbah(["log", "head", "-o", "json"]).ok()?.json()?;
+    ensure!(checked["log_id"] == head["log_id"], "{checked:#} and {head:#}");
+    let node = mesh.kasbah(["node", "list", "-o", "json"]).ok()?.json()?[0]["id"].clone();
+    let activate = &checked["receipt"]["steps"][1];
+    ensure!(activate["step"] == "activate" && activate["acknowledged"][0]["node"] == node, "{activate:#}");
+    std::fs::write(&file, receipt.replace("activate", "actuvate"))?;
+    let forged = verify().run()?;
+    ensure!(forged.code == 1 && forged.stderr.contains("does not hold"), "{}", forged.said());
+    std::fs::write(&file, "{}")?;
+    ensure!(verify().run()?.code == 65, "nonsense is taken for a receipt");
+    Ok(())
+}
+
+/// The agent sleeps through it. Everybody else has the new root and nothing else a few seconds later.
+fn compromised(mesh: &mut Mesh) -> Result<()> {
+    let first = std::fs::read_to_string(mesh.at("/ca/bundle_file")?)?;
+    let agent = role_pid(mesh, "agent")?;
+    let signal = |name: &str| harness::Program::new("kill").args([name, &agent.to_string()]).ok().map(drop);
+    signal("-STOP")?;
+    let rotate = mesh.kasbah(["ca", "rotate", "--compromised", "--yes", "--grace", "1s"]).limit(ROTATION_MAX).ok();
+    signal("-CONT")?;
+    let answer = rotate?;
+    for words in ["each step waits 1s", "going on without", "done: "] {
+        ensure!(answer.stderr.contains(words), "no `{words}` in {}", answer.stderr);
+    }
+    let published = std::fs::read_to_string(mesh.at("/ca/bundle_file")?)?;
+    ensure!(!published.contains(first.trim()), "the first root is still there");
+    let receipt = mesh.kasbah(["ca", "rotate", "receipt", "-o", "json"]).ok()?.json()?;
+    let document: Value = serde_json::from_str(receipt["document"].as_str().context("no document")?)?;
+    let waived = document["steps"].as_array().into_iter().flatten().filter(|step| step["step"] == "waive").count();
+    ensure!(waived == 1 && document["result"] == "done", "{document:#}");
+    Ok(())
 }
 
 const STEP_MAX: Duration = Duration::from_secs(30);
