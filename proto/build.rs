@@ -19,6 +19,7 @@ const FILES: &[&str] = &[
     "kasbah/audit.proto",
     "kasbah/policy.proto",
     "kasbah/rotation.proto",
+    "kasbah/custody.proto",
     "demo/helloworld.proto",
 ];
 
@@ -33,6 +34,7 @@ const SECRETS: &[&str] = &[
     ".spire.api.types.JWTSVID",
     ".spire.api.types.WITSVID",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
+    ".kasbah.ca.v1.ImportAuthorityRequest",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

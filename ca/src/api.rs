@@ -14,6 +14,7 @@ mod attestation;
 mod audit;
 mod bundle;
 mod convert;
+mod custody;
 mod entry;
 mod filter;
 mod local_authority;
@@ -41,6 +42,7 @@ use tonic::service::Routes;
 use tonic::{Extensions, Response, Status, Streaming};
 
 use proto::kasbah::ca::v1::audit_server::AuditServer;
+use proto::kasbah::ca::v1::custody_server::CustodyServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
 use proto::kasbah::ca::v1::rotation_server::RotationServer;
@@ -122,6 +124,7 @@ impl Api {
             .add_service(AuditServer::new(self.clone()))
             .add_service(IssuancePolicyServer::new(self.clone()))
             .add_service(RotationServer::new(self.clone()))
+            .add_service(CustodyServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 

@@ -86,7 +86,7 @@ impl Act {
         self
     }
 
-    fn record(self, caller: &Caller, now: SystemTime) -> AuditRecord {
+    pub(crate) fn record(self, caller: &Caller, now: SystemTime) -> AuditRecord {
         AuditRecord {
             id: record_id(now),
             at: secs(now),

@@ -4,6 +4,8 @@
 //! another WIT-SVIDs. The root's key is opened only to sign an intermediate. An intermediate is replaced at half of its life, which nobody has
 //! to know; roots and JWT keys stand in the bundle and are replaced by the steps of [`crate::rotation`].
 
+mod adopt;
+mod first;
 mod keep;
 mod rows;
 mod steps;
@@ -11,15 +13,14 @@ mod trial;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use identity::authority::{AuthorityError, X509Authority};
 use identity::bundle::{BundleError, BundleSet, TrustBundle};
+use identity::import::ImportError;
 use identity::jwt::{JwtAuthorityKey, SignError};
 use identity::key::KeyError;
 use identity::pem::PemError;
@@ -27,12 +28,16 @@ use identity::seal::{SealError, SealKey};
 use identity::wit::WitAuthorityKey;
 use tokio::sync::watch;
 
-use crate::key_file::{self, KeyFileError};
+use crate::custody::kek::Kek;
+use crate::custody::{Place, Places};
+use crate::key_file::KeyFileError;
 use crate::rotation::machine::{Line, Node};
 use crate::rotation::schedule::Ages;
 use crate::settings::Settings;
-use crate::store::{AuthoritiesChange, AuthorityKind, AuthorityState, Store, StoreError, StoredAuthorities};
+use crate::store::{AuthorityKind, Store, StoreError};
 
+pub(crate) use adopt::{Adopted, Adoption, csr_of, requested};
+pub(crate) use first::{add_request, begin_offline, has_active};
 pub(crate) use rows::{Facts, Keys};
 pub(crate) use steps::{Asked, StepError, counted};
 
@@ -70,6 +75,42 @@ pub enum AuthoritiesError {
     /// A new authority was tried, and what it signed does not verify.
     #[error("the new {0} was tried, and what it signed does not verify; it is not used")]
     Trial(&'static str),
+    /// An authority from elsewhere is not fit.
+    #[error("the authority from elsewhere is refused")]
+    Import(#[from] ImportError),
+    /// A file of an authority from elsewhere.
+    #[error("the file {} to import cannot be read", path.display())]
+    ImportFile {
+        /// Which.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A root that is known already, with another certificate or in a state in which it cannot be prepared.
+    #[error("the root {0} is known already, and cannot be prepared again")]
+    RootKnown(String),
+    /// A certificate that no CSR of ours waits for.
+    #[error("no CSR of this authority waits for this certificate; make one with `kasbah ca csr`")]
+    NoRequest,
+    /// The root's key is not here.
+    #[error(
+        "the key of the root is kept offline; the next authority is prepared by `kasbah ca csr` and `kasbah ca install`, \
+         or by `kasbah ca import`"
+    )]
+    Offline,
+    /// No intermediate was installed yet.
+    #[error(
+        "no intermediate is installed yet; make a CSR with `kasbah ca csr --config FILE`, have the offline root sign it, and \
+         run `kasbah ca install --config FILE --cert SIGNED --root ROOT`"
+    )]
+    NotInstalled,
+    /// The authority runs, or ran.
+    #[error("the database has an authority already; give the command without --config while it runs")]
+    Started,
+    /// A key that was in the memory of another process.
+    #[error("the key of the {0} was in the memory of a process that is gone")]
+    KeyLost(&'static str),
     /// The bundle of our own roots.
     #[error("the trust bundle cannot be made")]
     Bundle(#[from] BundleError),
@@ -83,8 +124,17 @@ impl AuthoritiesError {
             Self::Store(error) => error.reason(),
             Self::Missing(_) | Self::Unusable(_) | Self::Pem(_) => "AUTHORITY_INVALID",
             Self::X509(error) => error.reason(),
+            Self::Jwt(SignError::KeyUnavailable) => "AUTHORITY_KEY_UNAVAILABLE",
             Self::Key(_) | Self::Jwt(_) => "AUTHORITY_FAILED",
             Self::Trial(_) => "AUTHORITY_TRIAL_FAILED",
+            Self::Import(error) => error.reason(),
+            Self::ImportFile { .. } => "IMPORT_FILE_UNREADABLE",
+            Self::RootKnown(_) => "IMPORT_ROOT_KNOWN",
+            Self::NoRequest => "IMPORT_NO_REQUEST",
+            Self::Offline => "AUTHORITY_OFFLINE",
+            Self::NotInstalled => "AUTHORITY_NOT_INSTALLED",
+            Self::Started => "AUTHORITY_STATE",
+            Self::KeyLost(_) => "AUTHORITY_KEY_LOST",
             Self::Seal(error) => error.reason(),
             Self::Bundle(error) => error.reason(),
         }
@@ -127,6 +177,8 @@ pub(crate) struct Signing {
     pub(crate) lines: BTreeMap<AuthorityKind, Line>,
     /// Intermediates of roots that sign no more, by root: the server's own SVID may need one yet.
     former: BTreeMap<String, X509Authority>,
+    /// Where the key of the active root is.
+    pub(crate) root_place: Place,
     revision: u64,
 }
 
@@ -160,21 +212,27 @@ impl Authorities {
     /// Reads the authorities, or makes them when the database is new: root, intermediate, JWT key and WIT key appear in
     /// one transaction, or not at all.
     pub(crate) async fn load(store: &Store, settings: &Settings, now: SystemTime) -> Result<Self, AuthoritiesError> {
-        let (stored, key_file) = (store.authorities().await?, settings.key_file());
-        let seal = key_file::load(&key_file, stored.key_check.is_none())?;
-        let keys = Keys { seal, trust_domain: settings.trust_domain.clone() };
-        if let Some(sealed) = &stored.key_check {
-            check_key(&keys.seal, sealed, &key_file)?;
-        } else {
-            match create(store, settings, &keys, stored.revision, now).await {
+        let stored = store.authorities().await?;
+        let kek = Kek::open(settings, stored.key_check.as_deref())?;
+        let check_text = kek.check_text()?;
+        let places = Places::of(&settings.custody);
+        let mut keys = Keys { seal: kek.key, trust_domain: settings.trust_domain.clone(), places };
+        if stored.key_check.is_none() {
+            match first::create(store, settings, &keys, check_text, stored.revision, now).await {
                 // Another replica was first: its authorities are everybody's, if our key opens them.
-                Err(AuthoritiesError::Store(StoreError::AuthorityChanged)) => (),
+                Err(AuthoritiesError::Store(StoreError::AuthorityChanged)) => {
+                    let theirs = store.authorities().await?.key_check.unwrap_or_default();
+                    keys.seal = Kek::open(settings, Some(&theirs))?.key;
+                }
                 made => made?,
             }
         }
         let stored = store.authorities().await?;
-        check_key(&keys.seal, stored.key_check.as_deref().unwrap_or_default(), &key_file)?;
-        let stored = add_wit(store, settings, &keys, stored, now).await?;
+        if settings.custody.offline_root && !has_active(&stored, AuthorityKind::X509) {
+            return Err(AuthoritiesError::NotInstalled);
+        }
+        let stored = first::replace_lost(store, settings, &keys, stored, now).await?;
+        let stored = first::add_wit(store, settings, &keys, stored, now).await?;
         let signing = keys.open(&stored, now)?;
         let svid_max = settings.svid_ttl_max.max(settings.jwt_svid_ttl).max(settings.wit_svid_ttl);
         Ok(Self {
@@ -185,6 +243,11 @@ impl Authorities {
             ttls: Ttls { root: settings.root_ttl, signing: settings.ca_ttl, svid_max },
             changing: tokio::sync::Mutex::new(()),
         })
+    }
+
+    /// What seals keys.
+    pub(crate) fn seal_key(&self) -> &SealKey {
+        &self.keys.seal
     }
 
     /// What signs now.
@@ -216,7 +279,9 @@ impl Authorities {
 
     /// Takes up what the database has.
     async fn read(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
-        let signing = self.keys.open(&store.authorities().await?, now)?;
+        let stored = store.authorities().await?;
+        let signing = self.keys.open(&stored, now)?;
+        self.keys.places.retain(|name| stored.rows.iter().any(|row| row.key_name == name));
         let sequence = signing.bundle.sequence;
         self.current.store(Arc::new(signing));
         self.bundle_sequence.send_if_modified(|known| std::mem::replace(known, sequence) != sequence);
@@ -230,73 +295,6 @@ impl fmt::Debug for Authorities {
         f.debug_struct("Authorities").field("facts", &self.current().facts).finish_non_exhaustive()
     }
 }
-
-async fn create(
-    store: &Store,
-    settings: &Settings,
-    keys: &Keys,
-    based_on: u64,
-    now: SystemTime,
-) -> Result<(), AuthoritiesError> {
-    let root = X509Authority::generate_root(&settings.trust_domain, settings.root_ttl, now)?;
-    let intermediate = root.generate_intermediate(settings.ca_ttl, now)?;
-    trial::x509(
-        &intermediate,
-        &TrustBundle::from_pem(settings.trust_domain.clone(), root_pem(&root).as_bytes())?,
-        now,
-    )?;
-    let (active, first) = (AuthorityState::Active, 1);
-    let rows = vec![
-        keys.seal_root(&root, active, first, now)?,
-        keys.seal_intermediate(&intermediate, root.subject_key_id(), now)?,
-        keys.seal_jwt(&JwtAuthorityKey::generate()?, active, first, settings.ca_ttl, now)?,
-        keys.seal_wit(&WitAuthorityKey::generate()?, active, first, settings.ca_ttl, now)?,
-    ];
-    let key_check = Some(STANDARD.encode(keys.seal.seal(KEY_CHECK_PURPOSE, KEY_CHECK_TEXT)?));
-    let change = AuthoritiesChange { put: rows, publishes: true, key_check, ..AuthoritiesChange::default() };
-    store.change_authorities(change, based_on).await?;
-    tracing::info!(trust_domain = %settings.trust_domain, root = root.subject_key_id(), "new authority made");
-    Ok(())
-}
-
-/// A database from before WIT-SVIDs gets their key. It signs at once: nobody holds a WIT that another key signed.
-async fn add_wit(
-    store: &Store,
-    settings: &Settings,
-    keys: &Keys,
-    stored: StoredAuthorities,
-    now: SystemTime,
-) -> Result<StoredAuthorities, AuthoritiesError> {
-    if stored.rows.iter().any(|row| row.kind == AuthorityKind::Wit) {
-        return Ok(stored);
-    }
-    let published = stored.bundle_sequence + 1;
-    let key = WitAuthorityKey::generate()?;
-    let row = keys.seal_wit(&key, AuthorityState::Active, published, settings.ca_ttl, now)?;
-    let change = AuthoritiesChange { put: vec![row], publishes: true, ..AuthoritiesChange::default() };
-    match store.change_authorities(change, stored.revision).await {
-        Ok(()) => tracing::info!(id = key.key_id(), "WIT authority added"),
-        // Another replica was first.
-        Err(StoreError::AuthorityChanged) => (),
-        Err(error) => return Err(error.into()),
-    }
-    Ok(store.authorities().await?)
-}
-
-fn root_pem(root: &X509Authority) -> String {
-    identity::pem::certificate(root.certificate())
-}
-
-pub(crate) fn check_key(key: &SealKey, sealed: &str, key_file: &Path) -> Result<(), AuthoritiesError> {
-    let sealed = STANDARD.decode(sealed).map_err(|_| AuthoritiesError::Unusable("key check"))?;
-    match key.open(KEY_CHECK_PURPOSE, &sealed) {
-        Ok(text) if text.as_slice() == KEY_CHECK_TEXT => Ok(()),
-        _ => Err(KeyFileError::Wrong { path: key_file.to_owned() }.into()),
-    }
-}
-
-const KEY_CHECK_PURPOSE: &[u8] = b"key check";
-const KEY_CHECK_TEXT: &[u8] = b"kasbah";
 
 #[cfg(test)]
 mod tests;

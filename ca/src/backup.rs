@@ -27,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor, Row};
 
+use crate::custody::kek::Kek;
 use crate::settings::Settings;
 use crate::store::{Address, sound};
-use crate::{authorities, key_file};
 use file::Output;
 use tables::Table;
 
@@ -57,6 +57,9 @@ struct Header {
     trust_domain: TrustDomain,
     schema: i64,
     made_at: String,
+    /// How the passphrase was stretched; none where there is a key file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stretching: Option<String>,
 }
 
 /// A row.
@@ -84,18 +87,16 @@ struct End {
 pub async fn backup(settings: &Settings, file: &Path) -> Result<BackupReport, BackupError> {
     let address = Address::parse(&settings.database_url())?;
     let mut conn = sound(&address).await?;
-    let key_file = settings.key_file();
-    let key = key_file::load(&key_file, false)?;
     let snapshot = if address.is_sqlite() { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
     conn.execute(snapshot).await?;
     let found = found(&mut conn, &address).await?.ok_or(BackupError::Empty)?;
     if found.trust_domain != settings.trust_domain.as_str() {
         return Err(BackupError::OtherTrustDomain { found: found.trust_domain, wanted: settings.trust_domain.clone() });
     }
-    authorities::check_key(&key, &found.key_check, &key_file)?;
+    let kek = Kek::open(settings, Some(&found.key_check))?;
     let made_at = rfc3339(runtime::clock::now());
     let (trust_domain, schema) = (settings.trust_domain.clone(), found.schema);
-    let header = Header { kasbah_backup: FORMAT, trust_domain, schema, made_at };
+    let header = Header { kasbah_backup: FORMAT, trust_domain, schema, made_at, stretching: kek.stretching() };
     let mut out = Output::create(file)?;
     out.line(&header)?;
     let mut rows = 0;
@@ -104,7 +105,7 @@ pub async fn backup(settings: &Settings, file: &Path) -> Result<BackupReport, Ba
     }
     conn.close().await?;
     let digest = out.digest();
-    let seal = STANDARD.encode(key.seal(SEAL_PURPOSE, &digest).map_err(|_| BackupError::Sealing)?);
+    let seal = STANDARD.encode(kek.key.seal(SEAL_PURPOSE, &digest).map_err(|_| BackupError::Sealing)?);
     out.line(&End { rows, sha256: hex(&digest), seal })?;
     out.finish()?;
     let Header { trust_domain, schema, made_at, .. } = header;

@@ -49,6 +49,8 @@ pub(crate) struct Ttls {
     pub(crate) agent_svid: Duration,
     pub(crate) max: Duration,
     pub(crate) backdate: Duration,
+    /// See [`crate::custody::CustodySettings::renewal_lead`].
+    pub(crate) renewal_lead: f64,
 }
 
 impl Ttls {
@@ -60,6 +62,7 @@ impl Ttls {
             agent_svid: settings.agent_svid_ttl,
             max: settings.svid_ttl_max,
             backdate: settings.backdate,
+            renewal_lead: settings.custody.renewal_lead,
         }
     }
 

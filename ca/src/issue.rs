@@ -10,7 +10,7 @@ use identity::CertificateDer;
 use identity::authority::{AuthorityError, LeafProfile};
 use identity::csr::{Csr, CsrError};
 use identity::digest;
-use identity::jwt::JwtSvidProfile;
+use identity::jwt::{JwtSvidProfile, SignError};
 use identity::spiffe_id::SpiffeId;
 
 use crate::api::Caller;
@@ -163,10 +163,7 @@ impl Certifier {
             issuer: self.jwt_issuer.clone(),
             token_id: order.with_token_id.then(crate::random::uuid),
         };
-        let signed = signing.jwt.sign_svid(&profile, now).map_err(|error| {
-            tracing::error!(error = ?error, spiffe_id = %order.id, "signing failed");
-            Refusal::Signing
-        })?;
+        let signed = signing.jwt.sign_svid(&profile, now).map_err(|error| token_unsigned(&order.id, &error))?;
         let (issued_at, expires_at) = (secs(signed.issued_at), secs(signed.expires_at));
         let record = Issuance {
             serial: sha256_hex(signed.token.as_bytes()),
@@ -227,9 +224,19 @@ fn announce(record: &Issuance) {
     );
 }
 
+/// Why there is no token.
+fn token_unsigned(id: &SpiffeId, error: &SignError) -> Refusal {
+    if matches!(error, SignError::KeyUnavailable) {
+        return Refusal::KeyUnavailable;
+    }
+    tracing::error!(error = ?error, spiffe_id = %id, "signing failed");
+    Refusal::Signing
+}
+
 fn unsigned(id: &SpiffeId, error: AuthorityError) -> Refusal {
     match error {
         AuthorityError::PublicKey(source) => Refusal::Csr(CsrError::Key(source)),
+        AuthorityError::KeyUnavailable => Refusal::KeyUnavailable,
         error => {
             tracing::error!(error = ?error, spiffe_id = %id, "signing failed");
             Refusal::Signing

@@ -35,8 +35,29 @@ pub enum KeyFileError {
         /// Where it is.
         path: PathBuf,
     },
+    /// The database was sealed by a passphrase.
+    #[error("the keys in the database are sealed by a passphrase; name its file in `custody.passphrase_file`")]
+    PassphraseMissing,
+    /// The database was sealed by a key file.
+    #[error(
+        "the keys in the database are sealed by a key file and not by the passphrase in {}; a passphrase is for new \
+         databases, so take it out of `custody`",
+        path.display()
+    )]
+    PassphraseUnused {
+        /// Where the passphrase is.
+        path: PathBuf,
+    },
+    /// No service manager gave credentials.
+    #[error(
+        "there is no $CREDENTIALS_DIRECTORY for the credential {name:?}; start the authority by systemd with LoadCredential="
+    )]
+    NoCredentials {
+        /// The credential.
+        name: String,
+    },
     /// The key opens nothing in this database.
-    #[error("the key file {} does not belong to this database; name the right one in `key_file`", path.display())]
+    #[error("the key in {} does not belong to this database; name the right file", path.display())]
     Wrong {
         /// Where it is.
         path: PathBuf,
@@ -59,6 +80,9 @@ impl KeyFileError {
             Self::Missing { .. } => "KEY_FILE_MISSING",
             Self::Exposed { .. } => "KEY_FILE_EXPOSED",
             Self::Malformed { .. } => "KEY_FILE_MALFORMED",
+            Self::PassphraseMissing => "KEY_PASSPHRASE_MISSING",
+            Self::PassphraseUnused { .. } => "KEY_PASSPHRASE_UNUSED",
+            Self::NoCredentials { .. } => "CREDENTIALS_MISSING",
             Self::Wrong { .. } => "KEY_FILE_WRONG",
             Self::Io { .. } => "KEY_FILE_UNUSABLE",
         }

@@ -19,6 +19,7 @@ mod authorities;
 mod backup;
 mod certifier;
 mod clock_watch;
+mod custody;
 mod entry;
 pub mod explain;
 mod housekeeping;
@@ -55,6 +56,8 @@ pub use attest::{
 pub use authorities::AuthoritiesError;
 pub use backup::{BackupError, BackupReport, RestoreOptions, backup, restore};
 pub use clock_watch::ClockJump;
+pub use custody::offline::{offline_csr, offline_install};
+pub use custody::{CustodySettings, ImportFiles, KeyPlace};
 pub use jwks_file::KeysError;
 pub use key_file::KeyFileError;
 pub use reasons::REASONS;

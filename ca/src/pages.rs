@@ -19,6 +19,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::certifier::{Certifier, secs};
+use crate::custody::renewal::Renewal;
 use crate::metrics::Gauges;
 use crate::server_svid::ServerSvid;
 use crate::settings::Settings;
@@ -59,6 +60,11 @@ fn gauges(certifier: &Certifier, svid: &ServerSvid) -> Gauges {
         leads: certifier.store.lease().is_held(),
         clock_sound: certifier.clock_watch.check().is_ok(),
         clock_jumps: certifier.clock_watch.jumps(),
+        renewal_due: match certifier.renewal() {
+            Renewal::Automatic | Renewal::NotYet => 0,
+            Renewal::Due => 1,
+            Renewal::Overdue => 2,
+        },
         now: certifier.now_secs(),
     }
 }
@@ -78,6 +84,7 @@ fn certs(certifier: &Certifier, svid: &ServerSvid) -> Value {
             "kind": facts.kind.as_str(),
             "id": facts.id,
             "state": facts.state.as_str(),
+            "key": facts.place.as_str(),
             "not_before": time(facts.not_before),
             "not_after": time(facts.not_after),
         })
@@ -124,6 +131,8 @@ fn status(certifier: &Certifier) -> Value {
         "issuance_policy": certifier.policy.problem().map_or_else(|| "OK".into(), |error| error.to_string()),
         "root_not_after": rfc3339(from_unix_secs(signing.root_not_after())),
         "authority_not_after": rfc3339(signing.x509.not_after()),
+        "authority_renewal": certifier.renewal().as_str(),
+        "root_key": signing.root_place.as_str(),
     })
 }
 

@@ -54,6 +54,21 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("AUTHORITY_CHANGED", "The signing authority was replaced while a signature was made.", "Try again."),
     doc(
+        "AUTHORITY_KEY_LOST",
+        "A key of an authority was in the memory of a process that is gone.",
+        "Nothing to do where `custody.keys` is `memory`: new authorities sign; nodes that know only the old root join again.",
+    ),
+    doc(
+        "AUTHORITY_NOT_INSTALLED",
+        "The setting `custody.offline_root` is on, and no intermediate is installed yet.",
+        "Run `kasbah ca csr --config FILE`, have the CSR signed, then `kasbah ca install --config FILE`.",
+    ),
+    doc(
+        "AUTHORITY_OFFLINE",
+        "The key of the root is kept offline, so this server can make no new root or intermediate.",
+        "Run `kasbah ca csr`, have the CSR signed, then `kasbah ca install`; or import an authority with `kasbah ca import`.",
+    ),
+    doc(
         "AUTHORITY_REFUSED",
         "The authority is not known, or only an old one can be tainted and only a tainted one revoked.",
         "See `kasbah ca rotate status` for the authorities and their states.",
@@ -98,6 +113,11 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("CALLER_NOT_AGENT", "Only agents may call this.", "Call it with the SVID of an agent."),
     doc(
+        "CALLER_NOT_LOCAL",
+        "A private key was sent over the network.",
+        "Run `kasbah ca import` on the machine of the authority, at its admin socket.",
+    ),
+    doc(
         "CERT_SIGNER_UNKNOWN",
         "The request names a signer of Kubernetes, and there is none here.",
         "Leave CertSigner empty.",
@@ -131,6 +151,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "CLUSTER_UNKNOWN",
         "The agent names a cluster that node_attestors.k8s_psat does not know.",
         "Add the cluster, or correct the cluster in the agent's settings.",
+    ),
+    doc(
+        "CREDENTIALS_MISSING",
+        "The settings name a systemd credential, and the process was started without credentials.",
+        "Start the authority by systemd with LoadCredential= or SetCredentialEncrypted=.",
     ),
     doc(
         "CSR_NAMES_REFUSED",
@@ -243,6 +268,31 @@ pub const REASONS: &[ReasonDoc] = &[
         "Let every workload show its own token.",
     ),
     doc(
+        "IMPORT_FILE_UNREADABLE",
+        "A file of `custody.import` cannot be read.",
+        "See that it exists and can be read by the authority.",
+    ),
+    doc(
+        "IMPORT_NO_REQUEST",
+        "The certificate to install is not for the key of a CSR that waits.",
+        "Make a CSR with `kasbah ca csr` and have that one signed; for a certificate with a key of its own use `kasbah ca import`.",
+    ),
+    doc(
+        "IMPORT_ROOT_KNOWN",
+        "The root is trusted already and is not the one that signs or is prepared, or it has another certificate.",
+        "See `kasbah ca rotate status`; end the rotation that runs, or import a root with a new key.",
+    ),
+    doc(
+        "INTERMEDIATE_RENEWAL_DUE",
+        "The intermediate grows old, and its root is not here to sign the next one.",
+        "Run `kasbah ca csr --out FILE`, have the offline root sign it, then `kasbah ca install --cert SIGNED`.",
+    ),
+    doc(
+        "INTERMEDIATE_RENEWAL_OVERDUE",
+        "The intermediate ends so soon that SVIDs are cut short, and its root is not here to sign the next one.",
+        "At once: `kasbah ca csr --out FILE`, have the offline root sign it, then `kasbah ca install --cert SIGNED`.",
+    ),
+    doc(
         "ISSUANCE_DNS_NAME_NOT_ALLOWED",
         "The issuance policy does not allow a DNS name of the entry; the message names the rule and what it allows.",
         "Correct the entry's DNS names, or the rule: `kasbah ca policy explain`.",
@@ -299,6 +349,16 @@ pub const REASONS: &[ReasonDoc] = &[
     doc("KEY_FILE_MISSING", "The key file is not there, and the database needs it.", "Restore it from the backup."),
     doc("KEY_FILE_UNUSABLE", "The key file cannot be read or made.", "Correct the owner and mode of its directory."),
     doc("KEY_FILE_WRONG", "The key file belongs to another database.", "Name the right file in `key_file`."),
+    doc(
+        "KEY_PASSPHRASE_MISSING",
+        "The keys in the database are sealed by a passphrase, and the settings name none.",
+        "Name its file in `custody.passphrase_file`, or the credential in `custody.passphrase_credential`.",
+    ),
+    doc(
+        "KEY_PASSPHRASE_UNUSED",
+        "The settings name a passphrase, and the keys in the database are sealed by a key file.",
+        "Take the passphrase out of the settings; a new database can begin with one.",
+    ),
     doc(
         "NODE_NAME_UNUSABLE",
         "A fact about a node is missing, or holds characters that cannot be a part of its ID.",

@@ -3,6 +3,7 @@
 //! A permanent refusal is never `Internal` or `Unavailable`: clients repeat those, so each refusal would cost several
 //! requests. What goes away by itself is `Unavailable`.
 
+use identity::authority::AuthorityError;
 use identity::csr::CsrError;
 use identity::spiffe_id::SpiffeIdError;
 use identity::transparency::TransparencyError;
@@ -182,6 +183,20 @@ pub enum Refusal {
         /// What went wrong.
         text: String,
     },
+    /// An authority from elsewhere is not taken in.
+    #[error("{text}")]
+    Import {
+        /// The stable code.
+        reason: &'static str,
+        /// What is wrong.
+        text: String,
+    },
+    /// A private key is taken at the local socket alone.
+    #[error("a private key is accepted at the local admin socket only")]
+    NotLocal,
+    /// The key is kept elsewhere.
+    #[error("the keeper of the authority's key gives no signature; try again")]
+    KeyUnavailable,
     /// The signature could not be made.
     #[error("the certificate cannot be signed")]
     Signing,
@@ -242,6 +257,9 @@ impl Refusal {
             Self::AuthorityRefused(_) => "AUTHORITY_REFUSED",
             Self::NotAcknowledged(_) => "ROTATION_NOT_ACKNOWLEDGED",
             Self::Authorities { reason, .. } => reason,
+            Self::Import { reason, .. } => reason,
+            Self::NotLocal => "CALLER_NOT_LOCAL",
+            Self::KeyUnavailable => "AUTHORITY_KEY_UNAVAILABLE",
             Self::Signing => "SIGNING_FAILED",
             Self::Clock(_) => "CLOCK_JUMPED",
             Self::Store(error) => error.reason(),
@@ -256,6 +274,7 @@ impl Refusal {
             | Self::CallerUnknown
             | Self::CallerNotAgent
             | Self::CallerNotAdmin
+            | Self::NotLocal
             | Self::AgentNotAttested
             | Self::AgentBanned
             | Self::AgentExpired
@@ -278,6 +297,7 @@ impl Refusal {
             | Self::Bundle(_)
             | Self::Log(_)
             | Self::CertSigner
+            | Self::Import { .. }
             | Self::AuthorityRefused(_) => Code::InvalidArgument,
             Self::AgentUnknown
             | Self::EntryUnknown
@@ -292,7 +312,9 @@ impl Refusal {
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
             Self::NotOffered(_) => Code::Unimplemented,
             Self::Store(StoreError::Busy) => Code::ResourceExhausted,
-            Self::Signing | Self::Clock(_) | Self::Store(_) | Self::Authorities { .. } => Code::Unavailable,
+            Self::KeyUnavailable | Self::Signing | Self::Clock(_) | Self::Store(_) | Self::Authorities { .. } => {
+                Code::Unavailable
+            }
         }
     }
 
@@ -335,12 +357,39 @@ impl From<StepError> for Refusal {
             },
             StepError::Busy => Self::Authorities { reason: "ROTATION_BUSY", text },
             StepError::Authorities(AuthoritiesError::Store(error)) => Self::Store(error),
+            StepError::Authorities(AuthoritiesError::Offline) => Self::NotNow(text),
+            StepError::Authorities(AuthoritiesError::X509(AuthorityError::KeyUnavailable)) => Self::KeyUnavailable,
+            StepError::Authorities(error) if is_about_import(&error) => {
+                Self::Import { reason: error.reason(), text: whole(&error) }
+            }
             StepError::Authorities(error) => {
                 tracing::error!(reason = error.reason(), error = ?error, "authorities not changed");
                 Self::Authorities { reason: error.reason(), text }
             }
         }
     }
+}
+
+impl From<AuthoritiesError> for Refusal {
+    fn from(error: AuthoritiesError) -> Self {
+        StepError::Authorities(error).into()
+    }
+}
+
+fn is_about_import(error: &AuthoritiesError) -> bool {
+    use AuthoritiesError as Error;
+    matches!(error, Error::Import(_) | Error::Key(_) | Error::NoRequest | Error::RootKnown(_) | Error::Trial(_))
+}
+
+/// An error with all its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 impl From<Refusal> for Status {

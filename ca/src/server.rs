@@ -35,7 +35,7 @@ use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
 use crate::settings::{Settings, SettingsProblem};
 use crate::store::{self, OpenError, StoreError};
-use crate::{housekeeping, key_file, pages, web};
+use crate::{custody, housekeeping, pages, web};
 
 /// Why the authority cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -181,8 +181,7 @@ impl Settings {
         let newest = store.newest_issue().await.map_err(failed)?;
         let clock_watch = ClockWatch::new(clock, from_unix_secs(newest));
         let authorities = Authorities::load(&store, &self, clock.now()).await?;
-        let seal_key = key_file::load(&self.key_file(), false).map_err(AuthoritiesError::from)?;
-        let log = TransparencyLog::load(&store, &seal_key, secs(clock.now())).await?;
+        let log = TransparencyLog::load(&store, authorities.seal_key(), secs(clock.now())).await?;
         let (policy_file, policy) = open_policy(&self)?;
         let certifier = Arc::new(Certifier {
             trust_domain: self.trust_domain.clone(),
@@ -358,6 +357,8 @@ fn spawn_chores(
     tasks.spawn("database health", until(shutdown(), Box::pin(health)));
     let clock = housekeeping::watch_clock(certifier.clone(), readiness.clone());
     tasks.spawn("clock", until(shutdown(), Box::pin(clock)));
+    let intermediate = custody::watch::watch_intermediate(certifier.clone(), readiness.clone());
+    tasks.spawn("intermediate", until(shutdown(), Box::pin(intermediate)));
     let kept = housekeeping::Kept { records: settings.record_kept, audit: settings.audit_kept };
     let forget = housekeeping::forget_for_ever(certifier.clone(), kept);
     tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));

@@ -8,6 +8,7 @@ use identity::spiffe_id::TrustDomain;
 use serde::{Deserialize, Serialize};
 
 use crate::attest::{AttestorProblem, NodeAttestors};
+use crate::custody::CustodySettings;
 
 /// Settings of the role `ca`. Each but the first two has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub struct Settings {
     /// File with the key-encryption key; `key-encryption.key` in `data_dir` when absent.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
+    /// Where the keys of authorities are kept and come from.
+    #[serde(default)]
+    pub custody: CustodySettings,
     /// The SPIRE server API over TLS, for agents and administrators.
     #[serde(default = "default_grpc")]
     pub grpc: SocketAddr,
@@ -151,6 +155,14 @@ pub enum SettingsProblem {
         /// What is wrong.
         problem: String,
     },
+    /// Keys that cannot be kept so.
+    #[error("the setting `custody.{setting}`: {problem}")]
+    Custody {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
     /// No issuer at all.
     #[error("`istio_csr` is set, but `service_account_issuers` is empty: nobody could be accepted")]
     NoIssuer,
@@ -177,6 +189,7 @@ impl Settings {
             data_dir,
             database: None,
             key_file: None,
+            custody: CustodySettings::default(),
             grpc: default_grpc(),
             istio_csr: None,
             admin_socket: None,
@@ -225,6 +238,7 @@ impl Settings {
         if self.root_ttl < self.ca_ttl * 2 {
             return Err(SettingsProblem::TtlOrder { longer: "root_ttl", shorter: "ca_ttl" });
         }
+        self.custody.check(self.database.as_ref().is_some_and(|url| url.starts_with("postgres")))?;
         self.node_attestors.check()?;
         self.check_names()?;
         self.check_issuers()

@@ -1,5 +1,6 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
+mod ca_keys;
 mod cert;
 mod check;
 mod rotate;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 
+pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, WayArgs};
 pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
@@ -290,6 +292,29 @@ key, unless --moved says that nothing was done.")]
 
 A step that is not yet safe ends with 1 and names the nodes that have not acknowledged.")]
     Rotate(RotateArgs),
+    /// Show where the keys of the authorities are, and what is to be done about them.
+    #[command(after_help = "Example:\n  kasbah ca keys -o json")]
+    Keys(CaKeysArgs),
+    /// Take in a root, or an intermediate, with its key: it is checked, tried and prepared.
+    #[command(after_help = "Examples:
+  kasbah ca import --cert root.pem --key root.key && kasbah ca rotate
+  kasbah ca import --cert ca.pem --key ca.key --passphrase-file pw --chain between.pem --root root.pem
+
+A new root is prepared; `kasbah ca rotate` then moves over to it. An intermediate below the present root signs at once.")]
+    Import(CaImportArgs),
+    /// Make a key for an intermediate, kept by the authority, and print a CSR for an offline root to sign.
+    #[command(after_help = "Examples:
+  kasbah ca csr --out ca.csr                  in a running authority
+  kasbah ca csr --out ca.csr --config ca.yaml before the first start, with custody.offline_root
+
+Asked again it is the same key, until its certificate is installed.")]
+    Csr(CaCsrArgs),
+    /// Install the certificate that was signed for the CSR.
+    #[command(after_help = "Examples:
+  kasbah ca install --cert ca.pem             below the present root: signs at once
+  kasbah ca install --cert ca.pem --root root.pem && kasbah ca rotate
+  kasbah ca install --cert ca.pem --root root.pem --config ca.yaml")]
+    Install(CaInstallArgs),
 }
 
 #[derive(Debug, Subcommand)]

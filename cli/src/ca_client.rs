@@ -1,5 +1,6 @@
 //! The one way in which verbs talk to a certificate authority: SPIRE's server API over the CA's local admin socket.
 
+mod custody;
 mod rotation;
 
 use std::path::Path;

@@ -19,8 +19,10 @@ use crate::digest;
 use crate::key::{KeyError, PrivateKey};
 use crate::leaf::{self, LeafError};
 use crate::public_key::{Curve, PublicKey, PublicKeyError};
+use crate::signing_key::SigningKey;
 use crate::spiffe_id::{SpiffeId, TrustDomain};
 
+pub(crate) use build::csr_params;
 pub use crl::{CrlProfile, RevokedSerial};
 pub use web::{WebAuthority, WebCertificate};
 
@@ -86,34 +88,54 @@ pub struct X509Authority {
     /// How many CAs may stand below it; `None` sets no limit.
     path_len: Option<u8>,
     subject_key_id: String,
-    key: PrivateKey,
-    issuer: Issuer<'static, PrivateKey>,
+    key: SigningKey,
+    issuer: Issuer<'static, SigningKey>,
 }
 
 impl X509Authority {
     /// Makes a self-signed root with a new P-256 key.
     pub fn generate_root(trust_domain: &TrustDomain, ttl: Duration, now: SystemTime) -> Result<Self, AuthorityError> {
-        let key = PrivateKey::generate_p256().map_err(AuthorityError::Key)?;
+        Self::root_of(trust_domain, PrivateKey::generate_p256().map_err(AuthorityError::Key)?, ttl, now)
+    }
+
+    /// Makes a self-signed root with the given key and no limit to its path length.
+    pub fn root_of(
+        trust_domain: &TrustDomain,
+        key: impl Into<SigningKey>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
         Self::self_sign(trust_domain, key, &CaProfile { path_len: None, ..CaProfile::new(ttl) }, now)
     }
 
     /// Makes a self-signed root with the given key.
     pub fn self_sign(
         trust_domain: &TrustDomain,
-        key: PrivateKey,
+        key: impl Into<SigningKey>,
         profile: &CaProfile,
         now: SystemTime,
     ) -> Result<Self, AuthorityError> {
+        let key = key.into();
         let validity = build::Validity::new(profile.ttl, profile.backdate, now, None)?;
         let mut params = build::ca_params(trust_domain, &key.public_key_spki(), profile, validity)?;
         build::name_key(&mut params, &key.public_key_spki());
-        let certificate = params.self_signed(&key).map_err(AuthorityError::Build)?;
+        let certificate = params.self_signed(&key).map_err(unsigned)?;
         Self::from_parts(trust_domain, vec![certificate.into()], key)
     }
 
     /// Makes an intermediate with a new P-256 key, signed by this authority. One more CA may stand below it.
     pub fn generate_intermediate(&self, ttl: Duration, now: SystemTime) -> Result<Self, AuthorityError> {
-        let key = PrivateKey::generate_p256().map_err(AuthorityError::Key)?;
+        self.intermediate_of(PrivateKey::generate_p256().map_err(AuthorityError::Key)?, ttl, now)
+    }
+
+    /// The same with the given key.
+    pub fn intermediate_of(
+        &self,
+        key: impl Into<SigningKey>,
+        ttl: Duration,
+        now: SystemTime,
+    ) -> Result<Self, AuthorityError> {
+        let key = key.into();
         let profile = CaProfile { path_len: Some(1), ..CaProfile::new(ttl) };
         let chain = self.sign_ca(&key.public_key_spki(), &profile, now)?;
         Self::from_parts(&self.trust_domain, chain, key)
@@ -123,8 +145,9 @@ impl X509Authority {
     pub fn from_parts(
         trust_domain: &TrustDomain,
         mut chain: Vec<CertificateDer<'static>>,
-        key: PrivateKey,
+        key: impl Into<SigningKey>,
     ) -> Result<Self, AuthorityError> {
+        let key = key.into();
         let own = chain.first().ok_or(AuthorityError::NoCertificate)?.clone();
         let facts = build::CaFacts::decode(&own, trust_domain)?;
         if facts.public_key_spki != key.public_key_spki() {
@@ -134,7 +157,8 @@ impl X509Authority {
         chain.retain(|certificate| *certificate == own || !build::is_self_issued(certificate));
         chain.iter().try_for_each(leaf::check_signing_certificate).map_err(AuthorityError::Certificate)?;
         let issuer = Issuer::from_ca_cert_der(&own, key.clone()).map_err(AuthorityError::Build)?;
-        let authority = Self {
+        check_issuer_name(&own, &facts.subject_der)?;
+        Ok(Self {
             trust_domain: trust_domain.clone(),
             chain,
             is_root: facts.is_root,
@@ -144,9 +168,7 @@ impl X509Authority {
             subject_key_id: facts.subject_key_id,
             key,
             issuer,
-        };
-        authority.check_issuer_name(&facts.subject_der)?;
-        Ok(authority)
+        })
     }
 
     /// Signs an X.509-SVID for a key. The result is the leaf and what stands between it and the root.
@@ -193,7 +215,7 @@ impl X509Authority {
     ) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {
         let key = signable_key(public_key_spki)?;
         build::name_key(&mut params, public_key_spki);
-        let certificate = params.signed_by(&key, &self.issuer).map_err(AuthorityError::Build)?;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(unsigned)?;
         let mut chain = vec![CertificateDer::from(certificate)];
         if !self.is_root {
             chain.extend(self.chain.iter().cloned());
@@ -203,15 +225,6 @@ impl X509Authority {
 
     fn clamped(&self, ttl: Duration, backdate: Duration, now: SystemTime) -> Result<build::Validity, AuthorityError> {
         build::Validity::new(ttl, backdate, now, Some((self.not_before, self.not_after)))
-    }
-
-    /// Signs a throw-away leaf, and compares the issuer's name in it with our own name byte by byte: a name that our
-    /// encoder writes differently would make every path fail.
-    fn check_issuer_name(&self, subject_der: &[u8]) -> Result<(), AuthorityError> {
-        let params = rcgen::CertificateParams::default();
-        let probe = params.signed_by(&self.key, &self.issuer).map_err(AuthorityError::Build)?;
-        let decoded = leaf::decode(probe.der()).map_err(AuthorityError::Certificate)?;
-        if decoded.issuer().as_raw() == subject_der { Ok(()) } else { Err(AuthorityError::SubjectEncoding) }
     }
 
     /// The trust domain it signs for.
@@ -254,9 +267,27 @@ impl X509Authority {
         self.subject_key_id.as_bytes().chunks(2).filter_map(byte).collect()
     }
 
-    /// Its private key, to be stored sealed.
-    pub fn key(&self) -> &PrivateKey {
+    /// Its private key.
+    pub fn key(&self) -> &SigningKey {
         &self.key
+    }
+}
+
+/// Signs a throw-away leaf with a throw-away key, and compares the issuer's name in it with our own name byte by byte: a
+/// name that our encoder writes differently would make every path fail.
+fn check_issuer_name(own: &CertificateDer<'_>, subject_der: &[u8]) -> Result<(), AuthorityError> {
+    let key = PrivateKey::generate_p256().map_err(AuthorityError::Key)?;
+    let issuer = Issuer::from_ca_cert_der(own, &key).map_err(AuthorityError::Build)?;
+    let probe = rcgen::CertificateParams::default().signed_by(&key, &issuer).map_err(AuthorityError::Build)?;
+    let decoded = leaf::decode(probe.der()).map_err(AuthorityError::Certificate)?;
+    if decoded.issuer().as_raw() == subject_der { Ok(()) } else { Err(AuthorityError::SubjectEncoding) }
+}
+
+/// Nothing was signed: the key is elsewhere and gave no signature, or the content could not be written.
+pub(crate) fn unsigned(error: rcgen::Error) -> AuthorityError {
+    match error {
+        rcgen::Error::RemoteKeyError => AuthorityError::KeyUnavailable,
+        error => AuthorityError::Build(error),
     }
 }
 
@@ -304,6 +335,9 @@ pub enum AuthorityError {
     /// The key could not be made.
     #[error("the authority's key cannot be used")]
     Key(#[source] KeyError),
+    /// The key is kept elsewhere, and no good signature came from there.
+    #[error("the keeper of the authority's key gives no signature")]
+    KeyUnavailable,
     /// The public key to be certified is not accepted.
     #[error("the key to be signed is not accepted")]
     PublicKey(#[source] PublicKeyError),
@@ -348,6 +382,7 @@ impl AuthorityError {
             | Self::NoSubjectKeyId
             | Self::SubjectEncoding
             | Self::KeyMismatch => "AUTHORITY_INVALID",
+            Self::KeyUnavailable => "AUTHORITY_KEY_UNAVAILABLE",
             Self::Key(_) | Self::Time | Self::Build(_) => "AUTHORITY_FAILED",
         }
     }

@@ -123,6 +123,18 @@ pub(crate) fn bits(content: &[u8]) -> Result<&[u8], NotDer> {
     if valid { Ok(bytes) } else { Err(NotDer) }
 }
 
+/// Writes one value; callers see to it that it stays below 64 KiB.
+pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let len = content.len();
+    let mut out = match len {
+        0..=0x7f => vec![tag, len as u8],
+        0x80..=0xff => vec![tag, 0x81, len as u8],
+        _ => vec![tag, 0x82, (len >> 8) as u8, len as u8],
+    };
+    out.extend_from_slice(content);
+    out
+}
+
 /// The bytes are not DER, or not of the structure that was looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not DER of the expected structure")]

@@ -1,14 +1,74 @@
 //! Private keys of SVIDs and authorities. A key's bytes are never printed and are wiped when the last holder drops it.
 
+mod read;
+
 use std::fmt;
 use std::sync::Arc;
 
 use rcgen::PublicKeyData;
 use rustls_pki_types::PrivatePkcs8KeyDer;
+use serde::{Deserialize, Serialize};
 use zeroize::Zeroize as _;
 
 use crate::SpiffeId;
 use crate::pem;
+use crate::public_key::{Curve, PublicKey};
+
+pub use read::KEY_FILE_BYTES_MAX;
+
+/// The kinds of keys that an authority may have, each with the one signature algorithm that it makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyKind {
+    /// ECDSA with SHA-256; signatures are DER (RFC 5758).
+    #[default]
+    #[serde(rename = "P-256")]
+    P256,
+    /// ECDSA with SHA-384; signatures are DER (RFC 5758).
+    #[serde(rename = "P-384")]
+    P384,
+    /// Ed25519; signatures have 64 bytes (RFC 8032).
+    Ed25519,
+    /// RSA PKCS#1 v1.5 with SHA-256 (RFC 4055). Keys of this kind are read, never made.
+    #[serde(rename = "RSA")]
+    Rsa,
+}
+
+impl KeyKind {
+    /// The kind of a public key; none for kinds that no authority may have.
+    pub fn of_spki(der: &[u8]) -> Option<Self> {
+        match PublicKey::from_spki_der(der).ok()? {
+            PublicKey::Ec { curve: Curve::P256, .. } => Some(Self::P256),
+            PublicKey::Ec { curve: Curve::P384, .. } => Some(Self::P384),
+            PublicKey::Ec { curve: Curve::P521, .. } => None,
+            PublicKey::Ed25519 { .. } => Some(Self::Ed25519),
+            PublicKey::Rsa { .. } => Some(Self::Rsa),
+        }
+    }
+
+    /// The stable word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::Ed25519 => "Ed25519",
+            Self::Rsa => "RSA",
+        }
+    }
+
+    /// Reads what [`Self::as_str`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::P256, Self::P384, Self::Ed25519, Self::Rsa].into_iter().find(|kind| kind.as_str() == text)
+    }
+
+    pub(crate) fn algorithm(self) -> &'static rcgen::SignatureAlgorithm {
+        match self {
+            Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            Self::Ed25519 => &rcgen::PKCS_ED25519,
+            Self::Rsa => &rcgen::PKCS_RSA_SHA256,
+        }
+    }
+}
 
 /// A private key with its public half. Clones share the same bytes.
 #[derive(Clone)]
@@ -33,6 +93,11 @@ impl PrivateKey {
     /// Makes a new P-384 key, for authorities that want one.
     pub fn generate_p384() -> Result<Self, KeyError> {
         Self::generate(&rcgen::PKCS_ECDSA_P384_SHA384)
+    }
+
+    /// Makes a new key of a kind. RSA keys are not made.
+    pub fn generate_kind(kind: KeyKind) -> Result<Self, KeyError> {
+        if kind == KeyKind::Rsa { Err(KeyError::NotMade) } else { Self::generate(kind.algorithm()) }
     }
 
     fn generate(algorithm: &'static rcgen::SignatureAlgorithm) -> Result<Self, KeyError> {
@@ -129,6 +194,15 @@ pub enum KeyError {
     /// Longer than any key we accept.
     #[error("the private key is longer than {PKCS8_BYTES_MAX} bytes")]
     TooLong,
+    /// Keys of this kind are not made.
+    #[error("keys of this kind are not made; choose P-256, P-384 or Ed25519")]
+    NotMade,
+    /// The key is encrypted, and there is no passphrase.
+    #[error("the private key is encrypted; give its passphrase")]
+    Encrypted,
+    /// The passphrase is wrong, or the key is encrypted in a way that we do not know.
+    #[error("the private key cannot be decrypted: the passphrase is wrong, or the encryption is none of PBES2's")]
+    Passphrase,
     /// The CSR could not be written or signed.
     #[error("the certificate signing request could not be made")]
     Csr(#[source] rcgen::Error),
@@ -139,7 +213,8 @@ impl KeyError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Generate(_) | Self::Csr(_) => "KEY_FAILED",
-            Self::Malformed | Self::TooLong => "KEY_INVALID",
+            Self::Malformed | Self::TooLong | Self::NotMade => "KEY_INVALID",
+            Self::Encrypted | Self::Passphrase => "KEY_PASSPHRASE_WRONG",
         }
     }
 }

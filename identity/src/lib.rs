@@ -11,7 +11,8 @@
 //! | [`spiffe_id`] | names: `SpiffeId`, `TrustDomain` |
 //! | [`bundle`] | what a trust domain publishes: roots and JWT keys |
 //! | [`svid`], [`key`], [`csr`], [`summary`] | documents, their keys, the request for one, a readable view |
-//! | [`authority`] | signing X.509-SVIDs, and web certificates for gateways |
+//! | [`authority`], [`signing_key`] | signing X.509-SVIDs, and web certificates for gateways; keys that are kept elsewhere |
+//! | [`import`] | whether an authority from elsewhere is fit |
 //! | [`verify`], [`path`], [`profile`] | X.509-SVID validation, the only maker of `VerifiedPeer`; paths; single certificates |
 //! | [`revocation`] | certificate revocation lists |
 //! | [`limbo`] | our path validation, for comparison with others |
@@ -32,6 +33,7 @@ pub mod device;
 pub mod digest;
 #[cfg(test)]
 mod forge;
+pub mod import;
 pub mod jwk;
 pub mod jwt;
 pub mod key;
@@ -48,6 +50,7 @@ pub mod seal;
 #[cfg(test)]
 mod seed_tests;
 mod signed;
+pub mod signing_key;
 pub mod spiffe_id;
 pub mod strict_json;
 pub mod summary;

@@ -11,6 +11,8 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey as ParsedKey;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
+use crate::der::tlv;
+
 /// A public key. That a point lies on its curve is checked where the key is first used to verify.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -206,17 +208,6 @@ fn unsigned(number: &[u8]) -> Vec<u8> {
     } else {
         tlv(TAG_INTEGER, number)
     }
-}
-
-fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let len = content.len();
-    let mut out = match len {
-        0..=0x7f => vec![tag, len as u8],
-        0x80..=0xff => vec![tag, 0x81, len as u8],
-        _ => vec![tag, 0x82, (len >> 8) as u8, len as u8], // Keys are far below 64 KiB, see RSA_BITS_MAX.
-    };
-    out.extend_from_slice(content);
-    out
 }
 
 /// Why bytes are no public key that we accept.

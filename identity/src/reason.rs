@@ -35,6 +35,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Check the CA certificate: CA basic constraints, keyCertSign, subject key identifier, the trust domain's ID.",
     ),
     doc(
+        "AUTHORITY_KEY_UNAVAILABLE",
+        "The key of the signing authority is kept elsewhere, and its keeper (token, signer, Vault) gives no good signature.",
+        "See the authority's log for the keeper's answer; nothing is signed until it is back, and then by itself.",
+    ),
+    doc(
         "BUNDLE_INVALID",
         "A trust bundle is malformed.",
         "Fetch the bundle again from its trust domain and compare it with the SPIFFE bundle format.",
@@ -314,6 +319,61 @@ pub const REASONS: &[ReasonDoc] = &[
         "Check the files named as ca_bundles of x509pop.",
     ),
     doc(
+        "IMPORT_CHAIN_INCOMPLETE",
+        "A certificate on the way from the imported authority to its root is missing.",
+        "Give what stands between by --chain and the root by --root; the message names whose issuer is missing.",
+    ),
+    doc(
+        "IMPORT_EXPIRED",
+        "An imported certificate has ended or has not begun.",
+        "Import one that is valid now; compare the clocks.",
+    ),
+    doc(
+        "IMPORT_FOREIGN_TRUST_DOMAIN",
+        "An imported certificate carries the SPIFFE ID of another trust domain.",
+        "Have it issued with the URI of this trust domain, or without a SPIFFE ID.",
+    ),
+    doc(
+        "IMPORT_KEY_MISMATCH",
+        "The key does not belong to the imported certificate.",
+        "Compare both with openssl x509 -pubkey and openssl pkey -pubout.",
+    ),
+    doc(
+        "IMPORT_KEY_REFUSED",
+        "The key of an imported certificate is too weak, too long, or of a kind that clients do not take.",
+        "Use P-256, P-384, Ed25519, or RSA with 2048 to 4096 bits.",
+    ),
+    doc(
+        "IMPORT_LIFE_TOO_SHORT",
+        "An imported certificate ends too soon to sign anything useful.",
+        "Import one that lives longer, or lower ca_ttl.",
+    ),
+    doc(
+        "IMPORT_NOT_A_CA",
+        "An imported certificate may not sign others.",
+        "Issue it with basicConstraints critical,CA:TRUE and keyUsage critical,keyCertSign,cRLSign.",
+    ),
+    doc(
+        "IMPORT_PATH_LENGTH",
+        "The path length of an imported certificate leaves no room for the CAs below it, or the way to the root is too long.",
+        "A root needs pathlen 1 or none, an intermediate 0 or none.",
+    ),
+    doc(
+        "IMPORT_SIGNATURE_REFUSED",
+        "The signature on an imported certificate does not verify, or is made by a weak algorithm such as SHA-1.",
+        "Give the right issuer; have the certificate signed with SHA-256 or better.",
+    ),
+    doc(
+        "IMPORT_UNFIT",
+        "An imported certificate cannot be an authority for another reason; the message says which.",
+        "Issue it with a subject key identifier and a subject in UTF-8 or printable text.",
+    ),
+    doc(
+        "IMPORT_UNREADABLE",
+        "A file to import is no PEM text with certificates.",
+        "Give PEM files; openssl x509 -inform DER converts others.",
+    ),
+    doc(
         "JWKS_AMBIGUOUS",
         "A set of keys leaves open which key is meant: two have one ID, or secrets stand beside public keys.",
         "Give each key an ID of its own, and keep shared secrets out of sets of public keys.",
@@ -382,6 +442,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "KEY_INVALID",
         "A private key is not an unencrypted PKCS#8 key of a supported kind.",
         "Convert it with `openssl pkcs8 -topk8 -nocrypt`.",
+    ),
+    doc(
+        "KEY_PASSPHRASE_WRONG",
+        "A private key is encrypted, and the passphrase is missing or wrong, or the encryption is not PBES2.",
+        "Give the passphrase's file; openssl pkcs8 -topk8 -v2 aes-256-cbc writes a form that is read.",
     ),
     doc(
         "LOG_HEAD_REFUSED",

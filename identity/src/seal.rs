@@ -3,12 +3,16 @@
 //! The associated data says what the secret is for (table, column, row), so that a sealed value moved elsewhere does not
 //! open. The sealed form is `version (1 byte) ‖ nonce (12) ‖ ciphertext ‖ tag (16)`.
 
+mod passphrase;
+
 use std::fmt;
 
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::crypto::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use crate::digest;
+
+pub use passphrase::{PASSPHRASE_BYTES_MAX, PASSPHRASE_BYTES_MIN, Stretching};
 
 /// A key that seals and opens.
 pub struct SealKey {
@@ -99,6 +103,9 @@ pub enum SealError {
     /// A key must have 32 bytes.
     #[error("a sealing key has 32 bytes, this one has {0}")]
     KeyLength(usize),
+    /// A passphrase that can be guessed, or none at all.
+    #[error("a passphrase has {PASSPHRASE_BYTES_MIN} to {PASSPHRASE_BYTES_MAX} bytes")]
+    Passphrase,
     /// The cipher itself refused to work.
     #[error("the cipher failed")]
     Cipher,
@@ -114,7 +121,7 @@ impl SealError {
     /// The reason code.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::KeyLength(_) => "SEAL_KEY_INVALID",
+            Self::KeyLength(_) | Self::Passphrase => "SEAL_KEY_INVALID",
             Self::Cipher | Self::Malformed | Self::Refused => "SEAL_OPEN_FAILED",
         }
     }

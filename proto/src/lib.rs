@@ -159,6 +159,7 @@ redacted! {
     spire::api::types::Jwtsvid { id, expires_at, hint }
     spire::api::types::Witsvid { id, expires_at, hint }
     spire::api::server::agent::v1::CreateJoinTokenRequest { ttl, agent_id }
+    kasbah::ca::v1::ImportAuthorityRequest { certificate }
 }
 
 #[cfg(test)]
@@ -189,6 +190,7 @@ mod tests {
                 "helloworld.Greeter",
                 "istio.v1.auth.IstioCertificateService",
                 "kasbah.ca.v1.Audit",
+                "kasbah.ca.v1.Custody",
                 "kasbah.ca.v1.IssuancePolicy",
                 "kasbah.ca.v1.Log",
                 "kasbah.ca.v1.Rotation",

@@ -138,7 +138,8 @@ impl Admin {
 async fn ready(State(parts): State<Arc<AdminParts>>) -> Response {
     let blocked_by = parts.readiness.blocked_by();
     if blocked_by.is_empty() {
-        "ready\n".into_response()
+        let notes = parts.readiness.notes().into_iter().map(|note| format!("note: {note}\n"));
+        format!("ready\n{}", notes.collect::<String>()).into_response()
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, Json(blocked_by)).into_response()
     }
@@ -156,6 +157,7 @@ async fn status(State(parts): State<Arc<AdminParts>>) -> Json<Value> {
     answer.insert("pid".into(), std::process::id().into());
     answer.insert("ready".into(), blocked_by.is_empty().into());
     answer.insert("blocked_by".into(), blocked_by.into());
+    answer.insert("notes".into(), parts.readiness.notes().into());
     answer.insert("memory_bytes".into(), crate::process::resident_bytes().into());
     if let Value::Object(own) = (parts.status)() {
         answer.extend(own);

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<Shared>);
 
-/// Holds a block; dropping it lifts the block.
+/// Holds a block or a note; dropping it lifts it.
 #[derive(Debug)]
 #[must_use = "dropping the guard lifts the block"]
 pub struct ReadyGuard {
@@ -30,6 +30,8 @@ struct Shared {
 struct Blocks {
     next: u64,
     names: BTreeMap<u64, String>,
+    /// What does not block, but should be seen to.
+    notes: BTreeMap<u64, String>,
 }
 
 impl Readiness {
@@ -48,6 +50,21 @@ impl Readiness {
         self.0.ready.send_replace(false);
         drop(blocks);
         ReadyGuard { shared: self.0.clone(), id }
+    }
+
+    /// Says something to whoever looks at readiness, without blocking it, until the guard is dropped.
+    pub fn note(&self, text: impl Into<String>) -> ReadyGuard {
+        let mut blocks = self.0.lock();
+        let id = blocks.next;
+        blocks.next += 1;
+        blocks.notes.insert(id, text.into());
+        drop(blocks);
+        ReadyGuard { shared: self.0.clone(), id }
+    }
+
+    /// The notes, oldest first.
+    pub fn notes(&self) -> Vec<String> {
+        self.0.lock().notes.values().cloned().collect()
     }
 
     /// Whether nothing blocks.
@@ -78,6 +95,7 @@ impl Drop for ReadyGuard {
     fn drop(&mut self) {
         let mut blocks = self.shared.lock();
         blocks.names.remove(&self.id);
+        blocks.notes.remove(&self.id);
         let ready = blocks.names.is_empty();
         self.shared.ready.send_replace(ready);
     }
@@ -104,6 +122,16 @@ mod tests {
         drop(sync);
         readiness.wait_ready().await;
         assert!(readiness.is_ready());
+    }
+
+    #[test]
+    fn a_note_is_seen_and_blocks_nothing() {
+        let readiness = Readiness::new();
+        let note = readiness.note("renew the intermediate");
+        assert!(readiness.is_ready());
+        assert_eq!(readiness.notes(), ["renew the intermediate"]);
+        drop(note);
+        assert!(readiness.notes().is_empty());
     }
 
     #[test]

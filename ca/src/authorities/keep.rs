@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use super::steps::{Asked, StepError, counted};
 use super::{Authorities, AuthoritiesError};
 use crate::certifier::secs;
+use crate::custody::Place;
 use crate::rotation::machine::{Mode, Phase, Step, World};
 use crate::rotation::schedule::Due;
 use crate::store::{AuthorityKind, AuthorityState, Store};
@@ -30,6 +31,10 @@ impl Authorities {
     async fn take_due(&self, store: &Store, kind: AuthorityKind, now: SystemTime) -> Result<(), AuthoritiesError> {
         for _ in 0..STEPS_MAX {
             let Some(due) = self.due(store, kind, now).await? else { return Ok(()) };
+            // The next one comes by an operator's hand; [`crate::custody::renewal`] asks for it.
+            if kind == AuthorityKind::Root && due == Due::Prepare && self.current().root_place == Place::Offline {
+                return Ok(());
+            }
             tracing::info!(kind = kind.as_str(), ?due, "step of a rotation is due");
             let steps = match due {
                 Due::Prepare => vec![Asked::Prepare(Mode::Age)],
@@ -73,7 +78,8 @@ impl Authorities {
     async fn keep_intermediate(&self, store: &Store, now: SystemTime) -> Result<(), StepError> {
         let signing = self.current();
         let of_x509 = || signing.facts.iter().filter(|facts| facts.kind == AuthorityKind::X509);
-        if of_x509().any(|facts| facts.state == AuthorityState::Active && facts.spent(secs(now)) >= 0.5) {
+        let spent = of_x509().any(|facts| facts.state == AuthorityState::Active && facts.spent(secs(now)) >= 0.5);
+        if spent && signing.root_place != Place::Offline {
             self.renew_intermediate(store, now).await?;
         }
         if of_x509().any(|facts| facts.state != AuthorityState::Active && facts.not_after <= secs(now)) {

@@ -7,18 +7,22 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use identity::CertificateDer;
 use identity::authority::X509Authority;
-use identity::bundle::{BundleSet, TrustBundle};
+use identity::bundle::{BundleSet, JwtAuthority, TrustBundle};
+use identity::jwk::Jwk;
 use identity::jwt::JwtAuthorityKey;
 use identity::key::PrivateKey;
 use identity::pem;
 use identity::seal::SealKey;
+use identity::signing_key::SigningKey;
 use identity::spiffe_id::TrustDomain;
 use identity::wit::WitAuthorityKey;
 use runtime::clock::from_unix_secs;
 
 use super::{AuthoritiesError, Signing};
 use crate::certifier::secs;
+use crate::custody::{Made, Place, Places};
 use crate::rotation::machine::{Line, Member, Mode, Running};
 use crate::store::{AuthorityKind, AuthorityRow, AuthorityState, RotationRow, StoredAuthorities};
 
@@ -26,6 +30,7 @@ use crate::store::{AuthorityKind, AuthorityRow, AuthorityState, RotationRow, Sto
 pub(crate) struct Keys {
     pub(crate) seal: SealKey,
     pub(crate) trust_domain: TrustDomain,
+    pub(crate) places: Places,
 }
 
 /// An authority without its key.
@@ -34,6 +39,9 @@ pub(crate) struct Facts {
     pub(crate) id: String,
     pub(crate) kind: AuthorityKind,
     pub(crate) state: AuthorityState,
+    pub(crate) place: Place,
+    /// A key that waits for its certificate.
+    pub(crate) requested: bool,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
 }
@@ -47,76 +55,105 @@ impl Facts {
 }
 
 impl Keys {
-    pub(super) fn seal_root(
+    pub(super) fn keep_root(
         &self,
         root: &X509Authority,
+        made: &Made,
         state: AuthorityState,
         published: u64,
         now: SystemTime,
     ) -> Result<AuthorityRow, AuthoritiesError> {
-        Ok(AuthorityRow { state, published, ..self.seal_x509(root, AuthorityKind::Root, now)? })
+        Ok(AuthorityRow { state, published, ..self.keep_x509(root, made, AuthorityKind::Root, now)? })
     }
 
     /// An active intermediate below a root.
-    pub(super) fn seal_intermediate(
+    pub(super) fn keep_intermediate(
         &self,
         intermediate: &X509Authority,
+        made: &Made,
         root_id: &str,
         now: SystemTime,
     ) -> Result<AuthorityRow, AuthoritiesError> {
-        let row = self.seal_x509(intermediate, AuthorityKind::X509, now)?;
+        let row = self.keep_x509(intermediate, made, AuthorityKind::X509, now)?;
         Ok(AuthorityRow { issuer_id: root_id.to_owned(), ..row })
     }
 
-    fn seal_x509(
+    fn keep_x509(
         &self,
         authority: &X509Authority,
+        made: &Made,
         kind: AuthorityKind,
         now: SystemTime,
     ) -> Result<AuthorityRow, AuthoritiesError> {
-        let id = authority.subject_key_id().to_owned();
-        Ok(AuthorityRow {
-            sealed_key: self.seal_key(kind, &id, authority.key().pkcs8_der())?,
-            certificate: pem::certificate(authority.certificate()),
+        let row = AuthorityRow {
+            certificate: pem::certificates(authority.chain()),
             not_before: secs(authority.not_before()),
             not_after: secs(authority.not_after()),
-            ..blank(kind, id, now)
-        })
+            ..blank(kind, authority.subject_key_id().to_owned(), now)
+        };
+        self.keep(row, made)
     }
 
-    pub(super) fn seal_jwt(
+    /// A root whose key is not here.
+    pub(super) fn keep_offline_root(
         &self,
-        authority: &JwtAuthorityKey,
+        root: &CertificateDer<'static>,
+        id: String,
+        (not_before, not_after): (SystemTime, SystemTime),
+        state: AuthorityState,
+        published: u64,
+        now: SystemTime,
+    ) -> AuthorityRow {
+        AuthorityRow {
+            state,
+            published,
+            certificate: pem::certificate(root),
+            place: Place::Offline,
+            not_before: secs(not_before),
+            not_after: secs(not_after),
+            ..blank(AuthorityKind::Root, id, now)
+        }
+    }
+
+    /// A key that waits for its certificate.
+    pub(super) fn keep_request(&self, made: &Made, now: SystemTime) -> Result<AuthorityRow, AuthoritiesError> {
+        let digest = identity::digest::sha256(&made.key.public_key_spki());
+        let id = format!("csr-{}", identity::digest::hex(&digest[..20]));
+        let row = AuthorityRow {
+            state: AuthorityState::Prepared,
+            not_after: secs(now + REQUEST_LIFE),
+            ..blank(AuthorityKind::X509, id, now)
+        };
+        self.keep(row, made)
+    }
+
+    /// The key of an authority of tokens.
+    pub(super) fn keep_token_key(
+        &self,
+        kind: AuthorityKind,
+        id: &str,
+        made: &Made,
         state: AuthorityState,
         published: u64,
         ttl: Duration,
         now: SystemTime,
     ) -> Result<AuthorityRow, AuthoritiesError> {
-        let row = AuthorityRow { state, published, ..blank(AuthorityKind::Jwt, authority.key_id().to_owned(), now) };
-        self.seal_token_key(row, authority.pkcs8_der(), ttl, now)
+        let not_after = secs(now + ttl);
+        self.keep(AuthorityRow { state, published, not_after, ..blank(kind, id.to_owned(), now) }, made)
     }
 
-    pub(super) fn seal_wit(
-        &self,
-        authority: &WitAuthorityKey,
-        state: AuthorityState,
-        published: u64,
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<AuthorityRow, AuthoritiesError> {
-        let row = AuthorityRow { state, published, ..blank(AuthorityKind::Wit, authority.key_id().to_owned(), now) };
-        self.seal_token_key(row, authority.pkcs8_der(), ttl, now)
+    fn keep(&self, row: AuthorityRow, made: &Made) -> Result<AuthorityRow, AuthoritiesError> {
+        let sealed_key = match (made.place, made.key.here()) {
+            (Place::Disk, Some(key)) => self.seal_key(row.kind, &row.id, key.pkcs8_der())?,
+            _ => String::new(),
+        };
+        let public_key = STANDARD.encode(made.key.public_key_spki());
+        Ok(AuthorityRow { sealed_key, public_key, place: made.place, key_name: made.name.clone(), ..row })
     }
 
-    fn seal_token_key(
-        &self,
-        row: AuthorityRow,
-        pkcs8_der: &[u8],
-        ttl: Duration,
-        now: SystemTime,
-    ) -> Result<AuthorityRow, AuthoritiesError> {
-        let sealed_key = self.seal_key(row.kind, &row.id, pkcs8_der)?;
-        Ok(AuthorityRow { sealed_key, not_after: secs(now + ttl), ..row })
+    /// The key of a row, to be put into another.
+    pub(super) fn made(&self, row: &AuthorityRow) -> Result<Made, AuthoritiesError> {
+        Ok(Made { key: self.signing_key(row)?, place: row.place, name: row.key_name.clone() })
     }
 
     fn seal_key(&self, kind: AuthorityKind, id: &str, pkcs8_der: &[u8]) -> Result<String, AuthoritiesError> {
@@ -130,7 +167,10 @@ impl Keys {
             let found = rows.iter().rev().find(|row| row.kind == kind && row.state == AuthorityState::Active);
             found.ok_or(AuthoritiesError::Missing(name))
         };
-        self.open_x509(active(AuthorityKind::Root, "root")?)?;
+        let root = active(AuthorityKind::Root, "root")?;
+        if root.place != Place::Offline {
+            self.open_x509(root)?;
+        }
         let x509 = self.open_x509(active(AuthorityKind::X509, "signing authority")?)?;
         let jwt_row = active(AuthorityKind::Jwt, "JWT authority")?;
         let wit_row = active(AuthorityKind::Wit, "WIT authority")?;
@@ -147,6 +187,7 @@ impl Keys {
             facts: rows.iter().map(facts).collect(),
             lines: AuthorityKind::ROTATING.into_iter().map(|kind| (kind, line(stored, kind))).collect(),
             former: self.open_former(rows, secs(now))?,
+            root_place: root.place,
             revision: stored.revision,
         })
     }
@@ -158,7 +199,7 @@ impl Keys {
         now: i64,
     ) -> Result<BTreeMap<String, X509Authority>, AuthoritiesError> {
         let old = |row: &&AuthorityRow| {
-            row.kind == AuthorityKind::X509 && row.state != AuthorityState::Active && row.not_after > now
+            row.kind == AuthorityKind::X509 && row.state == AuthorityState::Old && row.not_after > now
         };
         let signs_no_more = |id: &str| {
             let root = rows.iter().find(|row| row.id == id && row.kind == AuthorityKind::Root);
@@ -184,14 +225,14 @@ impl Keys {
                     }
                 }
                 AuthorityKind::Jwt => {
-                    let public = self.open_jwt(row)?.public(Some(from_unix_secs(row.not_after)));
+                    let public = self.public_of(row)?;
                     if tainted {
                         bundle.taint_key(&public.key_id);
                     }
                     bundle.jwt_authorities.push(public);
                 }
                 AuthorityKind::Wit => {
-                    let public = self.open_wit(row)?.public(Some(from_unix_secs(row.not_after)));
+                    let public = self.public_of(row)?;
                     if tainted {
                         bundle.taint_key(&public.key_id);
                     }
@@ -203,18 +244,40 @@ impl Keys {
         Ok(bundle)
     }
 
+    /// The public half of a key of tokens; its private half may be gone.
+    fn public_of(&self, row: &AuthorityRow) -> Result<JwtAuthority, AuthoritiesError> {
+        let expires_at = Some(from_unix_secs(row.not_after));
+        if row.public_key.is_empty() {
+            return Ok(JwtAuthorityKey::of(self.signing_key(row)?, Some(&row.id))?.public(expires_at));
+        }
+        let unusable = || AuthoritiesError::Unusable("public key");
+        let spki = STANDARD.decode(&row.public_key).map_err(|_| unusable())?;
+        let jwk = Jwk::from_spki_der(Some(&row.id), &spki).map_err(|_| unusable())?;
+        Ok(JwtAuthority { key_id: row.id.clone(), jwk, expires_at })
+    }
+
     pub(super) fn open_x509(&self, row: &AuthorityRow) -> Result<X509Authority, AuthoritiesError> {
         let chain = pem::decode_certificates(row.certificate.as_bytes())?;
-        let private_key = PrivateKey::from_pkcs8_der(&self.open_key(row)?)?;
-        Ok(X509Authority::from_parts(&self.trust_domain, chain, private_key)?)
+        Ok(X509Authority::from_parts(&self.trust_domain, chain, self.signing_key(row)?)?)
     }
 
     pub(super) fn open_jwt(&self, row: &AuthorityRow) -> Result<JwtAuthorityKey, AuthoritiesError> {
-        Ok(JwtAuthorityKey::from_pkcs8_der(&row.id, &self.open_key(row)?)?)
+        Ok(JwtAuthorityKey::of(self.signing_key(row)?, Some(&row.id))?)
     }
 
     pub(super) fn open_wit(&self, row: &AuthorityRow) -> Result<WitAuthorityKey, AuthoritiesError> {
-        Ok(WitAuthorityKey::from_pkcs8_der(&row.id, &self.open_key(row)?)?)
+        Ok(WitAuthorityKey::of(self.signing_key(row)?, Some(&row.id))?)
+    }
+
+    fn signing_key(&self, row: &AuthorityRow) -> Result<SigningKey, AuthoritiesError> {
+        match row.place {
+            Place::Disk => Ok(PrivateKey::from_pkcs8_der(&self.open_key(row)?)?.into()),
+            Place::Memory => {
+                let held = self.places.held_key(&row.key_name);
+                held.map(SigningKey::from).ok_or(AuthoritiesError::KeyLost("authority"))
+            }
+            Place::Offline => Err(AuthoritiesError::Offline),
+        }
     }
 
     pub(super) fn open_key(
@@ -260,7 +323,15 @@ pub(super) fn rotation_row(kind: AuthorityKind, line: &Line) -> RotationRow {
 }
 
 fn facts(row: &AuthorityRow) -> Facts {
-    Facts { id: row.id.clone(), kind: row.kind, state: row.state, not_before: row.not_before, not_after: row.not_after }
+    Facts {
+        id: row.id.clone(),
+        kind: row.kind,
+        state: row.state,
+        place: row.place,
+        requested: row.kind == AuthorityKind::X509 && row.certificate.is_empty(),
+        not_before: row.not_before,
+        not_after: row.not_after,
+    }
 }
 
 fn blank(kind: AuthorityKind, id: String, now: SystemTime) -> AuthorityRow {
@@ -269,7 +340,10 @@ fn blank(kind: AuthorityKind, id: String, now: SystemTime) -> AuthorityRow {
         kind,
         state: AuthorityState::Active,
         certificate: String::new(),
+        place: Place::Disk,
+        key_name: String::new(),
         sealed_key: String::new(),
+        public_key: String::new(),
         not_before: secs(now),
         not_after: secs(now),
         created_at: secs(now),
@@ -284,5 +358,7 @@ fn purpose(kind: AuthorityKind, id: &str) -> Vec<u8> {
     format!("authority/{}/{id}", kind.as_str()).into_bytes()
 }
 
+/// How long a key waits for its certificate.
+const REQUEST_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often others should fetch the bundle.
 const REFRESH_HINT: Duration = Duration::from_secs(300);

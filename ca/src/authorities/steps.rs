@@ -12,6 +12,7 @@ use identity::wit::WitAuthorityKey;
 use super::{Authorities, AuthoritiesError, rows, trial};
 use crate::agent::Agent;
 use crate::certifier::secs;
+use crate::custody::Place;
 use crate::rotation::machine::{Line, Member, Mode, Moved, Node, Refused, Step, World};
 use crate::store::{
     Acknowledgement, AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError,
@@ -80,7 +81,7 @@ impl Authorities {
             let line = rows::line(&stored, kind);
             let (step, made) = match asked {
                 Asked::Prepare(mode) => {
-                    let made = self.successor(kind, now)?;
+                    let made = self.successor(kind, &stored, now)?;
                     (Step::Prepare(member_of(&made), *mode), Some(made))
                 }
                 Asked::Step(step) => (step.clone(), None),
@@ -108,35 +109,46 @@ impl Authorities {
     }
 
     /// A new authority, tried.
-    fn successor(&self, kind: AuthorityKind, now: SystemTime) -> Result<AuthorityRow, AuthoritiesError> {
-        let (state, trust_domain) = (AuthorityState::Prepared, &self.keys.trust_domain);
+    fn successor(
+        &self,
+        kind: AuthorityKind,
+        stored: &StoredAuthorities,
+        now: SystemTime,
+    ) -> Result<AuthorityRow, AuthoritiesError> {
+        let (state, trust_domain, ttl) = (AuthorityState::Prepared, &self.keys.trust_domain, self.ttls.signing);
         match kind {
             AuthorityKind::Root | AuthorityKind::X509 => {
-                let root = X509Authority::generate_root(trust_domain, self.ttls.root, now)?;
+                if active_root(stored).is_some_and(|root| root.place == Place::Offline) {
+                    return Err(AuthoritiesError::Offline);
+                }
+                let made = self.keys.places.make()?;
+                let root = X509Authority::root_of(trust_domain, made.key.clone(), self.ttls.root, now)?;
                 let certificate = root.certificate().clone();
                 let bundle = TrustBundle::from_x509_authorities(trust_domain.clone(), [certificate])?;
-                trial::x509(&root.generate_intermediate(self.ttls.signing, now)?, &bundle, now)?;
-                self.keys.seal_root(&root, state, 0, now)
+                trial::x509(&root.generate_intermediate(ttl, now)?, &bundle, now)?;
+                self.keys.keep_root(&root, &made, state, 0, now)
             }
             AuthorityKind::Jwt => {
-                let key = JwtAuthorityKey::generate()?;
+                let made = self.keys.places.make_for_tokens()?;
+                let key = JwtAuthorityKey::of(made.key.clone(), None)?;
                 let mut bundle = TrustBundle::new(trust_domain.clone());
                 bundle.jwt_authorities.push(key.public(None));
                 trial::jwt(&key, &bundle, now)?;
-                self.keys.seal_jwt(&key, state, 0, self.ttls.signing, now)
+                self.keys.keep_token_key(kind, key.key_id(), &made, state, 0, ttl, now)
             }
             AuthorityKind::Wit => {
-                let key = WitAuthorityKey::generate()?;
+                let made = self.keys.places.make_for_tokens()?;
+                let key = WitAuthorityKey::of(made.key.clone(), None)?;
                 let mut bundle = TrustBundle::new(trust_domain.clone());
                 bundle.wit_authorities.push(key.public(None));
                 trial::wit(&key, &bundle, now)?;
-                self.keys.seal_wit(&key, state, 0, self.ttls.signing, now)
+                self.keys.keep_token_key(kind, key.key_id(), &made, state, 0, ttl, now)
             }
         }
     }
 
     /// The rows that change when a line moves.
-    fn change(
+    pub(super) fn change(
         &self,
         kind: AuthorityKind,
         stored: &StoredAuthorities,
@@ -171,7 +183,7 @@ impl Authorities {
     }
 
     /// An authority is about to sign: it is tried once more, against the bundle that everybody has by now. A root gets
-    /// an intermediate.
+    /// an intermediate; one whose key is not here has it already.
     fn begin(
         &self,
         kind: AuthorityKind,
@@ -184,10 +196,17 @@ impl Authorities {
         let published = self.keys.publish(stored, secs(now))?;
         match kind {
             AuthorityKind::Root | AuthorityKind::X509 => {
-                let intermediate = self.keys.open_x509(row)?.generate_intermediate(self.ttls.signing, now)?;
-                trial::x509(&intermediate, &published, now)?;
+                let below = if row.place == Place::Offline {
+                    installed_below(stored, id, secs(now)).ok_or(AuthoritiesError::Offline)?.clone()
+                } else {
+                    let made = self.keys.places.make()?;
+                    let signer = self.keys.open_x509(row)?;
+                    let below = signer.intermediate_of(made.key.clone(), self.ttls.signing, now)?;
+                    self.keys.keep_intermediate(&below, &made, id, now)?
+                };
+                trial::x509(&self.keys.open_x509(&below)?, &published, now)?;
                 retire_intermediate(stored, change);
-                change.put.push(self.keys.seal_intermediate(&intermediate, id, now)?);
+                change.put.push(AuthorityRow { state: AuthorityState::Active, ..below });
                 Ok(())
             }
             AuthorityKind::Jwt => trial::jwt(&self.keys.open_jwt(row)?, &published, now),
@@ -198,8 +217,7 @@ impl Authorities {
     /// A new intermediate under the root that signs, in the place of the one before.
     pub(super) async fn renew_intermediate(&self, store: &Store, now: SystemTime) -> Result<(), StepError> {
         let stored = store.authorities().await?;
-        let active = |row: &&AuthorityRow| row.kind == AuthorityKind::Root && row.state == AuthorityState::Active;
-        let root = stored.rows.iter().find(active).ok_or(AuthoritiesError::Missing("root"))?;
+        let root = active_root(&stored).ok_or(AuthoritiesError::Missing("root"))?;
         let mut change = AuthoritiesChange::default();
         self.begin(AuthorityKind::Root, &stored, &root.id, &mut change, now)?;
         store.change_authorities(change, stored.revision).await?;
@@ -222,7 +240,18 @@ impl Authorities {
     }
 }
 
-fn retire_intermediate(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
+fn active_root(stored: &StoredAuthorities) -> Option<&AuthorityRow> {
+    stored.rows.iter().find(|row| row.kind == AuthorityKind::Root && row.state == AuthorityState::Active)
+}
+
+/// The newest intermediate that was installed below a root whose key is not here.
+fn installed_below<'a>(stored: &'a StoredAuthorities, root_id: &str, now: i64) -> Option<&'a AuthorityRow> {
+    let below = |row: &&AuthorityRow| row.kind == AuthorityKind::X509 && row.issuer_id == root_id;
+    let usable = |row: &&AuthorityRow| !row.certificate.is_empty() && row.not_after > now;
+    stored.rows.iter().filter(below).filter(usable).max_by_key(|row| row.not_after)
+}
+
+pub(super) fn retire_intermediate(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
     let active = |row: &&AuthorityRow| row.kind == AuthorityKind::X509 && row.state == AuthorityState::Active;
     for row in stored.rows.iter().filter(active) {
         change.put.push(AuthorityRow { state: AuthorityState::Old, ..row.clone() });
@@ -273,7 +302,7 @@ fn drop_below_gone(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
     change.gone.extend(below);
 }
 
-fn member_of(row: &AuthorityRow) -> Member {
+pub(super) fn member_of(row: &AuthorityRow) -> Member {
     Member {
         id: row.id.clone(),
         stage: row.state,

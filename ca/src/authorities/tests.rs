@@ -1,12 +1,15 @@
 //! Made once, sealed, replaced in time.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use runtime::clock::from_unix_secs;
 use runtime::tasks::TaskSet;
 
 use super::*;
 use crate::certifier::secs;
+use crate::key_file;
 use crate::rotation::machine::{Mode, Phase, Refused, Step};
-use crate::store::{self, AuthorityRow};
+use crate::store::{self, AuthoritiesChange, AuthorityRow, AuthorityState};
 use crate::testing::running::settings;
 use crate::testing::{database, id, trust_domain};
 
@@ -80,7 +83,7 @@ async fn without_the_right_key_file_nothing_starts() {
 async fn keys_are_sealed_and_cannot_change_places() {
     let fixture = Fixture::new().await;
     let authorities = fixture.load(0).await.unwrap();
-    let plain = authorities.current().x509.key().pkcs8_der().to_vec();
+    let plain = authorities.current().x509.key().here().unwrap().pkcs8_der().to_vec();
     let rows = fixture.store.authorities().await.unwrap().rows;
     for row in &rows {
         let sealed = STANDARD.decode(&row.sealed_key).unwrap();

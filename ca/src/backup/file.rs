@@ -74,8 +74,11 @@ pub(super) struct Input {
 }
 
 impl Input {
-    /// Reads the whole file once.
-    pub(super) fn check(path: &Path, key: &SealKey) -> Result<Self, BackupError> {
+    /// Reads the whole file once; `key` answers what sealed it.
+    pub(super) fn check(
+        path: &Path,
+        key: impl FnOnce(&Header) -> Result<SealKey, BackupError>,
+    ) -> Result<Self, BackupError> {
         let damaged = || BackupError::Damaged { file: path.to_owned() };
         let mut lines = Lines::open(path)?;
         let first = lines.next()?.ok_or_else(damaged)?;
@@ -83,6 +86,7 @@ impl Input {
         if header.kasbah_backup != FORMAT {
             return Err(BackupError::Newer { file: path.to_owned() });
         }
+        let key = key(&header)?;
         let mut digest = Sha256::new();
         let (mut last, mut count) = (first, 0_u64);
         while let Some(line) = lines.next()? {

@@ -9,9 +9,10 @@ use sqlx::{AnyConnection, AssertSqlSafe, Connection, Executor};
 use super::file::Input;
 use super::tables::{self, Table};
 use super::{BackupError, BackupReport, Found, found};
+use crate::custody::kek::Kek;
+use crate::server;
 use crate::settings::Settings;
 use crate::store::{Address, MIGRATIONS, sound, unmigrated};
-use crate::{key_file, server};
 
 /// How a backup is restored.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +30,7 @@ pub struct RestoreOptions {
 /// When the file is no whole backup of this authority, the database is not empty, or somebody uses it.
 pub async fn restore(settings: &Settings, file: &Path, options: RestoreOptions) -> Result<BackupReport, BackupError> {
     let address = Address::parse(&settings.database_url())?;
-    let key = key_file::load(&settings.key_file(), false)?;
-    let input = Input::check(file, &key)?;
+    let input = Input::check(file, |header| Ok(Kek::load(settings, false, header.stretching.as_deref())?.key))?;
     check_header(settings, &input, file)?;
     // No authority of this directory runs, and none starts meanwhile.
     let _lock = server::lock_dir(&settings.data_dir).map_err(Box::new)?;

@@ -6,6 +6,7 @@ use proto::spire::api::server::entry::v1::GetAuthorizedEntriesRequest;
 use proto::spire::api::server::entry::v1::entry_client::EntryClient;
 
 use super::*;
+use crate::key_file;
 use crate::testing::database::{self, Kind};
 use crate::testing::running::{Running, reason, settings};
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use identity::spiffe_id::SpiffeId;
 use identity::wit::{HolderKey, WitSvidProfile};
 
-use super::IssuedToken;
+use super::{IssuedToken, token_unsigned};
 use crate::api::Caller;
 use crate::audit::Act;
 use crate::certifier::{Certifier, Wanted, secs};
@@ -49,10 +49,7 @@ impl Certifier {
         let ttl = self.judge(&wanted, order.ttl)?.min(left);
         let (id, backdate) = (order.id.clone(), self.ttls.backdate(ttl));
         let profile = WitSvidProfile { id, key: order.key, ttl, backdate, token_id: Some(uuid()) };
-        let signed = signing.wit.sign_svid(&profile, now).map_err(|error| {
-            tracing::error!(error = ?error, spiffe_id = %order.id, "signing failed");
-            Refusal::Signing
-        })?;
+        let signed = signing.wit.sign_svid(&profile, now).map_err(|error| token_unsigned(&order.id, &error))?;
         let (issued_at, expires_at) = (secs(signed.issued_at), secs(signed.expires_at));
         let record = Issuance {
             serial: sha256_hex(signed.token.as_bytes()),

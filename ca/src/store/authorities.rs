@@ -6,6 +6,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::{Done, Store, StoreError, TakenStep, column, meta, number, rotation_steps};
+use crate::custody::Place;
 use crate::registry::Change;
 
 /// What an authority signs.
@@ -34,15 +35,24 @@ pub(crate) enum AuthorityState {
     Tainted,
 }
 
-/// A signing authority as it is stored.
+/// A signing authority as it is stored. An X.509 authority that is prepared and has no issuer is a key that waits for its
+/// certificate.
 #[derive(Clone)]
 pub(crate) struct AuthorityRow {
     pub(crate) id: String,
     pub(crate) kind: AuthorityKind,
     pub(crate) state: AuthorityState,
-    /// PEM; empty for JWT and WIT authorities.
+    /// PEM: the authority's own and those up to its root; empty for JWT and WIT authorities, and for a key that waits for
+    /// its certificate.
     pub(crate) certificate: String,
+    /// Where the key is.
+    pub(crate) place: Place,
+    /// What its keeper calls it.
+    pub(crate) key_name: String,
+    /// Empty unless the key is on the disk.
     pub(crate) sealed_key: String,
+    /// SubjectPublicKeyInfo, base64; empty in rows of older versions.
+    pub(crate) public_key: String,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
     pub(crate) created_at: i64,
@@ -188,7 +198,7 @@ fn read_rotation(row: &AnyRow) -> Result<RotationRow, StoreError> {
 
 async fn write(conn: &mut AnyConnection, row: AuthorityRow) -> Result<(), StoreError> {
     let sql = format!(
-        "INSERT INTO authority ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+        "INSERT INTO authority ({COLUMNS}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
          ON CONFLICT (id) DO UPDATE SET state = excluded.state, published = excluded.published, \
          tainted = excluded.tainted"
     );
@@ -204,6 +214,9 @@ async fn write(conn: &mut AnyConnection, row: AuthorityRow) -> Result<(), StoreE
         .bind(row.issuer_id)
         .bind(number(row.published))
         .bind(number(row.tainted))
+        .bind(row.place.as_str())
+        .bind(row.key_name)
+        .bind(row.public_key)
         .execute(conn)
         .await?;
     Ok(())
@@ -216,8 +229,11 @@ fn read(row: &AnyRow) -> Result<AuthorityRow, StoreError> {
     Ok(AuthorityRow {
         id: text("id")?,
         kind: AuthorityKind::parse(&text("kind")?).ok_or_else(|| damaged.clone())?,
-        state: AuthorityState::parse(&text("state")?).ok_or(damaged)?,
+        state: AuthorityState::parse(&text("state")?).ok_or_else(|| damaged.clone())?,
         certificate: text("certificate")?,
+        place: Place::parse(&text("place")?).ok_or_else(|| damaged.clone())?,
+        key_name: text("key_name")?,
+        public_key: text("public_key")?,
         sealed_key: text("sealed_key")?,
         not_before: int("not_before")?,
         not_after: int("not_after")?,
@@ -268,4 +284,4 @@ impl AuthorityState {
 
 const WHAT: &str = "signing authority";
 const COLUMNS: &str = "id, kind, state, certificate, sealed_key, not_before, not_after, created_at, \
-                       issuer_id, published, tainted";
+                       issuer_id, published, tainted, place, key_name, public_key";

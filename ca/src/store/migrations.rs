@@ -21,6 +21,7 @@ const ALL: &[(i64, &str, &str)] = &[
     (2, "rotation", include_str!("../../../migrations/0002_rotation.sql")),
     (3, "log_and_audit", include_str!("../../../migrations/0003_log_and_audit.sql")),
     (4, "replicas", include_str!("../../../migrations/0004_replicas.sql")),
+    (5, "custody", include_str!("../../../migrations/0005_custody.sql")),
     (10, "rotation_steps", include_str!("../../../migrations/0010_rotation_steps.sql")),
 ];
 

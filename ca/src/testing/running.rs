@@ -72,8 +72,14 @@ impl Running {
 
     pub(crate) async fn start_at(dir: Arc<tempfile::TempDir>, settings: Settings, clock: Clock) -> Self {
         let shutdown = Shutdown::new();
-        let built = settings.clone().build_with(clock, LogControl::detached(), shutdown.clone());
-        let server = built.await.unwrap();
+        let server = loop {
+            let built = settings.clone().build_with(clock, LogControl::detached(), shutdown.clone());
+            match built.await {
+                // A program that another test is just starting has a copy of the lock until it runs.
+                Err(RunError::Locked { .. }) => tokio::time::sleep(Duration::from_millis(20)).await,
+                built => break built.unwrap(),
+            }
+        };
         let (addresses, certifier) = (server.addresses().clone(), server.certifier.clone());
         Self { settings, addresses, certifier, shutdown, task: tokio::spawn(server.run()), dir }
     }

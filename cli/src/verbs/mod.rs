@@ -3,6 +3,7 @@
 pub(crate) mod agent;
 pub(crate) mod audit;
 pub(crate) mod bundle;
+pub(crate) mod ca_keys;
 pub(crate) mod cert;
 pub(crate) mod check;
 pub(crate) mod database;

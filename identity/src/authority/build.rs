@@ -73,17 +73,36 @@ pub(super) fn ca_params(
 ) -> Result<CertificateParams, AuthorityError> {
     let mut params = common(validity, profile.serial)?;
     params.subject_alt_names.push(uri(trust_domain.id().as_str())?);
-    // The name must differ between authorities, or path builders try the wrong key first.
-    let key_hash = digest::hex(&digest::sha256(public_key_spki)[..8]);
-    let organization: String = trust_domain.as_str().chars().take(COMMON_NAME_BYTES_MAX).collect();
-    params.distinguished_name.push(DnType::OrganizationName, organization);
-    params.distinguished_name.push(DnType::CommonName, format!("Kasbah authority {key_hash}"));
+    params.distinguished_name = ca_name(trust_domain, public_key_spki);
     params.is_ca = IsCa::Ca(match profile.path_len {
         Some(len) => BasicConstraints::Constrained(len),
         None => BasicConstraints::Unconstrained,
     });
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     Ok(params)
+}
+
+/// What a request for a CA certificate of ours asks for; names as [`ca_params`] gives them.
+pub(crate) fn csr_params(
+    trust_domain: &TrustDomain,
+    public_key_spki: &[u8],
+) -> Result<CertificateParams, AuthorityError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = ca_name(trust_domain, public_key_spki);
+    params.subject_alt_names.push(uri(trust_domain.id().as_str())?);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+/// The name must differ between authorities, or path builders try the wrong key first.
+fn ca_name(trust_domain: &TrustDomain, public_key_spki: &[u8]) -> DistinguishedName {
+    let key_hash = digest::hex(&digest::sha256(public_key_spki)[..8]);
+    let organization: String = trust_domain.as_str().chars().take(COMMON_NAME_BYTES_MAX).collect();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, organization);
+    name.push(DnType::CommonName, format!("Kasbah authority {key_hash}"));
+    name
 }
 
 /// What every certificate has: times, serial number, empty subject, authority key identifier.

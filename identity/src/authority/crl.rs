@@ -46,7 +46,7 @@ impl X509Authority {
             revoked_certs: profile.revoked.iter().map(revoked).collect::<Result<_, _>>()?,
             key_identifier_method: KeyIdMethod::PreSpecified(self.subject_key_id_bytes()),
         };
-        let crl = params.signed_by(&self.issuer).map_err(AuthorityError::Build)?;
+        let crl = params.signed_by(&self.issuer).map_err(super::unsigned)?;
         Ok(crl.der().to_vec())
     }
 }

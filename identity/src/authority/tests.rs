@@ -166,7 +166,7 @@ fn stored_authorities_sign_on() {
     let intermediate = root.generate_intermediate(HOUR, now()).unwrap();
     let chain_with_root = [intermediate.chain(), root.chain()].concat();
     for (authority, chain) in [(&root, root.chain().to_vec()), (&intermediate, chain_with_root)] {
-        let key = PrivateKey::from_pkcs8_der(authority.key().pkcs8_der()).unwrap();
+        let key = PrivateKey::from_pkcs8_der(authority.key().here().unwrap().pkcs8_der()).unwrap();
         let again = X509Authority::from_parts(&td(), chain, key).unwrap();
         assert_eq!(
             (again.is_root(), again.chain(), again.subject_key_id()),
@@ -186,7 +186,10 @@ fn unfit_certificates_make_no_authority() {
     };
     assert!(matches!(build("td", vec![], other_key.clone()), AuthorityError::NoCertificate));
     assert!(matches!(build("td", root.chain().to_vec(), other_key.clone()), AuthorityError::KeyMismatch));
-    assert!(matches!(build("other", root.chain().to_vec(), root.key().clone()), AuthorityError::CertificateId(_)));
+    assert!(matches!(
+        build("other", root.chain().to_vec(), root.key().here().unwrap().clone()),
+        AuthorityError::CertificateId(_)
+    ));
     let leaf = root.sign_svid(&other_key.public_key_spki(), &LeafProfile::new(cart(), HOUR), now()).unwrap();
     assert_eq!(build("td", leaf, other_key).reason(), "AUTHORITY_INVALID");
 }

@@ -14,16 +14,21 @@ use crate::der::{self, NotDer, Reader};
 use crate::jwk::{self, Jwk};
 use crate::key::KeyError;
 use crate::public_key::{Curve, PublicKey};
+use crate::signing_key::SigningKey;
 use crate::spiffe_id::SpiffeId;
 use crate::{PrivateKey, secs_of, time_from_secs};
 
 /// An ES256 key with the header of the one kind of token that it signs.
 pub(crate) struct TokenKey {
     key_id: String,
-    pair: P256Signer,
+    signer: Signer,
     public_key: PublicKey,
-    pkcs8: Zeroizing<Vec<u8>>,
     encoded_header: String,
+}
+
+enum Signer {
+    Here { pair: P256Signer, pkcs8: Zeroizing<Vec<u8>> },
+    Elsewhere(SigningKey),
 }
 
 impl TokenKey {
@@ -38,13 +43,24 @@ impl TokenKey {
         let public_key =
             PublicKey::ec(Curve::P256, pair.public_point()).map_err(|_| SignError::Key(KeyError::Malformed))?;
         let key_id = key_id.map_or_else(|| jwk::thumbprint(&public_key), str::to_owned);
-        Ok(Self {
-            encoded_header: URL_SAFE_NO_PAD.encode(header(&key_id).to_string()),
-            key_id,
-            pair,
-            public_key,
-            pkcs8: Zeroizing::new(der.to_vec()),
-        })
+        let signer = Signer::Here { pair, pkcs8: Zeroizing::new(der.to_vec()) };
+        Ok(Self::assemble(signer, public_key, key_id, header))
+    }
+
+    /// Takes a P-256 key, wherever it is kept.
+    pub(crate) fn of(key: SigningKey, key_id: Option<&str>, header: fn(&str) -> Value) -> Result<Self, SignError> {
+        if let Some(here) = key.here() {
+            return Self::load(here.pkcs8_der(), key_id, header);
+        }
+        let public_key = PublicKey::from_spki_der(&key.public_key_spki()).ok();
+        let is_p256 = |key: &PublicKey| matches!(key, PublicKey::Ec { curve: Curve::P256, .. });
+        let public_key = public_key.filter(is_p256).ok_or(SignError::Key(KeyError::Malformed))?;
+        let key_id = key_id.map_or_else(|| jwk::thumbprint(&public_key), str::to_owned);
+        Ok(Self::assemble(Signer::Elsewhere(key), public_key, key_id, header))
+    }
+
+    fn assemble(signer: Signer, public_key: PublicKey, key_id: String, header: fn(&str) -> Value) -> Self {
+        Self { encoded_header: URL_SAFE_NO_PAD.encode(header(&key_id).to_string()), key_id, signer, public_key }
     }
 
     /// A key from its private number and its public point, which must belong together.
@@ -57,15 +73,20 @@ impl TokenKey {
         let mut pkcs8 = Zeroizing::new(Vec::with_capacity(parts.iter().map(|part| part.len()).sum()));
         parts.iter().for_each(|part| pkcs8.extend_from_slice(part));
         let key = Self::load(&pkcs8, None, header)?;
-        if key.pair.public_point() == point { Ok(key) } else { Err(SignError::Key(KeyError::Malformed)) }
+        let same = matches!(&key.public_key, PublicKey::Ec { point: found, .. } if found.as_slice() == point);
+        if same { Ok(key) } else { Err(SignError::Key(KeyError::Malformed)) }
     }
 
     pub(crate) fn key_id(&self) -> &str {
         &self.key_id
     }
 
-    pub(crate) fn pkcs8_der(&self) -> &[u8] {
-        &self.pkcs8
+    /// The key as PKCS#8; none for a key that is kept elsewhere.
+    pub(crate) fn pkcs8_der(&self) -> Option<&[u8]> {
+        match &self.signer {
+            Signer::Here { pkcs8, .. } => Some(pkcs8),
+            Signer::Elsewhere(_) => None,
+        }
     }
 
     pub(crate) fn public_key(&self) -> &PublicKey {
@@ -80,18 +101,40 @@ impl TokenKey {
 
     /// The private number, big-endian, as long as a coordinate.
     pub(crate) fn private_scalar(&self) -> Result<Zeroizing<Vec<u8>>, SignError> {
-        let scalar = p256_scalar(&self.pkcs8).map_err(|_| SignError::Key(KeyError::Malformed))?;
+        let pkcs8 = self.pkcs8_der().ok_or(SignError::Key(KeyError::Malformed))?;
+        let scalar = p256_scalar(pkcs8).map_err(|_| SignError::Key(KeyError::Malformed))?;
         Ok(Zeroizing::new(scalar.to_vec()))
     }
 
     pub(crate) fn sign(&self, claims: &Map<String, Value>) -> Result<String, SignError> {
         let payload = serde_json::to_vec(claims).map_err(SignError::Claims)?;
         let mut token = format!("{}.{}", self.encoded_header, URL_SAFE_NO_PAD.encode(payload));
-        let signature = self.pair.sign(token.as_bytes()).ok_or(SignError::Signature)?;
+        let signature = match &self.signer {
+            Signer::Here { pair, .. } => pair.sign(token.as_bytes()).ok_or(SignError::Signature)?,
+            Signer::Elsewhere(key) => {
+                let signature = key.sign(token.as_bytes()).map_err(|_| SignError::KeyUnavailable)?;
+                fixed_form(&signature, Curve::P256.coordinate_len()).map_err(|_| SignError::Signature)?
+            }
+        };
         token.push('.');
         URL_SAFE_NO_PAD.encode_string(signature, &mut token);
         Ok(token)
     }
+}
+
+/// An ECDSA signature in the form of JOSE (RFC 7518, 3.4), out of the form of X.509 (RFC 3279, 2.2.3).
+fn fixed_form(signature: &[u8], len: usize) -> Result<Vec<u8>, NotDer> {
+    let mut numbers = Reader::whole(signature, der::SEQUENCE)?;
+    let mut out = Vec::with_capacity(2 * len);
+    for _ in 0..2 {
+        let number = numbers.take(der::INTEGER)?.content;
+        let number = number.strip_prefix(&[0]).unwrap_or(number);
+        let padding = len.checked_sub(number.len()).ok_or(NotDer)?;
+        out.resize(out.len() + padding, 0);
+        out.extend_from_slice(number);
+    }
+    numbers.finish()?;
+    Ok(out)
 }
 
 /// The private number within PKCS#8 (RFC 5958) of a P-256 key (RFC 5915).
@@ -126,13 +169,18 @@ impl JwtAuthorityKey {
         TokenKey::load(der, Some(key_id), header).map(Self)
     }
 
+    /// Takes a P-256 key, wherever it is kept, under its stored ID, or under the thumbprint of its public half.
+    pub fn of(key: impl Into<SigningKey>, key_id: Option<&str>) -> Result<Self, SignError> {
+        TokenKey::of(key.into(), key_id, header).map(Self)
+    }
+
     /// The key's ID, which tokens carry as `kid`.
     pub fn key_id(&self) -> &str {
         self.0.key_id()
     }
 
-    /// The key as PKCS#8. The caller keeps it secret.
-    pub fn pkcs8_der(&self) -> &[u8] {
+    /// The key as PKCS#8; none for a key that is kept elsewhere. The caller keeps it secret.
+    pub fn pkcs8_der(&self) -> Option<&[u8]> {
         self.0.pkcs8_der()
     }
 
@@ -232,6 +280,9 @@ pub enum SignError {
     /// The signature could not be made.
     #[error("the token could not be signed")]
     Signature,
+    /// The key is kept elsewhere, and no good signature came from there.
+    #[error("the keeper of the key gives no signature")]
+    KeyUnavailable,
     /// A JWT-SVID needs at least one audience, and none may be empty.
     #[error("a JWT-SVID needs at least one audience that is not empty")]
     NoAudience,
@@ -243,6 +294,7 @@ impl SignError {
         match self {
             Self::Key(error) => error.reason(),
             Self::Claims(_) | Self::Signature => "JWT_SIGN_FAILED",
+            Self::KeyUnavailable => "AUTHORITY_KEY_UNAVAILABLE",
             Self::NoAudience => "JWT_AUDIENCE_MISSING",
         }
     }

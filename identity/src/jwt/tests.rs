@@ -48,7 +48,7 @@ impl Issuer {
 
     /// Signs with a header that the issuer itself would not write.
     fn sign_with_header(&self, header: &str, claims: &Value) -> String {
-        let pair = P256Signer::from_pkcs8_der(self.key.pkcs8_der()).unwrap();
+        let pair = P256Signer::from_pkcs8_der(self.key.pkcs8_der().unwrap()).unwrap();
         let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims.to_string()));
         let signature = pair.sign(input.as_bytes()).unwrap();
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
@@ -245,7 +245,7 @@ fn payloads_are_one_object_without_doubles() {
     let issuer = Issuer::new();
     for payload in ["[]", "7", "{", r#"{"exp":9999999999,"exp":9999999999}"#, r#"{"exp":9999999999} "x""#] {
         let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"ES256"}"#), URL_SAFE_NO_PAD.encode(payload));
-        let pair = P256Signer::from_pkcs8_der(issuer.key.pkcs8_der()).unwrap();
+        let pair = P256Signer::from_pkcs8_der(issuer.key.pkcs8_der().unwrap()).unwrap();
         let signature = pair.sign(input.as_bytes()).unwrap();
         let token = format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature));
         let error = verify(&token, &issuer.keys, &JwtExpectations::at(now())).unwrap_err();
@@ -328,7 +328,7 @@ fn jwt_svids_do_not_cross_trust_domains() {
     let forged = b.sign_svid(&svid_profile("spiffe://a/cart"), now()).unwrap();
     let set = bundle_set(&[("a", &a), ("b", &b)]);
     assert_eq!(verify_svid(&forged.token, &set, "bank", now()).unwrap_err(), JwtError::NoKey);
-    let same_id = JwtAuthorityKey::from_pkcs8_der(a.key_id(), b.pkcs8_der()).unwrap();
+    let same_id = JwtAuthorityKey::from_pkcs8_der(a.key_id(), b.pkcs8_der().unwrap()).unwrap();
     let forged = same_id.sign_svid(&svid_profile("spiffe://a/cart"), now()).unwrap();
     assert_eq!(verify_svid(&forged.token, &set, "bank", now()).unwrap_err(), JwtError::BadSignature);
     let foreign = a.sign_svid(&svid_profile("spiffe://c/cart"), now()).unwrap();
@@ -374,7 +374,7 @@ fn a_jwt_svid_needs_an_audience() {
 #[test]
 fn stored_keys_sign_on_under_their_id() {
     let key = JwtAuthorityKey::generate().unwrap();
-    let again = JwtAuthorityKey::from_pkcs8_der("stored", key.pkcs8_der()).unwrap();
+    let again = JwtAuthorityKey::from_pkcs8_der("stored", key.pkcs8_der().unwrap()).unwrap();
     assert_eq!((again.key_id(), again.public(None).spki_der()), ("stored", key.public(None).spki_der()));
     assert!(JwtAuthorityKey::from_pkcs8_der("x", b"junk").is_err());
     assert!(!format!("{key:?}").contains("pkcs8"));

@@ -10,6 +10,7 @@ use crate::bundle::JwtAuthority;
 use crate::jwk::{Algorithm, Jwk, JwkError};
 use crate::jwt::{SignError, TokenKey};
 use crate::public_key::PublicKey;
+use crate::signing_key::SigningKey;
 use crate::spiffe_id::SpiffeId;
 use crate::{secs_of, time_from_secs};
 
@@ -27,13 +28,18 @@ impl WitAuthorityKey {
         TokenKey::load(der, Some(key_id), header).map(Self)
     }
 
+    /// Takes a P-256 key, wherever it is kept, under its stored ID, or under the thumbprint of its public half.
+    pub fn of(key: impl Into<SigningKey>, key_id: Option<&str>) -> Result<Self, SignError> {
+        TokenKey::of(key.into(), key_id, header).map(Self)
+    }
+
     /// The key's ID, which WITs carry as `kid`.
     pub fn key_id(&self) -> &str {
         self.0.key_id()
     }
 
-    /// The key as PKCS#8. The caller keeps it secret.
-    pub fn pkcs8_der(&self) -> &[u8] {
+    /// The key as PKCS#8; none for a key that is kept elsewhere. The caller keeps it secret.
+    pub fn pkcs8_der(&self) -> Option<&[u8]> {
         self.0.pkcs8_der()
     }
 

@@ -70,7 +70,7 @@ impl World {
 
     /// The verdict on a WIT with another header and other claims, signed by the authority and proven by the holder.
     fn judge(&self, header: &Value, claims: &Value) -> Option<&'static str> {
-        let wit = sign(self.authority.pkcs8_der(), header, claims);
+        let wit = sign(self.authority.pkcs8_der().unwrap(), header, claims);
         self.verify(&wit, &self.prove(&wit)).err()
     }
 
@@ -385,7 +385,7 @@ fn wit_keys_and_jwt_keys_never_stand_in_for_each_other() {
     let error = verify(&wit, &world.prove(&wit), &as_jwt, &WitExpectations::at(AUDIENCE, now())).unwrap_err();
     assert_eq!(error, WitError::Wit(JwtError::NoKey));
     // A JWT-SVID signed with a WIT key, under the WIT key's ID.
-    let key = JwtAuthorityKey::from_pkcs8_der(world.authority.key_id(), world.authority.pkcs8_der()).unwrap();
+    let key = JwtAuthorityKey::from_pkcs8_der(world.authority.key_id(), world.authority.pkcs8_der().unwrap()).unwrap();
     let profile = JwtSvidProfile {
         id: SpiffeId::parse("spiffe://td/cart").unwrap(),
         audiences: vec![AUDIENCE.to_owned()],
@@ -401,7 +401,7 @@ fn wit_keys_and_jwt_keys_never_stand_in_for_each_other() {
 #[test]
 fn wits_do_not_cross_trust_domains() {
     let (a, b) = (World::new(), WitAuthorityKey::generate().unwrap());
-    let same_id = WitAuthorityKey::from_pkcs8_der(a.authority.key_id(), b.pkcs8_der()).unwrap();
+    let same_id = WitAuthorityKey::from_pkcs8_der(a.authority.key_id(), b.pkcs8_der().unwrap()).unwrap();
     let mut other = TrustBundle::new(td("other"));
     other.wit_authorities.push(same_id.public(None));
     let bundles = BundleSet::new([a.bundles.get(&td("td")).unwrap().clone(), Arc::new(other)]);
@@ -457,7 +457,7 @@ fn no_changed_bit_of_a_wit_or_a_proof_is_accepted() {
 #[test]
 fn stored_authorities_sign_on_under_their_id() {
     let key = WitAuthorityKey::generate().unwrap();
-    let again = WitAuthorityKey::from_pkcs8_der("stored", key.pkcs8_der()).unwrap();
+    let again = WitAuthorityKey::from_pkcs8_der("stored", key.pkcs8_der().unwrap()).unwrap();
     assert_eq!((again.key_id(), again.public(None).spki_der()), ("stored", key.public(None).spki_der()));
     assert!(!format!("{key:?}").contains("pkcs8"));
     assert!(TokenKey::load(b"junk", None, |_| json!({})).is_err());

@@ -19,6 +19,7 @@ use proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use tonic::transport::{Channel, Endpoint};
 
 use super::*;
+use crate::key_file;
 use crate::store::Store;
 use crate::testing::database::{self, Kind};
 use crate::testing::running::{entry_message, join_request, snapshot_of, svid_of};
