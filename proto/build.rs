@@ -20,6 +20,7 @@ const FILES: &[&str] = &[
     "kasbah/policy.proto",
     "kasbah/rotation.proto",
     "kasbah/custody.proto",
+    "kasbah/federation.proto",
     "demo/helloworld.proto",
 ];
 

@@ -43,6 +43,7 @@ use tonic::{Extensions, Response, Status, Streaming};
 
 use proto::kasbah::ca::v1::audit_server::AuditServer;
 use proto::kasbah::ca::v1::custody_server::CustodyServer;
+use proto::kasbah::ca::v1::federation_server::FederationServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
 use proto::kasbah::ca::v1::rotation_server::RotationServer;
@@ -125,6 +126,7 @@ impl Api {
             .add_service(IssuancePolicyServer::new(self.clone()))
             .add_service(RotationServer::new(self.clone()))
             .add_service(CustodyServer::new(self.clone()))
+            .add_service(FederationServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 

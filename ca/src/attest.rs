@@ -21,6 +21,7 @@ use identity::spiffe_id::{SpiffeId, TrustDomain};
 use tokio::sync::Semaphore;
 
 pub use error::AttestError;
+pub(crate) use http_challenge::is_metadata;
 pub(crate) use join_token::token_agent_id;
 pub(crate) use settings::AttestorProblem;
 pub use settings::{

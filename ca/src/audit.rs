@@ -87,11 +87,15 @@ impl Act {
     }
 
     pub(crate) fn record(self, caller: &Caller, now: SystemTime) -> AuditRecord {
+        self.record_of(caller.name(), caller.source, now)
+    }
+
+    fn record_of(self, actor: String, source: Source, now: SystemTime) -> AuditRecord {
         AuditRecord {
             id: record_id(now),
             at: secs(now),
-            actor: caller.name(),
-            source: caller.source.to_string(),
+            actor,
+            source: source.to_string(),
             action: self.action.into(),
             target: self.target,
             spiffe_id: self.spiffe_id,
@@ -106,6 +110,11 @@ impl Certifier {
     /// The store, whose next write leaves `act` of `caller` in the audit trail, in the same transaction.
     pub(crate) fn acting(&self, caller: &Caller, act: Act) -> Store {
         self.store.audited(act.record(caller, self.now()))
+    }
+
+    /// The same for what the authority does by itself.
+    pub(crate) fn acting_itself(&self, act: Act) -> Store {
+        self.store.audited(act.record_of(self.server_id.to_string(), Source::Unknown, self.now()))
     }
 
     /// A part of a request was refused.

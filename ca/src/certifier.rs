@@ -10,6 +10,7 @@ use crate::attest::Attestors;
 use crate::audit::Refusals;
 use crate::authorities::{Authorities, counted};
 use crate::clock_watch::ClockWatch;
+use crate::federation;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
@@ -31,6 +32,8 @@ pub(crate) struct Certifier {
     pub(crate) authorities: Authorities,
     pub(crate) log: TransparencyLog,
     pub(crate) policy: PolicyInForce,
+    /// Fetches foreign bundles.
+    pub(crate) federation: federation::Client,
     /// Waiting for the audit trail.
     pub(crate) refusals: Refusals,
     pub(crate) contacts: Contacts,

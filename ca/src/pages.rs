@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 
 use crate::certifier::{Certifier, secs};
 use crate::custody::renewal::Renewal;
+use crate::federation;
 use crate::metrics::Gauges;
 use crate::server_svid::ServerSvid;
 use crate::settings::Settings;
@@ -35,6 +36,8 @@ pub(crate) fn admin_parts(
     let metrics = Metrics::new();
     let (of_certifier, of_svid) = (certifier.clone(), svid.clone());
     certifier.counts.register(&metrics, move || gauges(&of_certifier, &of_svid));
+    let of_federation = certifier.clone();
+    metrics.add_source(Arc::new(move |out| federation::view::write_metrics(&of_federation, out)));
     let dump = config_dump(settings);
     let (certifier, svid) = (certifier.clone(), svid.clone());
     let (for_status, for_routes) = (certifier.clone(), certifier.clone());
@@ -126,6 +129,7 @@ fn status(certifier: &Certifier) -> Value {
         "agents_enforcing_bundle": registry.agents().filter(|agent| agent.bundle_sequence >= signing.bundle.sequence).count(),
         "bundle_sequence": signing.bundle.sequence,
         "database": certifier.store.health().trouble().map_or("OK", |error| error.reason()),
+        "federation": federation::view::status(certifier),
         "leads": certifier.store.lease().is_held(),
         "issued": certifier.counts.recorded(),
         "issuance_policy": certifier.policy.problem().map_or_else(|| "OK".into(), |error| error.to_string()),

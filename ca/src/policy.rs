@@ -6,7 +6,7 @@
 
 mod document;
 mod file;
-mod pattern;
+pub(crate) mod pattern;
 mod quota;
 
 use std::fmt;

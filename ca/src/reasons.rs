@@ -247,9 +247,55 @@ pub const REASONS: &[ReasonDoc] = &[
         "Compare the attestor in the agent's settings with the CA's node_attestors, and the versions.",
     ),
     doc(
+        "FEDERATION_ADDRESS_FORBIDDEN",
+        "The host of a bundle endpoint leads to an address that is not called: loopback, link-local or a metadata service.",
+        "Add the network to federation.allowed_networks if the endpoint is meant to be there.",
+    ),
+    doc(
+        "FEDERATION_ANSWER_REFUSED",
+        "A bundle endpoint answers with something else than 200 and a document of acceptable length.",
+        "Open the URL with curl; redirects are not followed, so name the place that they lead to.",
+    ),
+    doc(
+        "FEDERATION_BUNDLE_MISSING",
+        "The endpoint of a relationship proves itself by SVID, and no bundle to verify it with is known.",
+        "Set the bundle once with `kasbah bundle set`, or create the relationship with one.",
+    ),
+    doc(
+        "FEDERATION_EXISTS",
+        "There is a federation relationship with this trust domain.",
+        "Use `kasbah federation update`.",
+    ),
+    doc("FEDERATION_FULL", "As many federation relationships exist as are kept.", "Delete those that are not needed."),
+    doc(
+        "FEDERATION_INVALID",
+        "A federation relationship is incomplete or contradicts itself.",
+        "Name trust domain, https URL and profile; for https_spiffe the endpoint's SPIFFE ID.",
+    ),
+    doc(
+        "FEDERATION_ROOTS_UNREADABLE",
+        "The file of federation.web_roots_file cannot be read.",
+        "Correct the setting or the file's rights.",
+    ),
+    doc(
+        "FEDERATION_SEQUENCE_BACKWARDS",
+        "A bundle endpoint serves an older bundle than the known one.",
+        "If the other authority was restored from a backup, take over its bundle with `kasbah bundle set` after having compared it.",
+    ),
+    doc(
+        "FEDERATION_TLS_FAILED",
+        "A bundle endpoint does not finish the TLS handshake.",
+        "See that the URL's port speaks TLS 1.3 (or 1.2 for https_web).",
+    ),
+    doc(
         "FEDERATION_UNKNOWN",
         "There is no federation relationship with this trust domain.",
         "See `kasbah federation list`.",
+    ),
+    doc(
+        "FEDERATION_UNREACHABLE",
+        "A bundle endpoint cannot be reached, or does not answer in time.",
+        "Nothing is lost, the known bundle stays in force; look at the name, the port and the network between.",
     ),
     doc("FILTER_INVALID", "A filter or mask of the request is not understood.", "Correct the request."),
     doc(
@@ -440,6 +486,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Use a projected token of Kubernetes 1.30 or later, or set agent_id: pod.",
     ),
     doc("TTL_INVALID", "A life was asked for that is not positive.", "Ask for at least one second."),
+    doc(
+        "WEB_CERTIFICATE_UNREADABLE",
+        "The certificate or key of federation.web_endpoint cannot be read.",
+        "Correct the setting or the files' rights.",
+    ),
 ];
 
 #[cfg(test)]
@@ -471,6 +522,8 @@ mod tests {
             "authorities.rs",
             "policy.rs",
             "policy/document.rs",
+            "federation/error.rs",
+            "federation/endpoint.rs",
         ];
         for source in sources {
             let text = std::fs::read_to_string(format!("{}/src/{source}", env!("CARGO_MANIFEST_DIR"))).unwrap();

@@ -139,6 +139,30 @@ pub enum Refusal {
     /// Entries federate with the trust domain.
     #[error("entries federate with this trust domain; delete or dissociate them first")]
     BundleInUse,
+    /// A relationship that cannot be.
+    #[error("{field}: {problem}")]
+    Relationship {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The relationship exists.
+    #[error("a federation relationship with this trust domain exists")]
+    RelationshipExists,
+    /// As many as there may be.
+    #[error("there are {} federation relationships, and no more are kept", crate::federation::RELATIONSHIPS_MAX)]
+    RelationshipsFull,
+    /// A foreign bundle was not fetched, or not taken.
+    #[error("{text}")]
+    Federation {
+        /// The stable code.
+        reason: &'static str,
+        /// What went wrong.
+        text: String,
+        /// Whether it may go away by itself.
+        passing: bool,
+    },
     /// No such relationship.
     #[error("no federation relationship with this trust domain is known")]
     RelationshipUnknown,
@@ -244,6 +268,10 @@ impl Refusal {
             Self::BundleUnknown => "BUNDLE_UNKNOWN",
             Self::BundleExists => "BUNDLE_EXISTS",
             Self::BundleInUse => "BUNDLE_IN_USE",
+            Self::Relationship { .. } => "FEDERATION_INVALID",
+            Self::RelationshipExists => "FEDERATION_EXISTS",
+            Self::RelationshipsFull => "FEDERATION_FULL",
+            Self::Federation { reason, .. } => reason,
             Self::RelationshipUnknown => "FEDERATION_UNKNOWN",
             Self::Token(error) => error.reason(),
             Self::Impersonation => "IMPERSONATION_REFUSED",
@@ -295,6 +323,7 @@ impl Refusal {
             | Self::TooMany(_)
             | Self::Filter(_)
             | Self::Bundle(_)
+            | Self::Relationship { .. }
             | Self::Log(_)
             | Self::CertSigner
             | Self::Import { .. }
@@ -306,7 +335,14 @@ impl Refusal {
             | Self::NoRotation
             | Self::BundleUnknown
             | Self::RelationshipUnknown => Code::NotFound,
-            Self::EntryExists | Self::EntryIdTaken | Self::BundleExists | Self::JoinTokenExists => Code::AlreadyExists,
+            Self::EntryExists
+            | Self::EntryIdTaken
+            | Self::BundleExists
+            | Self::JoinTokenExists
+            | Self::RelationshipExists => Code::AlreadyExists,
+            Self::Federation { passing: true, .. } => Code::Unavailable,
+            Self::Federation { .. } => Code::FailedPrecondition,
+            Self::RelationshipsFull => Code::ResourceExhausted,
             Self::BundleInUse | Self::NotNow(_) | Self::NotAcknowledged(_) => Code::FailedPrecondition,
             Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,

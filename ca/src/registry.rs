@@ -10,6 +10,7 @@ use identity::spiffe_id::{SpiffeId, TrustDomain};
 
 use crate::agent::Agent;
 use crate::entry::Entry;
+use crate::federation::Relationship;
 
 /// A change of the registry that a commit brought.
 #[derive(Clone, Debug)]
@@ -28,6 +29,10 @@ pub(crate) enum Change {
     FederatedSet(Arc<TrustBundle>),
     /// A foreign bundle is gone.
     FederatedGone(TrustDomain),
+    /// A federation relationship is there, or is changed.
+    RelationshipSet(Arc<Relationship>),
+    /// A federation relationship is gone.
+    RelationshipGone(TrustDomain),
     /// A signing authority is there, is changed or is gone. They are kept elsewhere.
     Authorities,
 }
@@ -40,6 +45,7 @@ pub(crate) struct Registry {
     by_id: BTreeMap<SpiffeId, BTreeSet<String>>,
     agents: BTreeMap<SpiffeId, Arc<Agent>>,
     federated: BTreeMap<TrustDomain, Arc<TrustBundle>>,
+    relationships: BTreeMap<TrustDomain, Arc<Relationship>>,
     server_id: Option<SpiffeId>,
     entries_revision: u64,
 }
@@ -66,6 +72,12 @@ impl Registry {
             }
             Change::FederatedGone(domain) => {
                 self.federated.remove(&domain);
+            }
+            Change::RelationshipSet(relationship) => {
+                self.relationships.insert(relationship.trust_domain.clone(), relationship);
+            }
+            Change::RelationshipGone(domain) => {
+                self.relationships.remove(&domain);
             }
             Change::Authorities => (),
         }
@@ -105,6 +117,15 @@ impl Registry {
 
     pub(crate) fn all_federated(&self) -> impl Iterator<Item = &Arc<TrustBundle>> {
         self.federated.values()
+    }
+
+    pub(crate) fn relationship(&self, domain: &TrustDomain) -> Option<Arc<Relationship>> {
+        self.relationships.get(domain).cloned()
+    }
+
+    /// In the order of the trust domains.
+    pub(crate) fn relationships(&self) -> impl Iterator<Item = &Arc<Relationship>> {
+        self.relationships.values()
     }
 
     /// Whether a live entry makes `id` an administrator.

@@ -25,6 +25,7 @@ use crate::audit::{LocalPeer, Refusals};
 use crate::authorities::{Authorities, AuthoritiesError};
 use crate::certifier::{Certifier, Ttls, secs};
 use crate::clock_watch::ClockWatch;
+use crate::federation::endpoint::{self, CertificateError, WebCertificate};
 use crate::istio::CsrService;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
@@ -68,6 +69,9 @@ pub enum RunError {
     /// The issuance policy.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The web certificate of the bundle endpoint.
+    #[error(transparent)]
+    WebCertificate(#[from] CertificateError),
     /// The signing authorities.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
@@ -104,6 +108,7 @@ impl RunError {
             Self::Locked { .. } => "DATA_DIR_IN_USE",
             Self::Open(error) => error.reason(),
             Self::Policy(error) => error.reason(),
+            Self::WebCertificate(error) => error.reason(),
             Self::Authorities(error) => error.reason(),
             Self::OwnSvid(error) => error.reason(),
             Self::BundleFile { .. } => "BUNDLE_FILE_UNWRITABLE",
@@ -123,6 +128,8 @@ pub struct Addresses {
     pub istio_csr: Option<SocketAddr>,
     /// SPIFFE bundle endpoint.
     pub bundle_endpoint: Option<SocketAddr>,
+    /// The same with a certificate of the web.
+    pub web_endpoint: Option<SocketAddr>,
     /// OIDC discovery.
     pub oidc: Option<SocketAddr>,
     /// Health and metrics.
@@ -152,6 +159,7 @@ struct Listeners {
     local: UnixListener,
     istio_csr: Option<TcpListener>,
     bundle_endpoint: Option<TcpListener>,
+    web_endpoint: Option<(TcpListener, Arc<WebCertificate>)>,
     oidc: Option<TcpListener>,
 }
 
@@ -193,6 +201,7 @@ impl Settings {
             authorities,
             log,
             policy,
+            federation: crate::federation::Client::new(&self.federation),
             refusals: Refusals::default(),
             contacts: Contacts::default(),
             counts: Counts::default(),
@@ -229,11 +238,13 @@ impl Server {
         lock: File,
     ) -> Result<Self, RunError> {
         let optional = |addr: Option<SocketAddr>| addr.map(listen::tcp).transpose();
+        let web_endpoint = settings.federation.web_endpoint.clone().map(open_web_endpoint).transpose()?;
         let listeners = Listeners {
             grpc: listen::tcp(settings.grpc)?,
             local: listen::unix(&settings.admin_socket(), 0o600)?,
             istio_csr: optional(settings.istio_csr)?,
             bundle_endpoint: optional(settings.bundle_endpoint)?,
+            web_endpoint,
             oidc: optional(settings.oidc_listen)?,
         };
         let readiness = Readiness::new();
@@ -244,6 +255,7 @@ impl Server {
             grpc: listeners.grpc.local_addr().map_err(RunError::Address)?,
             istio_csr: addr_of(&listeners.istio_csr).map_err(RunError::Address)?,
             bundle_endpoint: addr_of(&listeners.bundle_endpoint).map_err(RunError::Address)?,
+            web_endpoint: web_address(&listeners).map_err(RunError::Address)?,
             oidc: addr_of(&listeners.oidc).map_err(RunError::Address)?,
             admin: admin.as_ref().map(Admin::local_addr).transpose().map_err(RunError::Address)?,
             admin_socket: settings.admin_socket(),
@@ -328,8 +340,14 @@ fn spawn_services(
         tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
     }
     if let Some(listener) = listeners.bundle_endpoint {
-        let router = web::bundle_endpoint(certifier.clone());
+        let router = endpoint::router(certifier.clone(), settings.federation.serve_map);
         tasks.spawn("bundle endpoint", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
+    }
+    if let Some((listener, certificate)) = listeners.web_endpoint {
+        let router = endpoint::router(certifier.clone(), settings.federation.serve_map);
+        let (asked, kept) = (shutdown.clone(), certificate.clone());
+        tasks.spawn("web certificate", async move { asked.unless(kept.keep_read()).await.unwrap_or_default() });
+        tasks.spawn("web bundle endpoint", certificate.serve(listener, router, shutdown.clone()));
     }
     if let (Some(listener), Some(addr)) = (listeners.oidc, addresses.oidc) {
         let issuer = settings.oidc_issuer.clone().unwrap_or_else(|| format!("http://{addr}"));
@@ -359,6 +377,8 @@ fn spawn_chores(
     tasks.spawn("clock", until(shutdown(), Box::pin(clock)));
     let intermediate = custody::watch::watch_intermediate(certifier.clone(), readiness.clone());
     tasks.spawn("intermediate", until(shutdown(), Box::pin(intermediate)));
+    let federation = crate::federation::keep_polled(certifier.clone());
+    tasks.spawn("federation", until(shutdown(), Box::pin(federation)));
     let kept = housekeeping::Kept { records: settings.record_kept, audit: settings.audit_kept };
     let forget = housekeeping::forget_for_ever(certifier.clone(), kept);
     tasks.spawn("housekeeping", until(shutdown(), Box::pin(forget)));
@@ -368,6 +388,16 @@ fn spawn_chores(
         let keep = housekeeping::keep_bundle_file(certifier.clone(), file);
         tasks.spawn("bundle file", until(shutdown(), Box::pin(keep)));
     }
+}
+
+fn open_web_endpoint(settings: crate::federation::WebEndpoint) -> Result<(TcpListener, Arc<WebCertificate>), RunError> {
+    let listen = settings.listen;
+    let certificate = WebCertificate::open(settings)?;
+    Ok((listen::tcp(listen)?, Arc::new(certificate)))
+}
+
+fn web_address(listeners: &Listeners) -> std::io::Result<Option<SocketAddr>> {
+    listeners.web_endpoint.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
 }
 
 /// The policy that the settings name, and what follows its file; without one everything that entries allow is allowed.

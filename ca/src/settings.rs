@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::attest::{AttestorProblem, NodeAttestors};
 use crate::custody::CustodySettings;
+use crate::federation::FederationSettings;
 
 /// Settings of the role `ca`. Each but the first two has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -88,6 +89,9 @@ pub struct Settings {
     /// How nodes prove what they are.
     #[serde(default)]
     pub node_attestors: NodeAttestors,
+    /// Bundles of other trust domains.
+    #[serde(default)]
+    pub federation: FederationSettings,
     /// How long the record of an SVID is kept after its end.
     #[serde(default = "default_record_kept", with = "humantime_serde")]
     pub record_kept: Duration,
@@ -210,6 +214,7 @@ impl Settings {
             policy_file: None,
             service_account_issuers: Vec::new(),
             node_attestors: NodeAttestors::default(),
+            federation: FederationSettings::default(),
             record_kept: default_record_kept(),
             audit_kept: default_audit_kept(),
         }

@@ -38,6 +38,7 @@ pub(crate) use authorities::{
 };
 pub(crate) use entries::{Created, Updated};
 pub use error::StoreError;
+pub(crate) use federation::{Fetched, Related};
 pub(crate) use health::Health;
 pub(crate) use issuance::{Issuance, IssuanceKind, Recorded};
 pub(crate) use migrations::MIGRATIONS;
@@ -63,6 +64,7 @@ pub(crate) struct Store {
     entries_revision: watch::Receiver<u64>,
     evictions: watch::Receiver<u64>,
     authorities_changed: watch::Receiver<u64>,
+    relationships_changed: watch::Receiver<u64>,
     health: Health,
     lease: Lease,
     /// What the next write is to leave in the audit trail.
@@ -157,6 +159,11 @@ impl Store {
     /// Changes whenever another replica changed the signing authorities.
     pub(crate) fn authorities_changed(&self) -> watch::Receiver<u64> {
         self.authorities_changed.clone()
+    }
+
+    /// Changes whenever a federation relationship, or its state, does.
+    pub(crate) fn relationships_changed(&self) -> watch::Receiver<u64> {
+        self.relationships_changed.clone()
     }
 
     /// Whether writes are taken.

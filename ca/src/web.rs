@@ -1,20 +1,15 @@
-//! What others fetch over HTTP: the SPIFFE bundle endpoint, and OIDC discovery with the keys of JWT-SVIDs.
+//! What others fetch over HTTP: OIDC discovery with the keys of JWT-SVIDs.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use crate::certifier::Certifier;
-
-/// `GET /`: our bundle in the SPIFFE bundle format.
-pub(crate) fn bundle_endpoint(certifier: Arc<Certifier>) -> Router {
-    Router::new().route("/", get(bundle)).with_state(certifier)
-}
 
 /// `GET /.well-known/openid-configuration` and `GET /keys`. `issuer` is what the document says.
 pub(crate) fn oidc(certifier: Arc<Certifier>, issuer: &str) -> Router {
@@ -25,11 +20,6 @@ pub(crate) fn oidc(certifier: Arc<Certifier>, issuer: &str) -> Router {
         .route("/live", get(|| async { "live\n" }))
         .route("/ready", get(|| async { "ready\n" }))
         .with_state(certifier)
-}
-
-async fn bundle(State(certifier): State<Arc<Certifier>>) -> Response {
-    let document = certifier.authorities.current().bundle.to_spiffe_json();
-    ([(CONTENT_TYPE, "application/json")], document).into_response()
 }
 
 async fn keys(State(certifier): State<Arc<Certifier>>) -> Response {

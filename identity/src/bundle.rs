@@ -6,6 +6,7 @@
 
 mod json;
 mod map;
+mod published;
 mod set;
 
 use std::collections::BTreeSet;
@@ -160,6 +161,14 @@ impl TrustBundle {
         json::decode(trust_domain, document)
     }
 
+    /// Reads what a bundle endpoint publishes for `trust_domain`: the SPIFFE bundle format, or a bundle map that holds it.
+    ///
+    /// # Errors
+    /// When it is neither, or contradicts the name: see [`BundleError`].
+    pub fn parse_published(trust_domain: TrustDomain, document: &[u8]) -> Result<Self, BundleError> {
+        published::decode(trust_domain, document)
+    }
+
     /// The JWT keys as a JWKS for the Workload API (`use` is `jwt-svid`); keys of other uses are left out.
     pub fn jwt_jwks(&self) -> Value {
         jwks(&self.jwt_authorities, json::USE_JWT)
@@ -225,12 +234,21 @@ pub enum BundleError {
     /// Two keys have the same ID.
     #[error("two keys of the bundle have the ID {0:?}")]
     KeyIdTwice(String),
+    /// A bundle map without the trust domain that was asked for.
+    #[error("the bundle map has no bundle of {0}")]
+    NotInMap(TrustDomain),
+    /// A root names another trust domain.
+    #[error("a root of the bundle belongs to the trust domain {0}")]
+    OtherTrustDomain(String),
 }
 
 impl BundleError {
     /// The reason code.
     pub fn reason(&self) -> &'static str {
-        "BUNDLE_INVALID"
+        match self {
+            Self::NotInMap(_) | Self::OtherTrustDomain(_) => "BUNDLE_OTHER_TRUST_DOMAIN",
+            _ => "BUNDLE_INVALID",
+        }
     }
 }
 

@@ -45,6 +45,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Fetch the bundle again from its trust domain and compare it with the SPIFFE bundle format.",
     ),
     doc(
+        "BUNDLE_OTHER_TRUST_DOMAIN",
+        "A published bundle is not that of the trust domain it was fetched for.",
+        "Compare the trust domain with the one that the endpoint serves; correct the endpoint's URL or the name.",
+    ),
+    doc(
         "CERT_AKI_MISSING",
         "A certificate that another has signed does not name its issuer's key.",
         "Let the CA write the authority key identifier (RFC 5280, 4.2.1.1).",

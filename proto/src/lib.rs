@@ -191,6 +191,7 @@ mod tests {
                 "istio.v1.auth.IstioCertificateService",
                 "kasbah.ca.v1.Audit",
                 "kasbah.ca.v1.Custody",
+                "kasbah.ca.v1.Federation",
                 "kasbah.ca.v1.IssuancePolicy",
                 "kasbah.ca.v1.Log",
                 "kasbah.ca.v1.Rotation",

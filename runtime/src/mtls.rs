@@ -140,6 +140,15 @@ pub async fn connect(
 ///
 /// An address that is no `HOST:PORT` makes a channel whose calls fail with that reason.
 pub fn channel(addr: &str, source: impl Snapshot + 'static, peers: PeerRule) -> Channel {
+    connector(addr, source, peers, None)
+}
+
+/// The same with a limit for each call: for tools, whose users wait.
+pub fn channel_within(addr: &str, source: impl Snapshot + 'static, peers: PeerRule, call_wait: Duration) -> Channel {
+    connector(addr, source, peers, Some(call_wait))
+}
+
+fn connector(addr: &str, source: impl Snapshot + 'static, peers: PeerRule, call_wait: Option<Duration>) -> Channel {
     let connector = tls::client_config(Arc::new(source), peers, &[ALPN_H2]).map(TlsConnector::from).map_err(Arc::new);
     let addr: Arc<str> = addr.into();
     let dialer = tower::service_fn(move |_| {
@@ -151,7 +160,9 @@ pub fn channel(addr: &str, source: impl Snapshot + 'static, peers: PeerRule) -> 
         }
     });
     // The name in the URI is only for `:authority`; where to connect is the dialer's business.
-    Endpoint::from_static("http://mesh")
+    let endpoint = Endpoint::from_static("http://mesh");
+    let endpoint = call_wait.into_iter().fold(endpoint, Endpoint::timeout);
+    endpoint
         .connect_timeout(CONNECT_WAIT_MAX)
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE_WAIT_MAX)

@@ -67,6 +67,10 @@ pub(super) fn action_of(rpc: &'static str) -> &'static str {
         "BatchUpdateFederatedBundle" => "bundle.update",
         "BatchSetFederatedBundle" => "bundle.set",
         "BatchDeleteFederatedBundle" => "bundle.delete",
+        "BatchCreateFederationRelationship" => "federation.create",
+        "BatchUpdateFederationRelationship" => "federation.update",
+        "BatchDeleteFederationRelationship" => "federation.delete",
+        "RefreshBundle" => "bundle.refresh",
         other => other,
     }
 }

@@ -293,7 +293,7 @@ async fn delete(
     if store.delete_federated(&domain).await? { Ok(()) } else { Err(Refusal::BundleUnknown) }
 }
 
-fn item_status(outcome: Result<(), Refusal>) -> types::Status {
+pub(super) fn item_status(outcome: Result<(), Refusal>) -> types::Status {
     match outcome {
         Ok(()) => types::Status { code: 0, message: "OK".into() },
         Err(refusal) => refusal.item_status(),
@@ -305,7 +305,7 @@ pub(super) fn domain_of(name: &str) -> Result<TrustDomain, Refusal> {
     TrustDomain::parse(name).map_err(|source| Refusal::Id { field: "trust_domain", source })
 }
 
-fn bundle_of(message: types::Bundle) -> Result<TrustBundle, Refusal> {
+pub(super) fn bundle_of(message: types::Bundle) -> Result<TrustBundle, Refusal> {
     let mut bundle = TrustBundle::new(domain_of(&message.trust_domain)?);
     for certificate in message.x509_authorities {
         let added = bundle.add_x509_authority(certificate.asn1.into());
@@ -337,7 +337,7 @@ fn bundle_of(message: types::Bundle) -> Result<TrustBundle, Refusal> {
 }
 
 /// The bundle as a message, with those fields that `mask` names (all without one). The trust domain always stands.
-fn bundle_message(bundle: &TrustBundle, mask: Option<&types::BundleMask>) -> types::Bundle {
+pub(super) fn bundle_message(bundle: &TrustBundle, mask: Option<&types::BundleMask>) -> types::Bundle {
     let wants = |field: fn(&types::BundleMask) -> bool| mask.is_none_or(field);
     let x509 = bundle.x509_authorities.iter().filter(|_| wants(|mask| mask.x509_authorities));
     let jwt = bundle.jwt_authorities.iter().filter(|_| wants(|mask| mask.jwt_authorities));

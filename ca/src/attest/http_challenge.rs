@@ -24,6 +24,7 @@ use super::settings::AttestorProblem;
 use super::{AttestError, Attested, HttpChallenge, Respondent, World, selectors};
 use crate::names;
 use dial::Networks;
+pub(crate) use dial::is_metadata;
 
 /// The attestor with what it may call.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 //!
 //! A file that is refused, or gone, changes nothing: the last good policy stays, and log and status say so.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -12,6 +11,7 @@ use identity::spiffe_id::TrustDomain;
 
 use super::quota::Buckets;
 use super::{Ask, Policy, PolicyError, PolicyRefusal, Verdict};
+use crate::stamp::Stamp;
 
 /// What judges now. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -65,21 +65,13 @@ pub(crate) struct PolicyFile {
     in_force: PolicyInForce,
 }
 
-/// What tells one content of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    modified: (i64, i64),
-    bytes: u64,
-    inode: u64,
-}
-
 impl PolicyFile {
     /// Reads it for the first time.
     ///
     /// # Errors
     /// When it is refused: an authority does not begin with a policy that nobody wrote.
     pub(crate) fn open(file: PathBuf, trust_domain: TrustDomain) -> Result<(Self, PolicyInForce), PolicyError> {
-        let seen = stamp(&file);
+        let seen = Stamp::of(&file);
         let policy = Policy::load(&file, trust_domain.as_str())?;
         let in_force = PolicyInForce::default();
         in_force.0.policy.store(Arc::new(policy));
@@ -96,7 +88,7 @@ impl PolicyFile {
 
     /// Takes over what the file says now, if it has changed.
     pub(crate) fn look(&mut self) {
-        let now = stamp(&self.file);
+        let now = Stamp::of(&self.file);
         if now == self.seen {
             return;
         }
@@ -114,11 +106,6 @@ impl PolicyFile {
             }
         }
     }
-}
-
-fn stamp(file: &PathBuf) -> Option<Stamp> {
-    let found = std::fs::metadata(file).ok()?;
-    Some(Stamp { modified: (found.mtime(), found.mtime_nsec()), bytes: found.len(), inode: found.ino() })
 }
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);

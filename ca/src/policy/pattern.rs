@@ -6,14 +6,14 @@ use std::fmt;
 
 /// A pattern of the paths of SPIFFE IDs: `/ns/*/sa/web`, `/ns/payments/**`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PathPattern {
+pub(crate) struct PathPattern {
     text: String,
     segments: Vec<Option<String>>,
     rest: bool,
 }
 
 impl PathPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let path = text.strip_prefix('/').ok_or_else(|| format!("the pattern {text:?} must begin with a slash"))?;
         let mut segments: Vec<&str> = path.split('/').collect();
         let rest = segments.last() == Some(&"**");
@@ -40,7 +40,7 @@ impl PathPattern {
     }
 
     /// Whether the path of an ID (with its slash) fits. `**` fits one segment or more.
-    pub(super) fn matches(&self, path: &str) -> bool {
+    pub(crate) fn matches(&self, path: &str) -> bool {
         let Some(path) = path.strip_prefix('/') else { return false };
         let mut given = path.split('/');
         let fits = |wanted: &Option<String>| match (wanted, given.next()) {
@@ -101,7 +101,7 @@ pub(super) struct DnsPattern {
 }
 
 impl DnsPattern {
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut labels: Vec<&str> = text.split('.').collect();
         let rest = labels.first() == Some(&"**");
         if rest {

@@ -82,6 +82,13 @@ impl Feed {
                         None => Change::FederatedGone(domain),
                     });
                 }
+                RELATIONSHIP => {
+                    let domain = TrustDomain::parse(&name).map_err(|_| damaged())?;
+                    changes.push(match federation::relationship(conn, &domain).await? {
+                        Some(relationship) => Change::RelationshipSet(Arc::new(relationship)),
+                        None => Change::RelationshipGone(domain),
+                    });
+                }
                 AUTHORITY => authorities = true,
                 // A newer version runs beside this one; what it added does not concern us.
                 _ => tracing::debug!(kind, "change of an unknown kind"),
@@ -132,6 +139,8 @@ fn line(change: &Change) -> Option<(&'static str, String)> {
         Change::AgentGone(id) => Some((AGENT, id.to_string())),
         Change::FederatedSet(bundle) => Some((BUNDLE, bundle.trust_domain.to_string())),
         Change::FederatedGone(domain) => Some((BUNDLE, domain.to_string())),
+        Change::RelationshipSet(relationship) => Some((RELATIONSHIP, relationship.trust_domain.to_string())),
+        Change::RelationshipGone(domain) => Some((RELATIONSHIP, domain.to_string())),
         Change::Authorities => Some((AUTHORITY, String::new())),
         Change::EntriesRevision(_) => None,
     }
@@ -156,6 +165,7 @@ const NOTIFY: &str = "NOTIFY kasbah_change";
 const ENTRY: &str = "entry";
 const AGENT: &str = "agent";
 const BUNDLE: &str = "bundle";
+const RELATIONSHIP: &str = "relationship";
 const AUTHORITY: &str = "authority";
 /// Whoever is further behind reads everything instead.
 const LINES_MAX: i64 = 10_000;

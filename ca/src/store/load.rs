@@ -19,6 +19,9 @@ pub(super) async fn registry(conn: &mut AnyConnection, server_id: SpiffeId) -> R
     for bundle in federation::all(conn).await? {
         registry.apply(Change::FederatedSet(Arc::new(bundle)));
     }
+    for relationship in federation::relationships(conn).await? {
+        registry.apply(Change::RelationshipSet(Arc::new(relationship)));
+    }
     registry.apply(Change::EntriesRevision(meta::number(conn, meta::ENTRIES_REVISION).await?));
     Ok(registry)
 }

@@ -65,11 +65,13 @@ async fn assemble(
     drop(conn);
     let (revision, revisions) = watch::channel(registry.entries_revision());
     let ((evictions, evicted), (authorities, authorities_changed)) = (watch::channel(0), watch::channel(0));
+    let (relationships, relationships_changed) = watch::channel(0);
     let registry = Arc::new(RwLock::new(registry));
     let (jobs, waiting) = queue::queue(KNOWN_WAITING_MAX, NEW_WAITING_MAX);
     let (wake, health) = (Arc::new(Notify::new()), Health::new());
     let (replica, lease) = Replica::new(address, wake.clone());
-    let memory = Memory { registry: registry.clone(), entries_revision: revision, evictions, authorities };
+    let memory =
+        Memory { registry: registry.clone(), entries_revision: revision, evictions, authorities, relationships };
     let writer = Writer {
         pool: pool.clone(),
         begin: if address.is_sqlite() { BEGIN_SQLITE } else { BEGIN_POSTGRES },
@@ -88,6 +90,7 @@ async fn assemble(
         entries_revision: revisions,
         evictions: evicted,
         authorities_changed,
+        relationships_changed,
         health,
         lease,
         audit: None,

@@ -54,6 +54,7 @@ pub(super) struct Memory {
     pub(super) entries_revision: watch::Sender<u64>,
     pub(super) evictions: watch::Sender<u64>,
     pub(super) authorities: watch::Sender<u64>,
+    pub(super) relationships: watch::Sender<u64>,
 }
 
 impl Writer {
@@ -160,6 +161,9 @@ impl Memory {
         let revision = registry.entries_revision();
         drop(registry);
         self.tell(revision, changes.iter().any(evicts));
+        if changes.iter().any(relates) {
+            self.relationships.send_modify(|count| *count += 1);
+        }
     }
 
     /// Takes over what other replicas changed.
@@ -175,6 +179,7 @@ impl Memory {
                 let revision = registry.entries_revision();
                 *self.registry.write().unwrap_or_else(PoisonError::into_inner) = *registry;
                 self.tell(revision, true);
+                self.relationships.send_modify(|count| *count += 1);
                 self.authorities.send_modify(|count| *count += 1);
             }
         }
@@ -194,6 +199,10 @@ fn evicts(change: &Change) -> bool {
         Change::AgentSet(agent) => agent.banned,
         _ => false,
     }
+}
+
+fn relates(change: &Change) -> bool {
+    matches!(change, Change::RelationshipSet(_) | Change::RelationshipGone(_))
 }
 
 async fn connected<'a>(

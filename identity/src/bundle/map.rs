@@ -42,4 +42,4 @@ pub(super) fn decode(document: &[u8]) -> Result<BundleSet, BundleError> {
         .collect()
 }
 
-const TRUST_DOMAINS: &str = "trust_domains";
+pub(super) const TRUST_DOMAINS: &str = "trust_domains";

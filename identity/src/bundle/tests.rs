@@ -150,6 +150,32 @@ fn sets_keep_bundles_apart_by_name() {
 }
 
 #[test]
+fn what_an_endpoint_publishes_must_not_contradict_the_name() {
+    let read = |name: &str, text: &str| TrustBundle::parse_published(td(name), text.as_bytes());
+    let own = full().to_spiffe_json();
+    assert_eq!(read("td", &own).unwrap(), full_of(&own));
+    assert_eq!(read("other", &own).unwrap_err().reason(), "BUNDLE_OTHER_TRUST_DOMAIN", "roots of td");
+    let other = json!({ "keys": [], "spiffe_sequence": 3, "spiffe_refresh_hint": 5 });
+    let map = json!({ "trust_domains": { "td": serde_json::from_str::<Value>(&own).unwrap(), "b": other } });
+    assert!(read("td", &map.to_string()).unwrap().has_same_keys(&full_of(&own)));
+    let found = read("b", &map.to_string()).unwrap();
+    assert_eq!((found.sequence, found.refresh_hint), (3, None), "a bundle's own hint does not count in a map");
+    let mut hinted = map.clone();
+    hinted["spiffe_refresh_hint"] = json!(90);
+    assert_eq!(read("b", &hinted.to_string()).unwrap().refresh_hint, Some(Duration::from_secs(90)));
+    assert_eq!(read("c", &map.to_string()).unwrap_err(), BundleError::NotInMap(td("c")));
+    for bad in
+        ["", "[]", "{}", r#"{"trust_domains":1}"#, r#"{"trust_domains":{"td":1}}"#, r#"{"trust_domains":{"td":{}}}"#]
+    {
+        assert_eq!(read("td", bad).unwrap_err().reason(), "BUNDLE_INVALID", "{bad}");
+    }
+}
+
+fn full_of(document: &str) -> TrustBundle {
+    TrustBundle::parse_spiffe_json(td("td"), document.as_bytes()).unwrap()
+}
+
+#[test]
 fn agrees_with_the_corpus() {
     let Some(corpora) = std::env::var_os("KASBAH_CORPORA") else {
         println!("skipped: KASBAH_CORPORA is not set");

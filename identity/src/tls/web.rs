@@ -108,9 +108,22 @@ pub fn client_config(
     certified_key: Option<Arc<CertifiedKey>>,
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots(roots_pem)?, provider())
-        .build()
-        .map_err(TlsError::ServerVerifier)?;
+    client_of(roots(roots_pem)?, certified_key, alpn)
+}
+
+/// The same against the roots that Mozilla's programme trusts, for servers of the public web.
+pub fn public_client_config(alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    client_of(Arc::new(roots), None, alpn)
+}
+
+fn client_of(
+    roots: Arc<RootCertStore>,
+    certified_key: Option<Arc<CertifiedKey>>,
+    alpn: &[&[u8]],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(roots, provider()).build().map_err(TlsError::ServerVerifier)?;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Config)?

@@ -33,7 +33,7 @@ impl Networks {
     fn allows(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let opened = |network: &&IpNet| network.contains(&ip);
-        if METADATA.contains(&ip) {
+        if is_metadata(ip) {
             return self.opened.iter().filter(opened).any(|network| network.prefix_len() == network.max_prefix_len());
         }
         is_public(ip) || self.opened.iter().any(|network| opened(&network))
@@ -48,6 +48,11 @@ pub(super) async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, Attes
         }
     }
     Err(AttestError::HostUnreachable("no connection"))
+}
+
+/// Whether a cloud's metadata service is there.
+pub(crate) fn is_metadata(ip: IpAddr) -> bool {
+    METADATA.contains(&ip)
 }
 
 fn is_public(ip: IpAddr) -> bool {
