@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--kasbah", required=True)
     parser.add_argument("--dir", type=pathlib.Path, required=True)
     parser.add_argument("--scratch", type=pathlib.Path, required=True)
+    parser.add_argument("--hold", action="store_true", help="go on calling both ways until stdin ends")
     args = parser.parse_args()
     endpoints = json.loads((args.dir / "endpoints.json").read_text())
     test = endpoints["workloads"]["test"]["address"]
@@ -65,6 +66,8 @@ def main():
             "updates": updates(admin),
             "plain_text_refused": plain_text_refused(address),
         }
+        if args.hold:
+            report |= hold(address, test)
     finally:
         envoy.terminate()
         envoy.wait(20)
@@ -72,6 +75,25 @@ def main():
     print(json.dumps(report))
     if report["rejected"] or not report["plain_text_refused"]:
         sys.exit(f"{tail(log)}")
+
+
+def hold(address, test):
+    """Calls both ways, again and again; how many were answered, how many failed and how."""
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    answered, failures = 0, []
+    calls = [
+        lambda: ask(address, HELLOWORLD, "/helloworld/whoami", "/sa/test"),
+        lambda: ask(test, ENVOY, "/", "the workload behind Envoy"),
+    ]
+    while not ended.wait(0.02):
+        for call in calls:
+            try:
+                call()
+                answered += 1
+            except Exception as failure:
+                failures.append(str(failure))
+    return {"answered": answered, "failed": len(failures), "failures": failures[:5]}
 
 
 def start(args, bootstrap, log):

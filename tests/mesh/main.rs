@@ -13,6 +13,7 @@ mod config;
 mod csr;
 mod database;
 mod demo;
+mod drill;
 mod failures;
 mod interop;
 mod mtls;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         admission::trials,
         authority_rotation::trials,
         demo::trials,
+        drill::trials,
         mtls::trials,
         policy::trials,
         csr::trials,

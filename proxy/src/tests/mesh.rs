@@ -1,15 +1,19 @@
 //! mTLS on both sides: chains by server name, peers proven, identities told, plain text refused.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
 use http_body_util::Full;
 use identity::tls::FixedSnapshot;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::harness::{Authority, HOUR, TestProxy, dial, dial_tls, echo, get, get2, http1, http2};
 use super::protos::{
-    all_to, assignment, cluster, eds_cluster, hcm, http_chain, inbound, listener, mtls_chain, speaking_http2, with_mtls,
+    all_to, assignment, cluster, eds_cluster, hcm, http_chain, inbound, listener, mtls_chain, speaking_http2,
+    tcp_chain, with_mtls,
 };
+use super::tcp::echo_bytes;
 
 const SNI: &str = "outbound_.9095_._.helloworld.default.svc.cluster.local";
 
@@ -166,10 +170,46 @@ async fn a_peer_that_is_not_trusted_any_more_loses_its_connection() {
     let ended = tokio::spawn(conn);
     let got = send.send_request(get("/")).await.unwrap();
     assert_eq!(super::harness::collect(got).await.status, 200);
-    server.identity.set_bundles(Authority::new().bundles());
+    server.identity.set_bundles(Arc::default());
     server.workers.judge();
     tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the connection is closed").unwrap().ok();
-    assert!(server.metrics().contains("TLS_PEER_UNTRUSTED"));
+    assert!(server.metrics().contains("TLS_PEER_TRUST_DOMAIN_UNKNOWN"));
+}
+
+async fn echoed(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), sent: &[u8]) -> Vec<u8> {
+    let mut back = vec![0; sent.len()];
+    stream.write_all(sent).await.unwrap();
+    stream.read_exact(&mut back).await.unwrap();
+    back
+}
+
+#[tokio::test]
+async fn a_root_that_is_replaced_drains_requests_and_leaves_streams_some_time() {
+    let authority = Authority::new();
+    let (server, address) = server_side(&authority).await;
+    let stream = dial_tls(address, authority.holder("test"), SNI, &[b"http/1.1"]).await.unwrap();
+    let (mut send, conn) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.unwrap();
+    let ended = tokio::spawn(conn);
+    let got = send.send_request(get("/")).await.unwrap();
+    assert_eq!(super::harness::collect(got).await.status, 200);
+    let mut tcp = TestProxy::start().identify(&authority, "helloworld");
+    tcp.clusters(&[cluster("echo", &[echo_bytes().await])]).await;
+    let chain = mtls_chain(tcp_chain("echo"), &[]);
+    let tcp_address = tcp.listeners(&[inbound(listener("tcp", vec![chain]))]).await;
+    let mut long = dial_tls(tcp_address, authority.holder("test"), SNI, &[]).await.unwrap();
+    assert_eq!(echoed(&mut long, b"before").await, b"before");
+    for proxy in [&server, &tcp] {
+        proxy.identity.set_bundles(Authority::new().bundles());
+        proxy.workers.judge();
+    }
+    tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the idle connection is closed").unwrap().ok();
+    assert!(!server.metrics().contains("TLS_PEER_UNTRUSTED"), "nobody was refused");
+    assert_eq!(echoed(&mut long, b"after").await, b"after");
+    tcp.identity.set_bundles(Arc::default());
+    tcp.workers.judge();
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(5), long.read_to_end(&mut rest)).await;
+    assert!(closed.is_ok() && rest.is_empty(), "no trust at all cuts streams, too");
 }
 
 #[tokio::test]

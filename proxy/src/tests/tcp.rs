@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use super::harness::{Authority, TestProxy, dial, dial_tls};
 use super::protos::{cluster, inbound, listener, mtls_chain, tcp_chain, with_mtls};
 
-async fn echo_bytes() -> std::net::SocketAddr {
+pub(super) async fn echo_bytes() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

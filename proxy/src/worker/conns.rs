@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use identity::CertificateDer;
+use identity::verify::PeerError;
 use tokio::time::Instant;
 
 use crate::config::ListenerConfig;
@@ -45,6 +46,8 @@ pub(crate) struct Life {
     drain_at: Cell<Option<Instant>>,
     cut_at: Cell<Option<Instant>>,
     idle: Cell<Option<Duration>>,
+    /// It was made under a root that is gone.
+    outlived: Cell<bool>,
     /// A TCP or WebSocket stream: draining does not concern it.
     stream: Cell<bool>,
     /// The auditor of an HTTP/1 connection, and the head that was being read at the last sweep.
@@ -145,6 +148,17 @@ impl Life {
         now.duration_since(since) >= HEAD_TIMEOUT
     }
 
+    /// Drains the connection, and ends it at the latest after `within`; whether that was news.
+    fn outlive(&self, within: Duration) -> bool {
+        if self.outlived.replace(true) {
+            return false;
+        }
+        let end = Instant::now() + within;
+        self.cut_at.set(Some(self.cut_at.get().map_or(end, |before| before.min(end))));
+        self.drain();
+        true
+    }
+
     pub(crate) fn drain(&self) {
         if self.phase.get() == Phase::Serving && !self.stream.get() {
             self.drained_at.set(Some(Instant::now()));
@@ -208,6 +222,7 @@ impl Conns {
             drain_at: Cell::new(None),
             cut_at: Cell::new(None),
             idle: Cell::new(None),
+            outlived: Cell::new(false),
             stream: Cell::new(false),
             heads: OnceCell::new(),
             slow_head: Cell::new(None),
@@ -235,7 +250,8 @@ impl Conns {
         }
     }
 
-    /// Judges every peer by the bundles of now: who is not trusted any more loses the connection.
+    /// Judges every peer by the bundles of now: who is not trusted any more loses the connection. A root that was replaced
+    /// takes nobody's connection at once: requests move over to new connections, streams get some time.
     pub(crate) fn judge(&self, identity: &OwnIdentity) {
         let (bundles, now) = (identity.bundles_now(), identity::unix_time(runtime::clock::now()));
         for life in self.lives.borrow().values() {
@@ -243,14 +259,23 @@ impl Conns {
             if chain.is_empty() {
                 continue;
             }
-            if let Err(error) = identity::verify::verify_peer(&chain, &bundles, now) {
-                tracing::info!(
-                    reason = error.reason(),
-                    peer = error.claimed_id().map(tracing::field::display),
-                    "peer is not trusted any more, connection cut"
-                );
-                self.counters.refused(error.reason());
-                life.cut();
+            match identity::verify::verify_peer(&chain, &bundles, now) {
+                Ok(_) => (),
+                Err(PeerError::Untrusted { id, .. }) => {
+                    if life.outlive(STREAM_DRAIN_MAX) {
+                        tracing::info!(peer = %id, "the root of the peer was replaced, connection drained");
+                        self.counters.drained.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                Err(error) => {
+                    tracing::info!(
+                        reason = error.reason(),
+                        peer = error.claimed_id().map(tracing::field::display),
+                        "peer is not trusted any more, connection cut"
+                    );
+                    self.counters.refused(error.reason());
+                    life.cut();
+                }
             }
         }
     }
@@ -283,4 +308,6 @@ impl Drop for Place {
 
 /// How long an unused connection stays open after it was asked to drain.
 const LINGER: Duration = Duration::from_secs(3);
+/// How long a stream, or a request that runs, goes on after the root of its peer was replaced.
+const STREAM_DRAIN_MAX: Duration = Duration::from_secs(600);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
