@@ -21,6 +21,7 @@ const FILES: &[&str] = &[
     "kasbah/rotation.proto",
     "kasbah/custody.proto",
     "kasbah/federation.proto",
+    "kasbah/revocation.proto",
     "demo/helloworld.proto",
 ];
 

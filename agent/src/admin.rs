@@ -97,6 +97,9 @@ impl Pages {
             "svids": snapshot.held.len(),
             "svids_missing": snapshot.missing(now),
             "bundle_sequence": bundle.map(|bundle| bundle.sequence),
+            "revocation_generation": snapshot.revocations.generation,
+            "revoked_certificates": snapshot.revocations.index.lists().map(|list| list.len()).sum::<usize>(),
+            "revoked_tokens": snapshot.revocations.token_count(),
             "launches": self.launches.len(),
         })
     }

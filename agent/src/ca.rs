@@ -9,8 +9,10 @@ use identity::{CertificateDer, TrustBundle, TrustDomain};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
+use crate::enforced::Level;
 use crate::entry::Entry;
 use crate::evidence::Evidence;
+use crate::revocations::News;
 
 pub(crate) use grpc::GrpcCa;
 
@@ -119,6 +121,8 @@ pub(crate) type Chain = Vec<CertificateDer<'static>>;
 pub(crate) struct Progress {
     pub(crate) bundle_sequence: u64,
     pub(crate) entries_revision: u64,
+    /// Generation of the revocation lists.
+    pub(crate) revocations: u64,
 }
 
 /// What the agent says about its node.
@@ -128,10 +132,19 @@ pub(crate) struct Report {
     pub(crate) enforced: u64,
     /// The entries that it serves.
     pub(crate) entries_revision: u64,
+    /// The revocation lists that the node enforces; 0: none yet.
+    pub(crate) revocations: u64,
     /// The bundle that the agent has fetched.
     pub(crate) fetched: u64,
     /// Some of those that have not acknowledged it.
     pub(crate) waiting_for: Vec<String>,
+}
+
+impl Report {
+    /// What the node enforces.
+    pub(crate) fn level(&self) -> Level {
+        Level { bundle: self.enforced, revocations: self.revocations }
+    }
 }
 
 /// The CA as the agent sees it.
@@ -147,6 +160,8 @@ pub(crate) trait Ca: Send + Sync {
     async fn bundle(&self) -> Result<TrustBundle, CaError>;
     /// A foreign trust domain's bundle; `None` when the CA has none.
     async fn federated_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<TrustBundle>, CaError>;
+    /// What is revoked, as far as it is newer than the generation `known`.
+    async fn revocations(&self, known: u64) -> Result<News, CaError>;
     /// New SVIDs, one result for each (entry id, CSR), in order.
     async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError>;
     /// A JWT-SVID for an entry.

@@ -1,4 +1,4 @@
-//! Which bundle this node enforces: the one that everything on it verifies by, and by which nothing that it presents is
+//! Which bundle and which revocation lists this node enforces: the one that everything on it verifies by, and by which nothing that it presents is
 //! tainted. The CA goes on with a rotation when every node enforces what the next step needs, so this never runs ahead.
 //!
 //! Each open stream stands for a workload. It enforces what it was sent, an SDS stream once it has acknowledged that.
@@ -46,8 +46,24 @@ pub(crate) enum Standing {
     Idle,
     /// It has not got, or not acknowledged, anything from this agent yet.
     Unknown,
-    /// It enforces the bundle of this number.
-    Enforces(u64),
+    /// It enforces the bundle and the revocation lists of these numbers.
+    Enforces(Level),
+}
+
+/// How new what is enforced is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Level {
+    /// The number of the own bundle.
+    pub(crate) bundle: u64,
+    /// The generation of the revocation lists.
+    pub(crate) revocations: u64,
+}
+
+impl Level {
+    /// The lesser of each.
+    fn least(self, other: Self) -> Self {
+        Self { bundle: self.bundle.min(other.bundle), revocations: self.revocations.min(other.revocations) }
+    }
 }
 
 /// One open stream; dropping it closes it.
@@ -60,7 +76,7 @@ pub(crate) struct Presence {
 /// What the node enforces, and whom it waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Verdict {
-    enforced: u64,
+    enforced: Level,
     waiting_for: Vec<String>,
     /// When a workload that went away stops to count.
     look_again: Option<Instant>,
@@ -83,8 +99,8 @@ impl Streams {
         Presence { streams: self.clone(), key }
     }
 
-    /// The least of what is enforced, not more than `settled`; nothing rises above `before` while somebody is unknown.
-    fn verdict(&self, settled: u64, before: u64, now: Instant) -> Verdict {
+    /// The least of what is enforced, of bundle and lists each, not more than `settled`; nothing rises above `before` while somebody is unknown.
+    fn verdict(&self, settled: Level, before: Level, now: Instant) -> Verdict {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.gone.retain(|(stream, until)| *until > now && stream.process.check_alive().is_ok());
         let mut verdict = Verdict { enforced: settled, waiting_for: Vec::new(), look_again: None };
@@ -95,10 +111,10 @@ impl Streams {
                 Standing::Unknown => before,
                 Standing::Enforces(level) => level,
             };
-            if enforced >= settled {
+            if enforced.least(settled) == settled {
                 continue;
             }
-            verdict.enforced = verdict.enforced.min(enforced);
+            verdict.enforced = verdict.enforced.least(enforced);
             // It may also end before, which nobody tells.
             let look_again = until.map(|until| until.min(now + ALIVE_PAUSE));
             verdict.look_again = [verdict.look_again, look_again].into_iter().flatten().min();
@@ -113,7 +129,8 @@ impl Streams {
     #[cfg(test)]
     pub(crate) async fn until(&self, wanted: u64, settled: u64) {
         let mut changed = self.changed.subscribe();
-        while self.verdict(settled, 0, Instant::now()).enforced != wanted {
+        let settled = Level { bundle: settled, revocations: 0 };
+        while self.verdict(settled, Level::default(), Instant::now()).enforced.bundle != wanted {
             changed.changed().await.unwrap();
         }
     }
@@ -217,14 +234,15 @@ impl Reporter {
         if !snapshot.synced {
             return None;
         }
-        let before = self.report.borrow().enforced;
-        let mut verdict = self.streams.verdict(snapshot.settled, before, now);
+        let before = self.report.borrow().level();
+        let mut verdict = self.streams.verdict(snapshot.level(), before, now);
         if self.own.svid().is_some_and(|svid| !snapshot.is_clean(&svid)) {
-            verdict.enforced = verdict.enforced.min(before);
+            verdict.enforced = verdict.enforced.least(before);
             verdict.waiting_for.insert(0, "the agent's own SVID".into());
         }
         let report = Report {
-            enforced: verdict.enforced,
+            enforced: verdict.enforced.bundle,
+            revocations: verdict.enforced.revocations,
             entries_revision: *self.revision.borrow_and_update(),
             fetched: snapshot.own_sequence(self.state.trust_domain()),
             waiting_for: verdict.waiting_for,
@@ -255,8 +273,12 @@ mod tests {
         Arc::new(Process::open(i32::try_from(std::process::id()).unwrap()).unwrap())
     }
 
+    fn level(bundle: u64) -> Level {
+        Level { bundle, revocations: 0 }
+    }
+
     fn enforced(streams: &Streams, settled: u64, before: u64) -> u64 {
-        streams.verdict(settled, before, Instant::now()).enforced
+        streams.verdict(level(settled), level(before), Instant::now()).enforced.bundle
     }
 
     #[tokio::test(start_paused = true)]
@@ -265,15 +287,15 @@ mod tests {
         assert_eq!(enforced(&streams, 5, 0), 5, "nobody is there");
         let (one, two, idle) = (streams.open(own_process()), streams.open(own_process()), streams.open(own_process()));
         assert_eq!(enforced(&streams, 5, 4), 5, "nobody wants anything");
-        one.set(Standing::Enforces(5));
+        one.set(Standing::Enforces(level(5)));
         two.expect();
         assert_eq!(enforced(&streams, 5, 4), 4, "what is unknown does not lift the node");
-        two.set(Standing::Enforces(3));
+        two.set(Standing::Enforces(level(3)));
         two.name("spiffe://example.org/two");
-        let verdict = streams.verdict(5, 4, Instant::now());
-        assert_eq!(verdict.enforced, 3);
+        let verdict = streams.verdict(level(5), level(4), Instant::now());
+        assert_eq!(verdict.enforced.bundle, 3);
         assert!(verdict.waiting_for[0].starts_with("spiffe://example.org/two (process "), "{verdict:?}");
-        two.set(Standing::Enforces(5));
+        two.set(Standing::Enforces(level(5)));
         assert_eq!(enforced(&streams, 5, 4), 5);
         drop(idle);
     }
@@ -282,7 +304,7 @@ mod tests {
     async fn a_workload_that_went_away_counts_until_it_had_time_to_come_back() {
         let streams = Arc::new(Streams::default());
         let stream = streams.open(own_process());
-        stream.set(Standing::Enforces(3));
+        stream.set(Standing::Enforces(level(3)));
         drop(stream);
         assert_eq!(enforced(&streams, 5, 3), 3);
         tokio::time::advance(RETURN_WAIT).await;
@@ -295,11 +317,25 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let process = Arc::new(Process::open(i32::try_from(child.id()).unwrap()).unwrap());
         let stream = streams.open(process);
-        stream.set(Standing::Enforces(3));
+        stream.set(Standing::Enforces(level(3)));
         drop(stream);
         assert_eq!(enforced(&streams, 5, 3), 3);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(enforced(&streams, 5, 3), 5);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bundle_and_lists_are_counted_each_by_itself() {
+        let streams = Arc::new(Streams::default());
+        let (one, two) = (streams.open(own_process()), streams.open(own_process()));
+        one.set(Standing::Enforces(Level { bundle: 5, revocations: 8 }));
+        two.set(Standing::Enforces(Level { bundle: 4, revocations: 9 }));
+        let settled = Level { bundle: 5, revocations: 9 };
+        let verdict = streams.verdict(settled, Level::default(), Instant::now());
+        assert_eq!(verdict.enforced, Level { bundle: 4, revocations: 8 });
+        one.set(Standing::Enforces(settled));
+        two.set(Standing::Enforces(settled));
+        assert_eq!(streams.verdict(settled, Level::default(), Instant::now()).enforced, settled);
     }
 }

@@ -17,6 +17,7 @@ use crate::ca::{Ca, CaError, Chain, Progress, Report, TokenSvid};
 use crate::entry::tests::{decode, wire};
 use crate::entry::{Entries, Entry};
 use crate::evidence::Evidence;
+use crate::revocations::News;
 use crate::state::State;
 
 /// A CA that does what the test says.
@@ -41,6 +42,8 @@ pub(crate) struct FakeCa {
     pub(crate) jwts: AtomicUsize,
     pub(crate) wits: AtomicUsize,
     pub(crate) posted: Mutex<Vec<u64>>,
+    /// What is revoked; without it the call is not offered.
+    pub(crate) revocations: Mutex<Option<News>>,
     /// What the watch stream sends; without it the call is not offered.
     pub(crate) hints: Mutex<Option<mpsc::Receiver<Progress>>>,
 }
@@ -100,6 +103,7 @@ impl FakeCa {
             jwts: AtomicUsize::new(0),
             wits: AtomicUsize::new(0),
             posted: Mutex::default(),
+            revocations: Mutex::default(),
             hints: Mutex::default(),
         })
     }
@@ -138,6 +142,30 @@ impl FakeCa {
     pub(crate) fn prove(&self, private_jwk: &str, wit: &str) -> String {
         let key = WitKey::from_private_jwk(private_jwk).unwrap();
         key.prove(wit, "relying party", Duration::from_secs(30), self.clock.now()).unwrap()
+    }
+
+    /// Revokes certificates of its root, in the next list.
+    pub(crate) fn revoke(&self, serials: &[&str]) -> News {
+        let root = self.root.lock().unwrap();
+        let mut known = self.revocations.lock().unwrap();
+        let generation = known.as_ref().map_or(1, |news| news.generation + 1);
+        let revoked = serials.iter().map(|serial| identity::authority::RevokedSerial {
+            serial: identity::revocation::serial_bytes(serial).unwrap(),
+            at: self.clock.now(),
+            reason: None,
+        });
+        let profile = identity::authority::CrlProfile {
+            number: generation,
+            this_update: self.clock.now(),
+            next_update: self.clock.now() + Duration::from_secs(86_400),
+            revoked: revoked.collect(),
+            distribution_point: None,
+        };
+        let id = root.subject_key_id().to_owned();
+        let lists = vec![(id.clone(), root.sign_crl(&profile).unwrap())];
+        let news = News { generation, whole: true, lists, issuers: vec![id], tokens: Vec::new() };
+        *known = Some(news.clone());
+        news
     }
 
     fn reach(&self) -> Result<(), CaError> {
@@ -189,6 +217,12 @@ impl Ca for FakeCa {
     async fn federated_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<TrustBundle>, CaError> {
         self.reach()?;
         Ok(self.federated.lock().unwrap().iter().find(|bundle| bundle.trust_domain == *trust_domain).cloned())
+    }
+
+    async fn revocations(&self, known: u64) -> Result<News, CaError> {
+        self.reach()?;
+        let told = self.revocations.lock().unwrap().clone().ok_or(CaError::Unsupported)?;
+        Ok(if known == told.generation { News { lists: Vec::new(), whole: false, ..told } } else { told })
     }
 
     async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError> {

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `node` | the agent's own identity: join, keep, renew |
 //! | `ca` | what it asks of the CA (SPIRE's server API) |
-//! | `sync` | entries and bundles, as the CA has them |
+//! | `sync` | entries, bundles and revocations, as the CA has them |
 //! | `rotation` | the workloads' SVIDs, renewed at half-life |
 //! | `enforced` | which bundle the node enforces, for the CA |
 //! | `state` | what is known, as immutable snapshots |
@@ -29,6 +29,7 @@ mod launch;
 mod metrics;
 mod node;
 mod reasons;
+mod revocations;
 mod rotation;
 mod sds;
 mod server;

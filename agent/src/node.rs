@@ -196,7 +196,7 @@ impl identity::tls::Snapshot for NodeIdentity {
     }
 
     fn bundles(&self) -> Arc<BundleSet> {
-        self.state.current().bundles.clone()
+        self.state.current().plain.clone()
     }
 }
 

@@ -161,6 +161,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Create a join token, put it into join_token_file, start again.",
     ),
     doc(
+        "TOKEN_REVOKED",
+        "A JWT-SVID is valid by its signature, but was revoked.",
+        "Let the workload fetch a new one, unless it was revoked for good reason.",
+    ),
+    doc(
         "TOO_MANY_CONNECTIONS",
         "A process holds too many connections to the agent.",
         "Share one connection in the process.",

@@ -83,7 +83,7 @@ impl Rotator {
         }
     }
 
-    /// An SVID whose issuer is tainted or has left the bundle: its successor cannot wait for half-life.
+    /// An SVID whose issuer is tainted or has left the bundle, or which is revoked: its successor cannot wait for half-life.
     fn renew_untrusted(
         &self,
         schedule: &mut Schedule,
@@ -95,6 +95,14 @@ impl Rotator {
             for (id, held) in snapshot.held.iter() {
                 if !snapshot.is_clean(&held.svid) {
                     tracing::info!(entry = id, reason = "ISSUER_TAINTED", "SVID will be renewed early");
+                    schedule.renew_now(id, now);
+                }
+            }
+        }
+        if !Arc::ptr_eq(&judged.revocations, &snapshot.revocations) {
+            for id in judged.held.keys().filter(|id| !snapshot.held.contains_key(*id)) {
+                if snapshot.entries.get(id).is_some() {
+                    tracing::info!(entry = id, reason = "CERT_REVOKED", "SVID was revoked, a new one is asked for");
                     schedule.renew_now(id, now);
                 }
             }

@@ -4,9 +4,12 @@
 //! |---|---|
 //! | `default` | certificate and key of the workload's first identity |
 //! | a SPIFFE ID | certificate and key of that identity |
-//! | `ROOTCA` | the own trust domain's roots, as plain `trusted_ca` |
+//! | `ROOTCA` | the own trust domain's roots, as plain `trusted_ca`; once something is revoked, the lists as `crl` |
 //! | `spiffe://TD` | one trust domain's roots, for Envoy's SPIFFE validator |
 //! | `ALL` | all trust domains' roots, for Envoy's SPIFFE validator |
+//!
+//! The validator's roots have the lists behind them, in the same PEM text. Envoy wants a list of every authority of a path
+//! as soon as there is one, so there are all or none.
 //!
 //! A request without names means everything the workload may have.
 
@@ -144,7 +147,7 @@ fn talk<D: Dialogue>(
                 Err(refused) => Err(desk.refuse(&refused, Some(&caller)))?,
             };
             let rendered = secrets::render(&desk, &snapshot, &entries, &wish);
-            let settled = snapshot.settled;
+            let settled = snapshot.level();
             guard.presence.name(name_of(&entries));
             drop(snapshot);
             if let Some(answer) = dialogue.answer(rendered)? {

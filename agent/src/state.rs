@@ -9,7 +9,9 @@ use std::time::SystemTime;
 use identity::{BundleSet, TrustBundle, TrustDomain, X509Svid};
 use tokio::sync::watch;
 
+use crate::enforced::Level;
 use crate::entry::{Entries, Entry};
+use crate::revocations::Revocations;
 
 /// An SVID held for an entry.
 #[derive(Clone, Debug)]
@@ -29,8 +31,13 @@ pub(crate) struct Snapshot {
     pub(crate) entries: Arc<Entries>,
     pub(crate) held: Arc<BTreeMap<String, Held>>,
     pub(crate) bundles: Arc<BundleSet>,
+    /// The same without revocation lists, to know the CA by: whoever brings the next lists must not be refused because the
+    /// last ones are too old.
+    pub(crate) plain: Arc<BundleSet>,
     /// The own trust domain's bundle without what is tainted: what verifies by it needs no replacement.
     pub(crate) untainted: Arc<BundleSet>,
+    /// What is revoked; the lists are part of `bundles` too.
+    pub(crate) revocations: Arc<Revocations>,
     /// The number of the newest own bundle by which all that is held is clean.
     pub(crate) settled: u64,
 }
@@ -48,7 +55,7 @@ impl State {
         let trust_domain = own.trust_domain.clone();
         let untainted = Arc::new(BundleSet::new([Arc::new(own.untainted())]));
         let bundles = Arc::new(BundleSet::new([Arc::new(own)]));
-        let first = Snapshot { bundles, untainted, ..Snapshot::default() };
+        let first = Snapshot { plain: bundles.clone(), bundles, untainted, ..Snapshot::default() };
         Self { trust_domain, current: watch::Sender::new(Arc::new(first)) }
     }
 
@@ -82,11 +89,28 @@ impl State {
             if !same_bundles(&next.bundles, &bundles) {
                 let own = bundles.get(&self.trust_domain).map(|own| Arc::new(own.untainted()));
                 next.untainted = Arc::new(BundleSet::new(own));
-                next.bundles = Arc::new(bundles);
+                next.plain = Arc::new(bundles);
+                next.judge_by_lists(&self.trust_domain);
             }
             next.settle(&self.trust_domain);
             *current = Arc::new(next);
             true
+        });
+    }
+
+    /// Replaces what is revoked. Revoked SVIDs are dropped.
+    pub(crate) fn put_revocations(&self, revocations: Revocations) {
+        self.current.send_modify(|current| {
+            let mut next = Snapshot::clone(current);
+            next.revocations = Arc::new(revocations);
+            next.judge_by_lists(&self.trust_domain);
+            let revoked = |held: &Held| next.revokes(&held.svid);
+            if next.held.values().any(revoked) {
+                let kept = next.held.iter().filter(|(_, held)| !revoked(held));
+                next.held = Arc::new(kept.map(|(id, held)| (id.clone(), held.clone())).collect());
+            }
+            next.settle(&self.trust_domain);
+            *current = Arc::new(next);
         });
     }
 
@@ -101,7 +125,7 @@ impl State {
             let mut next = Snapshot::clone(current);
             let mut held = BTreeMap::clone(&next.held);
             for (id, one) in fresh.into_iter().filter(|(id, _)| current.entries.get(id).is_some()) {
-                if next.is_clean(&one.svid) {
+                if next.is_clean(&one.svid) && !next.revokes(&one.svid) {
                     held.insert(id, one);
                 } else {
                     refused.push(id);
@@ -140,6 +164,25 @@ impl Snapshot {
     pub(crate) fn is_clean(&self, svid: &X509Svid) -> bool {
         let then = identity::unix_time(svid.not_before());
         identity::verify::verify_peer(svid.chain(), &self.untainted, then).is_ok()
+    }
+
+    /// Whether the SVID, or what signed it, is revoked.
+    pub(crate) fn revokes(&self, svid: &X509Svid) -> bool {
+        let then = identity::unix_time(svid.not_before());
+        let judged = identity::verify::verify_peer(svid.chain(), &self.bundles, then);
+        judged.is_err_and(|error| error.reason() == "CERT_REVOKED")
+    }
+
+    /// Has everything that verifies by the bundles heed the lists.
+    fn judge_by_lists(&mut self, own: &TrustDomain) {
+        let mut bundles = BundleSet::clone(&self.plain);
+        bundles.set_revocations(own.clone(), self.revocations.index.clone());
+        self.bundles = Arc::new(bundles);
+    }
+
+    /// What a workload enforces that has got all of this.
+    pub(crate) fn level(&self) -> Level {
+        Level { bundle: self.settled, revocations: self.revocations.generation }
     }
 
     /// The number of the own bundle.

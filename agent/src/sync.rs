@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use identity::renewal::retry_wait;
 use identity::{BundleSet, TrustBundle};
+use runtime::clock::{self, unix_secs};
 use runtime::readiness::ReadyGuard;
 use runtime::shutdown::Shutdown;
 use tokio::sync::{Notify, mpsc, watch};
@@ -76,6 +77,8 @@ impl Syncer {
     }
 
     async fn sync(&mut self, hinted: Progress, posted: &mut Option<u64>) -> Result<(), CaError> {
+        // First, because seconds count there.
+        self.sync_revocations().await?;
         let before = self.state.current();
         let own = self.ca.bundle().await?;
         let entries = Entries::new(self.ca.entries(&before.entries).await?);
@@ -94,6 +97,31 @@ impl Syncer {
             match self.ca.post_status(enforced).await {
                 Ok(()) | Err(CaError::Unsupported) => *posted = Some(enforced),
                 Err(error) => tracing::debug!(%error, "status not posted"),
+            }
+        }
+        Ok(())
+    }
+
+    /// What was revoked since the last time. A CA that does not know the call revokes nothing.
+    async fn sync_revocations(&self) -> Result<(), CaError> {
+        let known = self.state.current().revocations.clone();
+        let news = match self.ca.revocations(known.generation).await {
+            Ok(news) => news,
+            Err(CaError::Unsupported) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        if news.generation == known.generation {
+            return Ok(());
+        }
+        let generation = news.generation;
+        match known.with(news, i64::try_from(unix_secs(clock::now())).unwrap_or(i64::MAX)) {
+            Ok(revocations) => {
+                let (lists, tokens) = (revocations.lists().count(), revocations.token_count());
+                tracing::info!(generation, lists, tokens, "revocation lists in force");
+                self.state.put_revocations(revocations);
+            }
+            Err(error) => {
+                tracing::error!(%error, reason = error.reason(), "revocation lists of the CA not usable, keeping the old ones");
             }
         }
         Ok(())

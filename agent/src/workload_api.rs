@@ -97,7 +97,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
     ) -> Result<Response<Self::FetchX509BundlesStream>, Status> {
         self.push(&request, false, |desk, snapshot, entries| X509BundlesResponse {
             bundles: bundles(desk, snapshot, entries, TrustBundle::to_concatenated_der),
-            ..X509BundlesResponse::default()
+            crl: snapshot.revocations.lists().cloned().collect(),
         })
     }
 
@@ -145,6 +145,9 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let verified =
             identity::jwt::verify_svid(&asked.svid, &snapshot.bundles, &asked.audience, self.desk.clock.now())
                 .map_err(|error| invalid(error.reason(), format!("the JWT-SVID is not valid: {error}")))?;
+        if snapshot.revocations.revokes_token(&asked.svid) {
+            return Err(invalid("TOKEN_REVOKED", "the JWT-SVID is revoked"));
+        }
         let trust_domain = verified.spiffe_id().trust_domain();
         // The caller trusts its own domain and those that its entries federate with, not all that this node knows.
         if trust_domain != *own && !entries.iter().any(|entry| entry.federates_with.contains(&trust_domain)) {
@@ -194,7 +197,7 @@ where
         loop {
             match desk.await_entries(&mut caller, &mut changes, with_svid).await {
                 Ok((snapshot, entries)) => {
-                    let (answer, settled) = (render(&desk, &snapshot, &entries), snapshot.settled);
+                    let (answer, settled) = (render(&desk, &snapshot, &entries), snapshot.level());
                     guard.presence.name(name_of(&entries));
                     drop(snapshot);
                     let print = fingerprint(&answer);
@@ -232,7 +235,8 @@ fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> X509s
     });
     let mut federated_bundles = bundles(desk, snapshot, entries, TrustBundle::to_concatenated_der);
     federated_bundles.remove(own.id().as_str());
-    X509svidResponse { svids: svids.collect(), crl: Vec::new(), federated_bundles }
+    let crl = snapshot.revocations.lists().cloned().collect();
+    X509svidResponse { svids: svids.collect(), crl, federated_bundles }
 }
 
 /// The own domain's bundle and those that `entries` federate with, by trust domain ID.

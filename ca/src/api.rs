@@ -21,6 +21,7 @@ mod local_authority;
 mod log;
 mod node;
 mod policy;
+mod revocation;
 mod rotation;
 mod svid;
 mod trust_domain;
@@ -46,6 +47,7 @@ use proto::kasbah::ca::v1::custody_server::CustodyServer;
 use proto::kasbah::ca::v1::federation_server::FederationServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
+use proto::kasbah::ca::v1::revocation_server::RevocationServer;
 use proto::kasbah::ca::v1::rotation_server::RotationServer;
 use proto::kasbah::node::v1::node_server::NodeServer;
 use proto::spire::api::server::agent::v1::agent_server::AgentServer;
@@ -127,6 +129,7 @@ impl Api {
             .add_service(RotationServer::new(self.clone()))
             .add_service(CustodyServer::new(self.clone()))
             .add_service(FederationServer::new(self.clone()))
+            .add_service(RevocationServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 
@@ -145,6 +148,7 @@ impl Api {
         match &caller.who {
             Who::Local => Ok(caller),
             Who::Peer(peer) => {
+                self.unrevoked(peer)?;
                 let now = self.certifier.now();
                 let admin =
                     peer.not_after() > now && self.certifier.store.registry().is_admin(peer.spiffe_id(), secs(now));
@@ -158,7 +162,7 @@ impl Api {
     fn member<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
         match &caller.who {
             Who::Local => Ok(caller),
-            Who::Peer(peer) if peer.not_after() > self.certifier.now() => Ok(caller),
+            Who::Peer(peer) if peer.not_after() > self.certifier.now() => self.unrevoked(peer).map(|()| caller),
             Who::Peer(_) | Who::Unknown => Err(Refusal::CallerUnknown),
         }
     }
@@ -182,6 +186,7 @@ impl Api {
         if agent.banned {
             return Err(Refusal::AgentBanned);
         }
+        self.unrevoked(peer)?;
         self.certifier.contacts.seen(id, self.certifier.now_secs());
         let serial = peer.leaf_serial().to_owned();
         if serial == agent.serial {
@@ -198,6 +203,12 @@ impl Api {
         });
         let agent = activated.await?.ok_or(Refusal::AgentNotAttested)?;
         if agent.banned { Err(Refusal::AgentBanned) } else { Ok(agent) }
+    }
+
+    /// Whether the certificate of a connection that is open already still counts.
+    fn unrevoked(&self, peer: &VerifiedPeer) -> Result<(), Refusal> {
+        let revoked = self.certifier.revocations.current().is_revoked(peer.leaf_serial());
+        if revoked { Err(Refusal::CertificateRevoked) } else { Ok(()) }
     }
 
     /// Turns the outcome of `work` into an answer; refusals are logged and counted.

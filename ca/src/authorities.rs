@@ -28,13 +28,14 @@ use identity::seal::{SealError, SealKey};
 use identity::wit::WitAuthorityKey;
 use tokio::sync::watch;
 
+use crate::certifier::secs;
 use crate::custody::kek::Kek;
 use crate::custody::{Place, Places};
 use crate::key_file::KeyFileError;
 use crate::rotation::machine::{Line, Node};
 use crate::rotation::schedule::Ages;
 use crate::settings::Settings;
-use crate::store::{AuthorityKind, Store, StoreError};
+use crate::store::{AuthorityKind, AuthorityRow, Store, StoreError};
 
 pub(crate) use adopt::{Adopted, Adoption, csr_of, requested};
 pub(crate) use first::{add_request, begin_offline, has_active};
@@ -202,6 +203,18 @@ impl Signing {
         wanted.filter(|id| self.former.contains_key(id)).unwrap_or(active)
     }
 
+    /// The ids of all authorities that may have signed certificates which have not ended: roots and intermediates.
+    pub(crate) fn issuer_ids(&self, now: i64) -> impl Iterator<Item = &str> {
+        let signs = |facts: &&Facts| matches!(facts.kind, AuthorityKind::Root | AuthorityKind::X509);
+        self.facts.iter().filter(signs).filter(move |facts| facts.not_after > now).map(|facts| facts.id.as_str())
+    }
+
+    /// Of these, the intermediates.
+    pub(crate) fn intermediate_ids(&self, now: i64) -> impl Iterator<Item = &str> {
+        let lives = move |facts: &&Facts| facts.kind == AuthorityKind::X509 && facts.not_after > now;
+        self.facts.iter().filter(lives).map(|facts| facts.id.as_str())
+    }
+
     /// What signs below a root; the active intermediate for one that has none any more.
     pub(crate) fn below(&self, root_id: &str) -> &X509Authority {
         self.former.get(root_id).unwrap_or(&self.x509)
@@ -275,6 +288,21 @@ impl Authorities {
     pub(crate) async fn reload(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
         let _one = self.changing.lock().await;
         self.read(store, now).await
+    }
+
+    /// Every root and intermediate that has not ended, opened to sign lists.
+    pub(crate) async fn open_issuers(
+        &self,
+        store: &Store,
+        now: SystemTime,
+    ) -> Result<Vec<Arc<X509Authority>>, AuthoritiesError> {
+        let rows = store.authorities().await?.rows;
+        let signs = |row: &&AuthorityRow| {
+            matches!(row.kind, AuthorityKind::Root | AuthorityKind::X509)
+                && row.not_after > secs(now)
+                && self.keys.holds(row)
+        };
+        rows.iter().filter(signs).map(|row| self.keys.open_x509(row).map(Arc::new)).collect()
     }
 
     /// Takes up what the database has.

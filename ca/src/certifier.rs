@@ -15,6 +15,7 @@ use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
 use crate::refusal::Refusal;
+use crate::revocation::Revocations;
 use crate::rotation::contacts::Contacts;
 use crate::settings::Settings;
 use crate::store::{IssuanceKind, Store};
@@ -34,6 +35,7 @@ pub(crate) struct Certifier {
     pub(crate) policy: PolicyInForce,
     /// Fetches foreign bundles.
     pub(crate) federation: federation::Client,
+    pub(crate) revocations: Revocations,
     /// Waiting for the audit trail.
     pub(crate) refusals: Refusals,
     pub(crate) contacts: Contacts,

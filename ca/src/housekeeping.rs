@@ -131,10 +131,13 @@ async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
     let audit = certifier.store.forget_audit(before(kept.audit), REFUSALS_KEPT_MAX).await?;
     certifier.store.forget_rotations(before(kept.audit)).await?;
     let changes = certifier.store.forget_changes(now).await?;
-    tracing::debug!(tokens, records, audit, changes, "ended rows removed");
+    let revoked = certifier.store.forget_revoked_before(now.saturating_sub(REVOKED_KEPT_SECS)).await?;
+    tracing::debug!(tokens, records, audit, changes, revoked, "ended rows removed");
     Ok(())
 }
 
+/// How long revocations are kept after the end of what is revoked, for verifiers whose clock is behind.
+const REVOKED_KEPT_SECS: i64 = 600;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 const FORGET_PAUSE: Duration = Duration::from_secs(60);

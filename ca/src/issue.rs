@@ -98,6 +98,11 @@ impl Certifier {
         let (now, signing) = self.signing_now()?;
         let ttl = self.allowed_ttl(order, KeyType::of(csr.public_key()))?;
         let serial = digest::random_serial();
+        // The server's own certificate must be good for nodes that do not know the newest root yet.
+        let signer = match order.kind {
+            IssuanceKind::Server => signing.below(&self.server_root()),
+            _ => &signing.x509,
+        };
         let profile = LeafProfile {
             id: order.id.clone(),
             dns_names: order.dns_names.clone(),
@@ -105,11 +110,7 @@ impl Certifier {
             ttl,
             backdate: self.ttls.backdate(ttl),
             serial,
-        };
-        // The server's own certificate must be good for nodes that do not know the newest root yet.
-        let signer = match order.kind {
-            IssuanceKind::Server => signing.below(&self.server_root()),
-            _ => &signing.x509,
+            crl_url: self.revocations.url_for(signer.subject_key_id()),
         };
         let chain = signer.sign_svid(csr.public_key_spki(), &profile, now);
         let chain = chain.map_err(|error| unsigned(&order.id, error))?;

@@ -421,6 +421,16 @@ pub const REASONS: &[ReasonDoc] = &[
         "A node names a port outside port_min and port_max.",
         "Let the agent listen on an allowed port.",
     ),
+    doc(
+        "REVOCATIONS_TOO_MANY",
+        "More SVIDs of one authority would be revoked than a revocation list may hold.",
+        "Replace the authority: `kasbah ca rotate`; what the old one signed is then worth nothing.",
+    ),
+    doc(
+        "REVOCATION_INVALID",
+        "A revocation names nothing, a malformed serial number, or a reason that RFC 5280 does not know.",
+        "Give --reason as in RFC 5280, 5.3.1, and the serial number or SHA-256 in hexadecimal.",
+    ),
     doc("ROTATION_BUSY", "Another server changed the authorities at the same time.", "Try again."),
     doc(
         "ROTATION_NOT_ACKNOWLEDGED",
@@ -439,6 +449,11 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("SHUTTING_DOWN", "The authority is ending.", "Try again."),
     doc("SIGNING_FAILED", "The certificate could not be signed.", "Look at the cause in the authority's log."),
+    doc(
+        "SOURCE_REVOKED",
+        "The entry or node was revoked while an SVID for it was being signed; it was not handed out.",
+        "Nothing, unless it was revoked by mistake: create the entry anew, or evict the node and let it join again.",
+    ),
     doc(
         "SPIFFE_ID_REFUSED",
         "The SPIFFE ID is of another trust domain, reserved, or has no path.",

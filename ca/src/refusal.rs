@@ -46,6 +46,17 @@ pub enum Refusal {
     /// The node shows an SVID that it has replaced.
     #[error("the agent's SVID was replaced by a newer one")]
     AgentNotActive,
+    /// The caller's certificate was revoked while its connection stayed open.
+    #[error("the caller's certificate is revoked")]
+    CertificateRevoked,
+    /// A revocation that cannot be.
+    #[error("{field}: {problem}")]
+    Revocation {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// No such node.
     #[error("no such agent")]
     AgentUnknown,
@@ -228,7 +239,7 @@ pub enum Refusal {
     #[error(transparent)]
     Clock(#[from] ClockJump),
     /// The database.
-    #[error("the request cannot be recorded; try again")]
+    #[error("{}", stored(.0))]
     Store(#[from] StoreError),
 }
 
@@ -243,6 +254,8 @@ impl Refusal {
             Self::AgentBanned => "AGENT_BANNED",
             Self::AgentExpired => "AGENT_EXPIRED",
             Self::AgentNotActive => "AGENT_NOT_ACTIVE",
+            Self::CertificateRevoked => "CERT_REVOKED",
+            Self::Revocation { .. } => "REVOCATION_INVALID",
             Self::AgentUnknown => "AGENT_UNKNOWN",
             Self::AttestationIncomplete(_) => "ATTESTATION_INCOMPLETE",
             Self::Attestation(error) => error.reason(),
@@ -307,6 +320,8 @@ impl Refusal {
             | Self::AgentBanned
             | Self::AgentExpired
             | Self::AgentNotActive
+            | Self::CertificateRevoked
+            | Self::Store(StoreError::Revoked)
             | Self::AgentAlreadyAttested => Code::PermissionDenied,
             Self::Attestation(error) => error.code(),
             Self::AttestationIncomplete(_)
@@ -318,6 +333,7 @@ impl Refusal {
             | Self::Id { .. }
             | Self::IdRefused { .. }
             | Self::Entry { .. }
+            | Self::Revocation { .. }
             | Self::Audience(_)
             | Self::Ttl
             | Self::TooMany(_)
@@ -343,6 +359,7 @@ impl Refusal {
             Self::Federation { passing: true, .. } => Code::Unavailable,
             Self::Federation { .. } => Code::FailedPrecondition,
             Self::RelationshipsFull => Code::ResourceExhausted,
+            Self::Store(StoreError::RevokedTooMany) => Code::FailedPrecondition,
             Self::BundleInUse | Self::NotNow(_) | Self::NotAcknowledged(_) => Code::FailedPrecondition,
             Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
@@ -368,6 +385,14 @@ impl Refusal {
             Self::AgentNotActive => Some(DeniedReason::AgentNotActive),
             _ => None,
         }
+    }
+}
+
+/// What is for good is said as it is; everything else is worth another try.
+fn stored(error: &StoreError) -> String {
+    match error {
+        StoreError::Revoked | StoreError::RevokedTooMany => error.to_string(),
+        _ => "the request cannot be recorded; try again".to_owned(),
     }
 }
 

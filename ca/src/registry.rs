@@ -35,6 +35,8 @@ pub(crate) enum Change {
     RelationshipGone(TrustDomain),
     /// A signing authority is there, is changed or is gone. They are kept elsewhere.
     Authorities,
+    /// Something was revoked, or lists were signed. They are kept elsewhere.
+    Revocations,
 }
 
 /// The indexed copy.
@@ -79,7 +81,7 @@ impl Registry {
             Change::RelationshipGone(domain) => {
                 self.relationships.remove(&domain);
             }
-            Change::Authorities => (),
+            Change::Authorities | Change::Revocations => (),
         }
     }
 

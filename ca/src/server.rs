@@ -31,6 +31,7 @@ use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{PolicyError, PolicyFile, PolicyInForce};
 use crate::refusal::Refusal;
+use crate::revocation::{self, Revocations};
 use crate::rotation::contacts::Contacts;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
@@ -132,6 +133,8 @@ pub struct Addresses {
     pub web_endpoint: Option<SocketAddr>,
     /// OIDC discovery.
     pub oidc: Option<SocketAddr>,
+    /// Revocation lists and OCSP.
+    pub revocation: Option<SocketAddr>,
     /// Health and metrics.
     pub admin: Option<SocketAddr>,
     /// Local socket.
@@ -161,6 +164,7 @@ struct Listeners {
     bundle_endpoint: Option<TcpListener>,
     web_endpoint: Option<(TcpListener, Arc<WebCertificate>)>,
     oidc: Option<TcpListener>,
+    revocation: Option<TcpListener>,
 }
 
 impl Settings {
@@ -202,6 +206,7 @@ impl Settings {
             log,
             policy,
             federation: crate::federation::Client::new(&self.federation),
+            revocations: Revocations::new(&self.revocation),
             refusals: Refusals::default(),
             contacts: Contacts::default(),
             counts: Counts::default(),
@@ -216,6 +221,9 @@ impl Settings {
                 certifier.authorities.reload(&certifier.store, certifier.now()).await?;
             }
             kept => kept?,
+        }
+        if let Err(error) = certifier.revocations.refresh(&certifier).await {
+            tracing::error!(reason = error.reason(), error = ?error, "revocation lists not renewed");
         }
         let svid = Arc::new(ServerSvid::new(certifier.clone(), &self.server_names));
         svid.renew().await.map_err(RunError::OwnSvid)?;
@@ -246,6 +254,7 @@ impl Server {
             bundle_endpoint: optional(settings.bundle_endpoint)?,
             web_endpoint,
             oidc: optional(settings.oidc_listen)?,
+            revocation: optional(settings.revocation.listen)?,
         };
         let readiness = Readiness::new();
         let parts = pages::admin_parts(&settings, &certifier, &svid, &readiness, logs);
@@ -257,6 +266,7 @@ impl Server {
             bundle_endpoint: addr_of(&listeners.bundle_endpoint).map_err(RunError::Address)?,
             web_endpoint: web_address(&listeners).map_err(RunError::Address)?,
             oidc: addr_of(&listeners.oidc).map_err(RunError::Address)?,
+            revocation: addr_of(&listeners.revocation).map_err(RunError::Address)?,
             admin: admin.as_ref().map(Admin::local_addr).transpose().map_err(RunError::Address)?,
             admin_socket: settings.admin_socket(),
         };
@@ -349,6 +359,10 @@ fn spawn_services(
         tasks.spawn("web certificate", async move { asked.unless(kept.keep_read()).await.unwrap_or_default() });
         tasks.spawn("web bundle endpoint", certificate.serve(listener, router, shutdown.clone()));
     }
+    if let Some(listener) = listeners.revocation {
+        let pages = revocation::router(certifier.clone());
+        tasks.spawn("revocation", serve::tcp(listener, pages, Limits::default(), shutdown.clone()));
+    }
     if let (Some(listener), Some(addr)) = (listeners.oidc, addresses.oidc) {
         let issuer = settings.oidc_issuer.clone().unwrap_or_else(|| format!("http://{addr}"));
         tasks.spawn("oidc", serve::tcp(listener, web::oidc(certifier.clone(), &issuer), Limits::default(), shutdown));
@@ -371,6 +385,7 @@ fn spawn_chores(
     tasks.spawn("authorities", until(shutdown(), Box::pin(authorities)));
     let follow = housekeeping::follow_authorities(certifier.clone());
     tasks.spawn("authorities of replicas", until(shutdown(), Box::pin(follow)));
+    tasks.spawn("revocation lists", until(shutdown(), Box::pin(revocation::keep(certifier.clone()))));
     let health = housekeeping::tell_health(certifier.clone(), readiness.clone());
     tasks.spawn("database health", until(shutdown(), Box::pin(health)));
     let clock = housekeeping::watch_clock(certifier.clone(), readiness.clone());

@@ -121,7 +121,8 @@ impl Snapshot for ServerSvid {
 
     /// Callers prove themselves with SVIDs of our own trust domain only.
     fn bundles(&self) -> Arc<BundleSet> {
-        self.certifier.authorities.current().bundles.clone()
+        let certifier = &self.certifier;
+        certifier.revocations.judging(&certifier.authorities.current().bundles, certifier)
     }
 }
 

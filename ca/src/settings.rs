@@ -92,6 +92,9 @@ pub struct Settings {
     /// Bundles of other trust domains.
     #[serde(default)]
     pub federation: FederationSettings,
+    /// Revocation lists and OCSP.
+    #[serde(default)]
+    pub revocation: crate::revocation::RevocationSettings,
     /// How long the record of an SVID is kept after its end.
     #[serde(default = "default_record_kept", with = "humantime_serde")]
     pub record_kept: Duration,
@@ -167,6 +170,14 @@ pub enum SettingsProblem {
         /// What is wrong.
         problem: String,
     },
+    /// Revocation lists that cannot be.
+    #[error("the setting `revocation.{setting}` {problem}")]
+    Revocation {
+        /// Which.
+        setting: &'static str,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// No issuer at all.
     #[error("`istio_csr` is set, but `service_account_issuers` is empty: nobody could be accepted")]
     NoIssuer,
@@ -215,6 +226,7 @@ impl Settings {
             service_account_issuers: Vec::new(),
             node_attestors: NodeAttestors::default(),
             federation: FederationSettings::default(),
+            revocation: crate::revocation::RevocationSettings::default(),
             record_kept: default_record_kept(),
             audit_kept: default_audit_kept(),
         }
@@ -245,6 +257,7 @@ impl Settings {
         }
         self.custody.check(self.database.as_ref().is_some_and(|url| url.starts_with("postgres")))?;
         self.node_attestors.check()?;
+        self.revocation.check()?;
         self.check_names()?;
         self.check_issuers()
     }

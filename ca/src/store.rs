@@ -21,6 +21,7 @@ mod migrations;
 mod open;
 mod queue;
 mod replica;
+mod revocations;
 mod rotation_steps;
 mod tokens;
 mod writer;
@@ -48,6 +49,7 @@ pub(crate) use open::check::try_lock;
 pub(crate) use open::{open, sound, unmigrated};
 pub(crate) use queue::Lane;
 pub(crate) use replica::Lease;
+pub(crate) use revocations::{CRL_PARTITION_MAX, LAST_PART, ListPlan, Lists, RevokeTarget, Revoked, StoredList};
 pub(crate) use rotation_steps::{Acknowledgement, TakenStep};
 pub(crate) use tokens::Admission;
 
@@ -65,6 +67,7 @@ pub(crate) struct Store {
     evictions: watch::Receiver<u64>,
     authorities_changed: watch::Receiver<u64>,
     relationships_changed: watch::Receiver<u64>,
+    revocations_changed: watch::Receiver<u64>,
     health: Health,
     lease: Lease,
     /// What the next write is to leave in the audit trail.
@@ -164,6 +167,11 @@ impl Store {
     /// Changes whenever a federation relationship, or its state, does.
     pub(crate) fn relationships_changed(&self) -> watch::Receiver<u64> {
         self.relationships_changed.clone()
+    }
+
+    /// Changes whenever something is revoked or lists are signed, by this replica or another one.
+    pub(crate) fn revocations_changed(&self) -> watch::Receiver<u64> {
+        self.revocations_changed.clone()
     }
 
     /// Whether writes are taken.

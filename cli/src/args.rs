@@ -3,6 +3,7 @@
 mod ca_keys;
 mod cert;
 mod check;
+mod revoke;
 mod rotate;
 
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use crate::output::Format;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, WayArgs};
 pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
+pub(crate) use revoke::{RevocationsCommand, RevokeArgs};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
 
 /// Identity and security for service meshes: certificate authority, node agent, proxies, discovery and policy in one binary.
@@ -151,7 +153,7 @@ Examples:
   kasbah check --wait 30s -o junit > report.xml
   kasbah help checks                    every check with its remedy")]
     Check(CheckArgs),
-    /// Certificates: show, list, watch, verify, check, issue.
+    /// Certificates: show, list, watch, verify, check, issue, revoke.
     #[command(subcommand)]
     Cert(CertCommand),
     /// Explanations: `exit-codes`, `reasons`, `checks`, or a command's help.

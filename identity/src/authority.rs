@@ -6,6 +6,7 @@
 
 mod build;
 mod crl;
+mod ocsp;
 mod web;
 
 use std::fmt;
@@ -41,6 +42,8 @@ pub struct LeafProfile {
     pub backdate: Duration,
     /// The serial number; it must not be zero. See [`digest::random_serial`].
     pub serial: [u8; 16],
+    /// Where the authority's revocation list can be fetched, if the certificate shall say so.
+    pub crl_url: Option<String>,
 }
 
 impl LeafProfile {
@@ -53,6 +56,7 @@ impl LeafProfile {
             ttl,
             backdate: BACKDATE_DEFAULT,
             serial: digest::random_serial(),
+            crl_url: None,
         }
     }
 }

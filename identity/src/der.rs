@@ -1,4 +1,5 @@
-//! A reader of DER, strict and without copies: definite, shortest lengths, single-byte tags, nothing left over.
+//! A reader of DER, strict and without copies: definite, shortest lengths, single-byte tags, nothing left over; and what
+//! little it takes to write some.
 //!
 //! It serves the checks that need to see the very bytes of a certificate or revocation list (X.690).
 
@@ -105,6 +106,27 @@ fn length(bytes: &[u8]) -> Result<(usize, &[u8]), NotDer> {
     if shortest { Ok((len, rest)) } else { Err(NotDer) }
 }
 
+/// Writes a value.
+pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
+    let mut out = vec![tag];
+    let len = content.len();
+    let digits: Vec<u8> = len.to_be_bytes().into_iter().skip_while(|digit| *digit == 0).collect();
+    match len {
+        0..0x80 => out.push(digits.first().copied().unwrap_or(0)),
+        _ => {
+            out.push(0x80 | u8::try_from(digits.len()).expect("a length has eight bytes at most"));
+            out.extend_from_slice(&digits);
+        }
+    }
+    out.extend_from_slice(content);
+    out
+}
+
+/// Writes a SEQUENCE of parts that are written already.
+pub(crate) fn sequence(parts: &[&[u8]]) -> Vec<u8> {
+    tlv(SEQUENCE, &parts.concat())
+}
+
 /// Whether the content is a shortest-form INTEGER.
 pub(crate) fn is_integer(content: &[u8]) -> bool {
     match content {
@@ -121,18 +143,6 @@ pub(crate) fn bits(content: &[u8]) -> Result<&[u8], NotDer> {
     let last = bytes.last().copied().unwrap_or(0);
     let valid = unused == 0 || (unused < 8 && !bytes.is_empty() && last & ((1_u8 << unused) - 1) == 0);
     if valid { Ok(bytes) } else { Err(NotDer) }
-}
-
-/// Writes one value; callers see to it that it stays below 64 KiB.
-pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let len = content.len();
-    let mut out = match len {
-        0..=0x7f => vec![tag, len as u8],
-        0x80..=0xff => vec![tag, 0x81, len as u8],
-        _ => vec![tag, 0x82, (len >> 8) as u8, len as u8],
-    };
-    out.extend_from_slice(content);
-    out
 }
 
 /// The bytes are not DER, or not of the structure that was looked for.
@@ -195,6 +205,17 @@ mod tests {
         }
         assert!(Reader::whole(&[0x30, 0x00, 0x00], SEQUENCE).is_err());
         assert_eq!(Reader::new(&[1, 1, 1]).take_flag(), Err(NotDer));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_at_each_length() {
+        for len in [0, 1, 0x7f, 0x80, 0xff, 0x100, 0xffff, 0x1_0000] {
+            let written = tlv(OCTET_STRING, &vec![7; len]);
+            let mut reader = Reader::new(&written);
+            assert_eq!(reader.take(OCTET_STRING).map(|element| element.content.len()), Ok(len));
+            assert!(reader.at_end());
+        }
+        assert_eq!(sequence(&[&[5, 0], &[5, 0]]), [0x30, 4, 5, 0, 5, 0]);
     }
 
     #[test]

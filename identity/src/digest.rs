@@ -13,6 +13,11 @@ pub(crate) fn sha1_hex_for_names(bytes: &[u8]) -> String {
     hex(digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref())
 }
 
+/// SHA-1, for names that a protocol gives to keys and issuers. Nothing may be proven by it.
+pub(crate) fn sha1_for_names(bytes: &[u8]) -> Vec<u8> {
+    digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref().to_vec()
+}
+
 /// SHA-256 of bytes that arrive in pieces.
 pub struct Sha256(digest::Context);
 

@@ -4,6 +4,7 @@ use rcgen::{KeyPair, PublicKeyData as _, SigningKey as _};
 use rustls_pki_types::CertificateDer;
 
 use crate::der;
+pub(crate) use crate::der::{sequence, tlv};
 use crate::profile::shape::oid;
 
 /// A key with a name, able to sign.
@@ -162,23 +163,8 @@ fn bit_string(bytes: &[u8]) -> Vec<u8> {
     tlv(der::BIT_STRING, &[&[0], bytes].concat())
 }
 
-pub(crate) fn sequence(parts: &[&[u8]]) -> Vec<u8> {
-    tlv(der::SEQUENCE, &parts.concat())
-}
-
 pub(crate) fn sequence_of(parts: &[Vec<u8>]) -> Vec<u8> {
     tlv(der::SEQUENCE, &parts.concat())
-}
-
-pub(crate) fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
-    let len = content.len();
-    let mut out = match len {
-        0..=0x7f => vec![tag, len as u8],
-        0x80..=0xff => vec![tag, 0x81, len as u8],
-        _ => vec![tag, 0x82, (len >> 8) as u8, len as u8],
-    };
-    out.extend_from_slice(content);
-    out
 }
 
 /// The AlgorithmIdentifier of ECDSA with SHA-256.

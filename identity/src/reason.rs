@@ -213,6 +213,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Mark them (RFC 5280, 4.2.1.11 and 4.2.1.14).",
     ),
     doc(
+        "CERT_REVOKED",
+        "The peer's certificate, or one that signed it, is revoked.",
+        "Let the peer get a new SVID, unless it was revoked for good reason.",
+    ),
+    doc(
         "CERT_SERIAL",
         "The serial number is zero, negative, padded, or longer than 20 bytes.",
         "Let the CA give positive random numbers of at most 20 bytes.",
@@ -474,6 +479,18 @@ pub const REASONS: &[ReasonDoc] = &[
         "The proof does not show that the leaf is in the transparency log.",
         "Fetch proof and tree head again, both for the same size.",
     ),
+    doc("OCSP_FAILED", "The responder could not sign or look up.", "See the log of the CA."),
+    doc(
+        "OCSP_MALFORMED",
+        "An OCSP request is not what RFC 6960 describes, asks for too many certificates, or has a nonce that is too long.",
+        "Correct the client; openssl ocsp makes good ones.",
+    ),
+    doc("OCSP_TRY_LATER", "The responder cannot look up a certificate at this moment.", "Ask again."),
+    doc(
+        "OCSP_UNAUTHORIZED",
+        "The question is about a certificate of another issuer.",
+        "Ask the responder of the certificate's issuer; for certificates of a root see its revocation list.",
+    ),
     doc(
         "PEM_INVALID",
         "A PEM text is malformed or lacks what was looked for.",
@@ -596,11 +613,6 @@ pub const REASONS: &[ReasonDoc] = &[
         "TLS_PEER_REVOCATION_UNKNOWN",
         "Whether the peer's certificate is revoked cannot be told: its issuer's list is too old or not usable.",
         "Check that the CA publishes lists and that they reach this process; look at the cause.",
-    ),
-    doc(
-        "TLS_PEER_REVOKED",
-        "The peer's certificate, or one that signed it, is revoked.",
-        "Let the peer get a new SVID, unless it was revoked for good reason.",
     ),
     doc(
         "TLS_PEER_TRUST_DOMAIN_UNKNOWN",

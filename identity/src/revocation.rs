@@ -5,10 +5,14 @@
 //! holds the newest list of each issuer of one trust domain; a `BundleSet` asks it about each chain, and a process about its
 //! live connections.
 //!
+//! An issuer may have several lists, each for a part of its certificates and with a distribution point of its own.
+//! [`OcspRequest`] and `X509Authority::sign_ocsp` are the responder's side of RFC 6960.
+//!
 //! What has no list is not revoked: short-lived SVIDs need none. A list that is there must be good, or the peer is refused.
 
 mod crl;
 mod index;
+mod ocsp;
 
 use std::fmt;
 
@@ -16,6 +20,11 @@ use rustls_pki_types::CertificateDer;
 
 pub use crl::{CRL_BYTES_MAX, Crl, CrlError, ENTRIES_MAX, RevocationReason, RevokedCertificate};
 pub use index::{RevocationError, RevocationIndex};
+pub(crate) use ocsp::NONCE;
+pub use ocsp::{
+    CertId, CertStatus, OCSP_CERTS_MAX, OCSP_NONCE_BYTES_MAX, OCSP_REQUEST_BYTES_MAX, OcspError, OcspProfile,
+    OcspRequest,
+};
 
 use crate::digest;
 use crate::profile::{self, shape::Shape};
@@ -66,6 +75,14 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Link").field("serial", &digest::serial_hex(&self.serial)).finish_non_exhaustive()
     }
+}
+
+/// The serial number in a list's or issuance record's hexadecimal, as bytes; `None` if it is not hexadecimal.
+pub fn serial_bytes(hex: &str) -> Option<Vec<u8>> {
+    let padded = if hex.len().is_multiple_of(2) { hex.to_owned() } else { format!("0{hex}") };
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let good = !hex.is_empty() && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
+    good.then(|| padded.as_bytes().chunks(2).map(byte).collect()).flatten()
 }
 
 /// A number without leading zeros, so that equal numbers are equal bytes.

@@ -194,6 +194,7 @@ mod tests {
                 "kasbah.ca.v1.Federation",
                 "kasbah.ca.v1.IssuancePolicy",
                 "kasbah.ca.v1.Log",
+                "kasbah.ca.v1.Revocation",
                 "kasbah.ca.v1.Rotation",
                 "kasbah.node.v1.Node",
                 "spire.api.server.agent.v1.Agent",

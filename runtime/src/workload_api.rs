@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use identity::renewal::retry_wait;
+use identity::revocation::RevocationIndex;
 use identity::svid::split_concatenated_der;
 use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -262,13 +263,27 @@ fn decode(answer: X509svidResponse) -> Result<Identity, WorkloadApiError> {
     for (name, der) in &answer.federated_bundles {
         bundles.insert(decode_bundle(name, der)?);
     }
+    let revocations = RevocationIndex::decode(&answer.crl);
+    let revocations = revocations.map_err(|_| WorkloadApiError::Answer { what: "a revocation list" })?;
     let mut svids = Vec::with_capacity(answer.svids.len());
     for wire in answer.svids {
         let bundle = decode_bundle(&wire.spiffe_id, &wire.bundle)?;
         bundles.insert(bundle);
         svids.push(Arc::new(decode_svid(wire)?));
     }
+    heed(&mut bundles, revocations);
     Identity::new(svids, Arc::new(bundles)).ok_or(WorkloadApiError::Answer { what: "no SVID" })
+}
+
+/// Lists do not say of which trust domain they are: each is asked by whom its issuer has signed, whatever the domain.
+fn heed(bundles: &mut BundleSet, revocations: RevocationIndex) {
+    if revocations.is_empty() {
+        return;
+    }
+    let (revocations, domains) = (Arc::new(revocations), bundles.iter().map(|(name, _)| name.clone()));
+    for domain in domains.collect::<Vec<_>>() {
+        bundles.set_revocations(domain, revocations.clone());
+    }
 }
 
 fn decode_svid(wire: X509svid) -> Result<X509Svid, WorkloadApiError> {

@@ -25,6 +25,7 @@ use super::{CALL_WAIT_MAX, Ca, CaError, Chain, Progress, Report, TokenSvid};
 use crate::entry::{ENTRIES_MAX, Entries, Entry};
 use crate::evidence::Evidence;
 use crate::node::{Anonymous, NodeIdentity};
+use crate::revocations::News;
 
 /// Calls the CA over mTLS. The channel is made anew whenever the agent's own SVID has changed, because the CA judges a
 /// call by the certificate of its connection.
@@ -174,6 +175,14 @@ impl Ca for GrpcCa {
         }
     }
 
+    async fn revocations(&self, known: u64) -> Result<News, CaError> {
+        let mut client =
+            node::node_client::NodeClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let request = node::RevocationsRequest { known_generation: known };
+        let told = in_time(async { Ok(client.fetch_revocations(request).await?.into_inner()) }).await?;
+        decode_revocations(told)
+    }
+
     async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError> {
         let mut client =
             svid::svid_client::SvidClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -235,10 +244,15 @@ impl Ca for GrpcCa {
             entries_revision: report.entries_revision,
             bundle_sequence_fetched: report.fetched,
             waiting_for: report.waiting_for,
+            revocations_enforced: report.revocations,
         });
         let mut hints = in_time(async { Ok(client.watch(reports).await?.into_inner()) }).await?;
         while let Some(hint) = hints.message().await? {
-            let hint = Progress { bundle_sequence: hint.bundle_sequence, entries_revision: hint.entries_revision };
+            let hint = Progress {
+                bundle_sequence: hint.bundle_sequence,
+                entries_revision: hint.entries_revision,
+                revocations: hint.revocation_generation,
+            };
             // A full queue already holds a reason to sync.
             if let Err(mpsc::error::TrySendError::Closed(_)) = changed.try_send(hint) {
                 return Ok(());
@@ -324,6 +338,20 @@ fn chain_of_result(result: svid::batch_new_x509svid_response::Result) -> Result<
         Code::Ok => chain_of(result.svid),
         code => Err(Status::new(code, status.message).into()),
     }
+}
+
+fn decode_revocations(told: node::RevocationsResponse) -> Result<News, CaError> {
+    let token = |token: node::RevokedToken| {
+        let hash = token.sha256.try_into().map_err(|_| CaError::BadAnswer { what: "the hash of a token" })?;
+        Ok((hash, token.not_after))
+    };
+    Ok(News {
+        generation: told.generation,
+        whole: told.whole,
+        lists: told.lists.into_iter().map(|list| (list.issuer_id, list.crl)).collect(),
+        issuers: told.issuers,
+        tokens: told.tokens.into_iter().map(token).collect::<Result<_, CaError>>()?,
+    })
 }
 
 /// A bundle from the wire. It must be of the trust domain that was asked for, or one CA could speak for another.

@@ -202,3 +202,25 @@ async fn many_entries_are_asked_for_in_batches() {
     let ok = crate::metrics::RenewalLabels { of: Holder::workload, outcome: Outcome::ok };
     assert_eq!(scene.numbers.renewals.get_or_create(&ok).get(), count as u64);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_revoked_svid_is_dropped_at_once_and_replaced_while_its_entry_is_in_force() {
+    let scene = Scene::start([one(), entry("b", "/b", &["unix:uid:2"])]);
+    let (held, other) = (scene.held("a").await, scene.held("b").await);
+    let begun = scene.clock.now();
+    let news = scene.ca.revoke(&[held.svid.serial()]);
+    let revocations = scene.state.current().revocations.with(news, 0).unwrap();
+    scene.state.put_revocations(revocations);
+    let snapshot = scene.state.current();
+    assert!(!snapshot.held.contains_key("a") && snapshot.revokes(&held.svid) && !snapshot.revokes(&other.svid));
+    let next = scene.held("a").await;
+    assert_ne!(next.svid.serial(), held.svid.serial());
+    assert!(scene.clock.now().duration_since(begun).unwrap() < Duration::from_secs(1));
+    assert_eq!(scene.held("b").await.svid.serial(), other.svid.serial(), "the other is left alone");
+    // It never comes back, also not from an answer that was on its way.
+    assert_eq!(scene.state.put_held(vec![("a".into(), held)]), ["a"]);
+    // A sync with another bundle keeps the lists.
+    scene.ca.bundle.lock().unwrap().sequence = 9;
+    scene.ca.publish(&scene.state);
+    assert!(scene.state.current().bundles.revocations(&domain()).is_some());
+}

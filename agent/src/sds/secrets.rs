@@ -43,6 +43,8 @@ struct Holdings<'a> {
     identities: BTreeMap<&'a SpiffeId, Option<&'a Arc<X509Svid>>>,
     first: Option<&'a SpiffeId>,
     bundles: BTreeMap<&'a TrustDomain, &'a Arc<TrustBundle>>,
+    /// The own trust domain's revocation lists in PEM; empty while nothing is revoked.
+    crl: String,
 }
 
 /// One name, looked up.
@@ -86,7 +88,10 @@ impl<'a> Holdings<'a> {
         let foreign = entries.iter().flat_map(|entry| &entry.federates_with);
         let trusted = std::iter::once(own).chain(foreign);
         let bundles = trusted.filter_map(|name| Some((name, snapshot.bundles.get(name)?))).collect();
-        Self { own, identities, first: entries.first().map(|entry| &entry.spiffe_id), bundles }
+        let revocations = &snapshot.revocations;
+        let lists = revocations.lists().map(|list| identity::pem::encode("X509 CRL", list));
+        let crl = if revocations.revokes_certificates() { lists.collect() } else { String::new() };
+        Self { own, identities, first: entries.first().map(|entry| &entry.spiffe_id), bundles, crl }
     }
 
     fn names(&self) -> BTreeSet<String> {
@@ -99,8 +104,8 @@ impl<'a> Holdings<'a> {
     fn find(&self, name: &str) -> Found {
         match name {
             DEFAULT => self.certificate(self.first),
-            ROOT => self.bundles.get(self.own).map_or(Found::Pending, |bundle| found(trusted_ca(bundle))),
-            ALL => found(spiffe_validator(self.bundles.iter().map(|(name, bundle)| (*name, *bundle)))),
+            ROOT => self.bundles.get(self.own).map_or(Found::Pending, |bundle| found(trusted_ca(bundle, &self.crl))),
+            ALL => found(self.spiffe_validator(self.bundles.iter().map(|(name, bundle)| (*name, *bundle)))),
             _ => match SpiffeId::parse(name) {
                 Ok(id) if id.path().is_empty() => self.domain(&id.trust_domain()),
                 Ok(id) => self.certificate(Some(&id)),
@@ -119,9 +124,31 @@ impl<'a> Holdings<'a> {
 
     fn domain(&self, name: &TrustDomain) -> Found {
         match self.bundles.get_key_value(name) {
-            Some((name, bundle)) => found(spiffe_validator([(*name, *bundle)].into_iter())),
+            Some((name, bundle)) => found(self.spiffe_validator([(*name, *bundle)].into_iter())),
             None => Found::Unknown,
         }
+    }
+
+    /// Each trust domain's certificates are judged by its own roots alone, ours by the lists as well.
+    fn spiffe_validator<'b>(&self, bundles: impl Iterator<Item = (&'b TrustDomain, &'b Arc<TrustBundle>)>) -> Type {
+        let trust_domains = bundles.map(|(name, bundle)| {
+            let lists = if name == self.own { self.crl.as_str() } else { "" };
+            validator::TrustDomain {
+                name: name.as_str().to_owned(),
+                trust_bundle: Some(inline([bundle.to_pem().as_str(), lists].concat().into_bytes())),
+                ..validator::TrustDomain::default()
+            }
+        });
+        let trust_domains = trust_domains.collect();
+        let config = SpiffeCertValidatorConfig { trust_domains, ..SpiffeCertValidatorConfig::default() };
+        let typed_config = Any { type_url: SpiffeCertValidatorConfig::type_url(), value: config.encode_to_vec() };
+        Type::ValidationContext(CertificateValidationContext {
+            custom_validator_config: Some(TypedExtensionConfig {
+                name: VALIDATOR.into(),
+                typed_config: Some(typed_config),
+            }),
+            ..CertificateValidationContext::default()
+        })
     }
 }
 
@@ -137,28 +164,10 @@ fn tls_certificate(svid: &X509Svid) -> Type {
     })
 }
 
-fn trusted_ca(bundle: &TrustBundle) -> Type {
+fn trusted_ca(bundle: &TrustBundle, crl: &str) -> Type {
     Type::ValidationContext(CertificateValidationContext {
         trusted_ca: Some(inline(bundle.to_pem().into_bytes())),
-        ..CertificateValidationContext::default()
-    })
-}
-
-/// Each trust domain's certificates are judged by its own roots alone.
-fn spiffe_validator<'a>(bundles: impl Iterator<Item = (&'a TrustDomain, &'a Arc<TrustBundle>)>) -> Type {
-    let trust_domains = bundles.map(|(name, bundle)| validator::TrustDomain {
-        name: name.as_str().to_owned(),
-        trust_bundle: Some(inline(bundle.to_pem().into_bytes())),
-        ..validator::TrustDomain::default()
-    });
-    let config =
-        SpiffeCertValidatorConfig { trust_domains: trust_domains.collect(), ..SpiffeCertValidatorConfig::default() };
-    let typed_config = Any { type_url: SpiffeCertValidatorConfig::type_url(), value: config.encode_to_vec() };
-    Type::ValidationContext(CertificateValidationContext {
-        custom_validator_config: Some(TypedExtensionConfig {
-            name: VALIDATOR.into(),
-            typed_config: Some(typed_config),
-        }),
+        crl: (!crl.is_empty()).then(|| inline(crl.as_bytes().to_vec())),
         ..CertificateValidationContext::default()
     })
 }

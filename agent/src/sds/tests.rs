@@ -225,3 +225,48 @@ async fn delta_streams_get_only_what_changed() {
     let secret = second.resources[0].resource.clone().unwrap();
     assert_eq!(certificate(&secrets(&[secret])["default"]).0, held_pem(&service));
 }
+
+/// Once something is revoked the lists stand beside the roots; a delta stream is sent the roots' secrets alone.
+#[tokio::test]
+async fn lists_are_pushed_with_the_roots_once_something_is_revoked() {
+    let service = service();
+    let put = |serials: &[&str]| {
+        let news = service.ca.revoke(serials);
+        let revocations = service.state.current().revocations.with(news, 0).unwrap();
+        service.state.put_revocations(revocations);
+    };
+    put(&[]);
+    let names = ["default", "ROOTCA", "spiffe://example.org"];
+    let mut stream = Stream::open(&service, ask(&names)).await;
+    let first = stream.next().await;
+    let crl = |secret: &Type| match secret {
+        Type::ValidationContext(context) => context.crl.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(crl(&secrets(&first.resources)["ROOTCA"]), None, "nothing is revoked");
+    stream.asks.send(ack(&first, &names)).await.unwrap();
+    let (ask_delta, requests) = mpsc::channel(8);
+    let subscribe = DeltaDiscoveryRequest {
+        type_url: SECRET_TYPE_URL.into(),
+        resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+        ..DeltaDiscoveryRequest::default()
+    };
+    ask_delta.send(subscribe).await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(service.channel().await);
+    let mut delta = client.delta_secrets(ReceiverStream::new(requests)).await.unwrap().into_inner();
+    assert_eq!(delta.message().await.unwrap().unwrap().resources.len(), 3);
+    put(&["0a"]);
+    let second = stream.next().await;
+    let found = secrets(&second.resources);
+    let pem = text(crl(&found["ROOTCA"]));
+    assert!(pem.starts_with("-----BEGIN X509 CRL-----"), "{pem}");
+    let Type::ValidationContext(context) = &found["spiffe://example.org"] else { panic!() };
+    let typed = context.custom_validator_config.clone().unwrap().typed_config.unwrap();
+    let config = SpiffeCertValidatorConfig::decode(typed.value.as_slice()).unwrap();
+    let bundle = text(config.trust_domains[0].trust_bundle.clone());
+    assert!(bundle.contains("BEGIN CERTIFICATE") && bundle.ends_with(&pem), "{bundle}");
+    let changed = delta.message().await.unwrap().unwrap();
+    let mut sent: Vec<&str> = changed.resources.iter().map(|resource| resource.name.as_str()).collect();
+    sent.sort_unstable();
+    assert_eq!(sent, ["ROOTCA", "spiffe://example.org"]);
+}

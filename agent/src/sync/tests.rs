@@ -76,7 +76,7 @@ async fn a_hint_of_the_ca_is_followed_at_once_and_acknowledged() {
     scene.readiness.wait_ready().await;
     let begun = tokio::time::Instant::now();
     scene.ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"]));
-    hint.send(Progress { bundle_sequence: 1, entries_revision: 7 }).await.unwrap();
+    hint.send(Progress { bundle_sequence: 1, entries_revision: 7, revocations: 0 }).await.unwrap();
     scene.entries(1).await;
     let report = scene.report.wait_for(|report| report.entries_revision == 7).await.unwrap().clone();
     assert_eq!((report.enforced, report.fetched), (1, 1));
@@ -122,4 +122,46 @@ async fn foreign_bundles_come_with_the_entries_that_need_them() {
     scene.ca.entries.lock().unwrap().push(federated);
     scene.entries(1).await;
     assert!(scene.state.current().bundles.get(&foreign).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_is_fetched_at_the_hint_and_reported_as_enforced() {
+    let (hint, hints) = mpsc::channel(1);
+    let mut scene = Scene::start(|ca| *ca.hints.lock().unwrap() = Some(hints));
+    scene.readiness.wait_ready().await;
+    let begun = tokio::time::Instant::now();
+    scene.ca.revoke(&["0a"]);
+    hint.send(Progress { bundle_sequence: 1, entries_revision: 7, revocations: 1 }).await.unwrap();
+    let report = scene.report.wait_for(|report| report.revocations == 1).await.unwrap().clone();
+    assert_eq!(report.enforced, 1);
+    assert!(begun.elapsed() < Duration::from_millis(10));
+    let snapshot = scene.state.current();
+    assert!(snapshot.revocations.revokes_certificates());
+    assert!(snapshot.bundles.revocations(&domain()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_hint_a_revocation_is_seen_at_the_next_poll_and_a_bad_list_keeps_the_old_one() {
+    let scene = Scene::start(|ca| drop(ca.revoke(&["0a"])));
+    scene.readiness.wait_ready().await;
+    assert_eq!(scene.state.current().revocations.generation, 1);
+    let mut bad = scene.ca.revoke(&["0b"]);
+    bad.lists[0].1.truncate(10);
+    *scene.ca.revocations.lock().unwrap() = Some(bad);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(scene.state.current().revocations.generation, 1);
+    scene.ca.revoke(&["0a", "0b"]);
+    let known = |snapshot: &Arc<crate::state::Snapshot>| snapshot.revocations.generation == 3;
+    scene.state.subscribe().wait_for(known).await.unwrap();
+}
+
+/// A list past its next update refuses everybody; the CA is known all the same, or no newer one would ever come.
+#[tokio::test(start_paused = true)]
+async fn the_ca_is_known_without_lists() {
+    let scene = Scene::start(|ca| drop(ca.revoke(&["0a"])));
+    scene.readiness.wait_ready().await;
+    let own = NodeIdentity::new(scene.state.clone());
+    assert!(scene.state.current().bundles.revocations(&domain()).is_some());
+    assert!(identity::tls::Snapshot::bundles(&own).revocations(&domain()).is_none());
+    assert_eq!(identity::tls::Snapshot::bundles(&own).len(), scene.state.current().bundles.len());
 }

@@ -57,9 +57,12 @@ impl JwtCache {
     }
 }
 
-/// Whether a key signed it that is neither tainted nor gone.
+/// Whether it is not revoked, and a key signed it that is neither tainted nor gone.
 fn is_clean(desk: &Desk, svid: &TokenSvid, audience: &[String]) -> bool {
     let snapshot = desk.state.current();
+    if snapshot.revocations.revokes_token(&svid.token) {
+        return false;
+    }
     let audience = audience.first().map_or("", String::as_str);
     identity::jwt::verify_svid(&svid.token, &snapshot.untainted, audience, svid.issued_at).is_ok()
 }

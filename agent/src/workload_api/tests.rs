@@ -239,3 +239,71 @@ async fn a_foreign_jwt_svid_counts_only_where_the_entry_federates() {
     let names: Vec<_> = valid.claims.unwrap().fields.into_keys().collect();
     assert_eq!(names, ["aud", "exp", "sub"]);
 }
+
+/// What the CA says is revoked comes into force, as a sync does it.
+fn revoke(service: &Service, serials: &[&str], tokens: &[&str]) {
+    let mut news = service.ca.revoke(serials);
+    let hash = |token: &&str| (identity::digest::sha256(token.as_bytes()), i64::MAX);
+    news.tokens = tokens.iter().map(hash).collect();
+    let revocations = service.state.current().revocations.with(news, 0).unwrap();
+    service.state.put_revocations(revocations);
+}
+
+#[tokio::test]
+async fn lists_are_pushed_with_svids_and_bundles_and_peers_are_judged_by_them() {
+    let service = service();
+    service.publish([own_entry("a", "/a")]).rotate();
+    let mut client = client(&service).await;
+    let mut svids = client.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let mut bundles = client.fetch_x509_bundles(with_header(X509BundlesRequest {})).await.unwrap().into_inner();
+    let (first, none) = (svids.message().await.unwrap().unwrap(), bundles.message().await.unwrap().unwrap());
+    assert!(first.crl.is_empty() && none.crl.is_empty());
+    let chain = split_concatenated_der(&first.svids[0].x509_svid).unwrap();
+    revoke(&service, &["0a"], &[]);
+    let (second, some) = (svids.message().await.unwrap().unwrap(), bundles.message().await.unwrap().unwrap());
+    assert_eq!((second.crl.len(), &some.crl), (1, &second.crl));
+    assert!(identity::revocation::Crl::decode(&second.crl[0]).unwrap().find(&[0x0a]).is_some());
+    // Our own client heeds them: a peer on the list is refused.
+    let serial = service.state.current().held["a"].svid.serial().to_owned();
+    let now = identity::unix_time(runtime::clock::now());
+    let fetched = fetch_x509(&service.socket.clone().into()).await.unwrap();
+    assert!(identity::verify::verify_peer(&chain, fetched.bundles(), now).is_ok());
+    revoke(&service, &[&serial], &[]);
+    service.rotate();
+    let fetched = fetch_x509(&service.socket.clone().into()).await.unwrap();
+    let refused = identity::verify::verify_peer(&chain, fetched.bundles(), now).unwrap_err();
+    assert_eq!(refused.reason(), "CERT_REVOKED");
+}
+
+#[tokio::test]
+async fn a_revoked_svid_is_handed_out_no_more() {
+    let service = service();
+    service.publish([own_entry("a", "/a")]).rotate();
+    let serial = service.state.current().held["a"].svid.serial().to_owned();
+    revoke(&service, &[&serial], &[]);
+    assert!(service.state.current().held.is_empty());
+    let mut client = client(&service).await;
+    let mut answers = client.fetch_x509svid(with_header(X509svidRequest {})).await.unwrap().into_inner();
+    let nothing = tokio::time::timeout(std::time::Duration::from_millis(200), answers.message()).await;
+    assert!(nothing.is_err(), "it waits for another one: {nothing:?}");
+    // Its entry ends: the standard's refusal.
+    service.publish([]);
+    let refused = answers.message().await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn a_revoked_jwt_svid_is_not_valid() {
+    let service = service();
+    service.publish([own_entry("a", "/a")]).rotate();
+    let mut client = client(&service).await;
+    let request = || with_header(JwtsvidRequest { audience: vec!["me".into()], spiffe_id: String::new() });
+    let token = client.fetch_jwtsvid(request()).await.unwrap().into_inner().svids.remove(0).svid;
+    let validate = || with_header(ValidateJwtsvidRequest { audience: "me".into(), svid: token.clone() });
+    assert!(client.validate_jwtsvid(validate()).await.is_ok());
+    revoke(&service, &[], &[&token]);
+    let refused = client.validate_jwtsvid(validate()).await.unwrap_err();
+    assert_eq!(refusal::reason_of(&refused).as_deref(), Some("TOKEN_REVOKED"));
+    let next = client.fetch_jwtsvid(request()).await.unwrap().into_inner().svids.remove(0).svid;
+    assert_ne!(next, token, "it is not given out again");
+}

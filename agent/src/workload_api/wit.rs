@@ -77,7 +77,7 @@ pub(super) fn answers(
                     return;
                 }
             };
-            let settled = snapshot.settled;
+            let settled = snapshot.level();
             drop(snapshot);
             let print = fingerprint(&message);
             if last.replace(print) != Some(print) {
@@ -173,7 +173,9 @@ impl WitCache {
     /// What is held for the entry, if it can still be used.
     fn usable(&self, entry: &Entry, snapshot: &Snapshot, now: SystemTime) -> Option<Arc<HeldWit>> {
         let held = self.held().get(&entry.id).cloned()?;
-        (held.svid.expires_at > now + LIFE_LEFT_MIN && held.is_trusted(entry, &snapshot.bundles, now)).then_some(held)
+        let revoked = snapshot.revocations.revokes_token(&held.svid.token);
+        (!revoked && held.svid.expires_at > now + LIFE_LEFT_MIN && held.is_trusted(entry, &snapshot.bundles, now))
+            .then_some(held)
     }
 
     fn forget_gone(&self, snapshot: &Snapshot) {

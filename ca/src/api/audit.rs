@@ -63,6 +63,7 @@ pub(super) fn action_of(rpc: &'static str) -> &'static str {
         "MintX509SVID" => "issue.mint_x509",
         "MintJWTSVID" => "issue.mint_jwt",
         "MintWITSVID" => "issue.mint_wit",
+        "Revocation.Revoke" => "cert.revoke",
         "BatchCreateFederatedBundle" => "bundle.create",
         "BatchUpdateFederatedBundle" => "bundle.update",
         "BatchSetFederatedBundle" => "bundle.set",

@@ -27,7 +27,8 @@ impl rotation_server::Rotation for Api {
 
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StatusResponse>, Status> {
         let caller = self.caller(request.extensions());
-        let asked = Asked::Prepare(Mode::Auto);
+        let mode = if request.get_ref().compromised { Mode::Compromised } else { Mode::Auto };
+        let asked = Asked::Prepare(mode);
         self.answer("Rotation.Start", &caller, self.decide(&caller, request.get_ref().kind(), asked)).await
     }
 

@@ -269,6 +269,15 @@ impl Keys {
         Ok(WitAuthorityKey::of(self.signing_key(row)?, Some(&row.id))?)
     }
 
+    /// Whether the authority's key is at hand: not offline, and not lost with the memory of an earlier process.
+    pub(super) fn holds(&self, row: &AuthorityRow) -> bool {
+        match row.place {
+            Place::Disk => true,
+            Place::Memory => self.places.held_key(&row.key_name).is_some(),
+            Place::Offline => false,
+        }
+    }
+
     fn signing_key(&self, row: &AuthorityRow) -> Result<SigningKey, AuthoritiesError> {
         match row.place {
             Place::Disk => Ok(PrivateKey::from_pkcs8_der(&self.open_key(row)?)?.into()),

@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use identity::authority::X509Authority;
+use identity::authority::{RevokedSerial, X509Authority};
 use identity::bundle::TrustBundle;
 use identity::jwt::JwtAuthorityKey;
+use identity::revocation::{RevocationReason, serial_bytes};
+use identity::summary::CertificateSummary;
 use identity::wit::WitAuthorityKey;
 
 use super::{Authorities, AuthoritiesError, rows, trial};
@@ -174,12 +176,37 @@ impl Authorities {
             self.begin(kind, stored, &id, &mut change, now)?;
         }
         if kind == AuthorityKind::Root {
+            if before.running.as_ref().is_some_and(|running| running.mode == Mode::Compromised) {
+                self.sign_off(stored, &mut change, now)?;
+            }
             drop_below_gone(stored, &mut change);
         }
         if (&before.running, &before.waived) != (&line.running, &line.waived) {
             change.rotation = Some(rows::rotation_row(kind, &line));
         }
         Ok(change)
+    }
+
+    /// Compromised roots tell with their last signature that nothing below them counts any more: what was proven by them
+    /// loses its connections.
+    fn sign_off(
+        &self,
+        stored: &StoredAuthorities,
+        change: &mut AuthoritiesChange,
+        now: SystemTime,
+    ) -> Result<(), AuthoritiesError> {
+        change.now = Some(now);
+        for root in stored.rows.iter().filter(|row| change.gone.contains(&row.id) && row.not_after > secs(now)) {
+            if !self.keys.holds(root) {
+                continue;
+            }
+            let below = stored.rows.iter().filter(|row| row.kind == AuthorityKind::X509 && row.issuer_id == root.id);
+            let revoked = below.map(|row| revoked_authority(row, now)).collect::<Result<Vec<_>, _>>()?;
+            if !revoked.is_empty() {
+                change.last_lists.push((self.keys.open_x509(root)?, revoked));
+            }
+        }
+        Ok(())
     }
 
     /// An authority is about to sign: it is tried once more, against the bundle that everybody has by now. A root gets
@@ -224,6 +251,12 @@ impl Authorities {
         self.read(store, now).await?;
         tracing::info!(id = self.current().x509_id, root = root.id, "intermediate renewed");
         Ok(())
+    }
+
+    /// For tests of what follows.
+    #[cfg(test)]
+    pub(crate) async fn renew_intermediate_now(&self, store: &Store, now: SystemTime) {
+        self.renew_intermediate(store, now).await.unwrap();
     }
 
     /// Drops intermediates whose life is over.
@@ -300,6 +333,14 @@ fn drop_below_gone(stored: &StoredAuthorities, change: &mut AuthoritiesChange) {
     let below = stored.rows.iter().filter(|row| row.kind == AuthorityKind::X509 && roots.contains(&row.issuer_id));
     let below: Vec<String> = below.map(|row| row.id.clone()).collect();
     change.gone.extend(below);
+}
+
+fn revoked_authority(row: &AuthorityRow, at: SystemTime) -> Result<RevokedSerial, AuthoritiesError> {
+    let unusable = || AuthoritiesError::Unusable("signing authority");
+    let chain = identity::pem::decode_certificates(row.certificate.as_bytes())?;
+    let summary = chain.first().and_then(|own| CertificateSummary::decode(own).ok()).ok_or_else(unusable)?;
+    let serial = serial_bytes(&summary.serial).ok_or_else(unusable)?;
+    Ok(RevokedSerial { serial, at, reason: Some(RevocationReason::CaCompromise) })
 }
 
 pub(super) fn member_of(row: &AuthorityRow) -> Member {

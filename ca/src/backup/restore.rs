@@ -132,11 +132,13 @@ async fn insert(
 
 /// What the old server did after the backup is unknown: nothing that it may have told is told again.
 async fn leap(conn: &mut AnyConnection, logs: bool) -> Result<(), BackupError> {
-    for counter in ["bundle_sequence", "entries_revision"] {
+    for counter in ["bundle_sequence", "entries_revision", "crl_number"] {
         let sql = "INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) \
                    DO UPDATE SET value = CAST(CAST(meta.value AS BIGINT) + $3 AS TEXT)";
         sqlx::query(sql).bind(counter).bind(LEAP.to_string()).bind(LEAP).execute(&mut *conn).await?;
     }
+    // Signed anew, with numbers past any that may have been told.
+    conn.execute("DELETE FROM crl").await?;
     // May have been used.
     conn.execute("DELETE FROM join_token").await?;
     // A log of the same key with fewer leaves would contradict its own heads.

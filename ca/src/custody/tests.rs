@@ -53,7 +53,7 @@ pub(crate) async fn rotate(ca: &Running) {
     let (before, mut client) = (active_root(ca), RotationClient::new(ca.local().await));
     let status = client.status(StatusRequest { kind: Kind::X509.into() }).await.unwrap().into_inner();
     if status.phase == "idle" {
-        client.start(StartRequest { kind: Kind::X509.into() }).await.unwrap();
+        client.start(StartRequest { kind: Kind::X509.into(), compromised: false }).await.unwrap();
     } else {
         client.resume(ResumeRequest { kind: Kind::X509.into() }).await.unwrap();
     }

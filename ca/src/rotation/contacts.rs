@@ -21,6 +21,8 @@ pub(crate) struct Contact {
     pub(crate) seen_at: i64,
     /// The bundle that its agent has fetched; 0: it did not say.
     pub(crate) fetched: u64,
+    /// The revocation lists that it enforces; 0: it did not say.
+    pub(crate) revocations: u64,
     /// Workloads on it that have not acknowledged that bundle, as the agent names them.
     pub(crate) waiting_for: Vec<String>,
 }
@@ -44,12 +46,12 @@ impl Contacts {
     }
 
     /// What the node says of itself beyond what it enforces. Long texts and lists are cut.
-    pub(crate) fn said(&self, id: &SpiffeId, fetched: u64, waiting_for: Vec<String>) {
+    pub(crate) fn said(&self, id: &SpiffeId, fetched: u64, revocations: u64, waiting_for: Vec<String>) {
         let shown = waiting_for.into_iter().take(WAITING_SHOWN_MAX);
         let clean = shown.map(|name| name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect());
         let waiting_for = clean.collect();
         if let Some(contact) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
-            (contact.fetched, contact.waiting_for) = (fetched, waiting_for);
+            (contact.fetched, contact.revocations, contact.waiting_for) = (fetched, revocations, waiting_for);
         }
     }
 
@@ -85,12 +87,13 @@ mod tests {
     #[test]
     fn what_a_node_says_is_cut_to_size() {
         let (contacts, node) = (Contacts::default(), id("/spire/agent/join_token/a"));
-        contacts.said(&node, 7, vec!["x".into()]);
+        contacts.said(&node, 7, 0, vec!["x".into()]);
         assert_eq!(contacts.of(&node), Contact::default(), "who was never seen says nothing");
         contacts.seen(&node, 100);
-        contacts.said(&node, 7, vec!["a\nb".repeat(1000); 100]);
+        contacts.said(&node, 7, 3, vec!["a\nb".repeat(1000); 100]);
         let contact = contacts.of(&node);
         assert_eq!((contact.seen_at, contact.fetched, contact.waiting_for.len()), (100, 7, WAITING_SHOWN_MAX));
+        assert_eq!(contact.revocations, 3);
         assert!(contact.waiting_for.iter().all(|name| name.len() == NAME_CHARS_MAX && !name.contains('\n')));
         contacts.retain(|_| false);
         assert_eq!(contacts.of(&node), Contact::default());

@@ -49,6 +49,8 @@ pub(crate) enum Mode {
     Auto,
     /// The server, because the authority grows old: it ends with the activation, and the old one serves out its life.
     Age,
+    /// As `Auto`, for an authority that is in wrong hands: what it signed is revoked when it goes.
+    Compromised,
 }
 
 /// How far a rotation is.
@@ -326,7 +328,7 @@ impl Line {
             return Err(Refused::Idle);
         }
         if let Some(running) = &mut self.running {
-            running.mode = Mode::Auto;
+            running.mode = if running.mode == Mode::Compromised { running.mode } else { Mode::Auto };
         }
         Ok(false)
     }
@@ -380,11 +382,12 @@ impl Mode {
             Self::Steps => "steps",
             Self::Auto => "auto",
             Self::Age => "age",
+            Self::Compromised => "compromised",
         }
     }
 
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        [Self::Steps, Self::Auto, Self::Age].into_iter().find(|mode| mode.as_str() == text)
+        [Self::Steps, Self::Auto, Self::Age, Self::Compromised].into_iter().find(|mode| mode.as_str() == text)
     }
 }
 

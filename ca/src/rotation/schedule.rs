@@ -74,7 +74,7 @@ impl Ages {
 
 /// The next step of a rotation that the server was told to take to its end.
 fn by_order(line: &Line, world: World<'_>) -> Option<Due> {
-    let running = line.running.as_ref().filter(|running| running.mode == Mode::Auto)?;
+    let running = line.running.as_ref().filter(|running| matches!(running.mode, Mode::Auto | Mode::Compromised))?;
     let next = line.next()?;
     let in_use = line.phase() == Phase::Tainted && world.in_use_until > world.now;
     let safe = !in_use && line.laggards(&next, world.nodes).is_empty() && !running.old.is_empty();

@@ -86,6 +86,19 @@ pub(super) async fn one(conn: &mut AnyConnection, id: &SpiffeId) -> Result<Optio
     row.as_ref().map(read).transpose()
 }
 
+/// Bans a node inside a transaction that is already open. No change when it was banned before; `None` when nobody knows it.
+pub(super) async fn ban(conn: &mut AnyConnection, id: &SpiffeId) -> Result<Option<Vec<Change>>, StoreError> {
+    let Some(mut agent) = one(conn, id).await? else { return Ok(None) };
+    if agent.banned {
+        return Ok(Some(Vec::new()));
+    }
+    agent.banned = true;
+    agent.serial.clear();
+    agent.new_serial.clear();
+    put(conn, &agent).await?;
+    Ok(Some(vec![Change::AgentSet(Arc::new(agent))]))
+}
+
 /// Writes a node, known or not.
 pub(super) async fn put(conn: &mut AnyConnection, agent: &Agent) -> Result<(), StoreError> {
     let conflict = "UPDATE SET attestation_type = excluded.attestation_type, serial = excluded.serial, \

@@ -1,11 +1,13 @@
 //! Rows of signing authorities, with their sealed keys.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
+use identity::authority::{RevokedSerial, X509Authority};
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
-use super::{Done, Store, StoreError, TakenStep, column, meta, number, rotation_steps};
+use super::{Done, Store, StoreError, TakenStep, column, meta, number, revocations, rotation_steps};
 use crate::custody::Place;
 use crate::registry::Change;
 
@@ -87,6 +89,10 @@ pub(crate) struct AuthoritiesChange {
     pub(crate) key_check: Option<String>,
     /// The step that it is, for the receipt.
     pub(crate) taken: Option<TakenStep>,
+    /// Roots that go, with the intermediates below them: their last lists.
+    pub(crate) last_lists: Vec<(X509Authority, Vec<RevokedSerial>)>,
+    /// When that is.
+    pub(crate) now: Option<SystemTime>,
 }
 
 /// What is stored about the authority as a whole.
@@ -136,6 +142,7 @@ impl Store {
                     return Err(StoreError::AuthorityChanged);
                 }
                 meta::count_up(conn, meta::AUTHORITIES_REVISION).await?;
+                let mut changes = vec![Change::Authorities];
                 for id in change.gone {
                     sqlx::query("DELETE FROM authority WHERE id = $1").bind(id).execute(&mut *conn).await?;
                 }
@@ -148,13 +155,18 @@ impl Store {
                 if let Some(step) = change.taken {
                     rotation_steps::insert(conn, step).await?;
                 }
+                for (root, revoked) in change.last_lists {
+                    let now = change.now.unwrap_or(SystemTime::UNIX_EPOCH);
+                    revocations::write_last(conn, &root, revoked, now).await?;
+                    changes.push(Change::Revocations);
+                }
                 if let Some(text) = change.key_check {
                     meta::write(conn, meta::KEY_CHECK, &text).await?;
                 }
                 if change.publishes {
                     meta::count_up(conn, meta::BUNDLE_SEQUENCE).await?;
                 }
-                Ok(Done::new((), vec![Change::Authorities]))
+                Ok(Done::new((), changes))
             })
         })
         .await

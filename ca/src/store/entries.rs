@@ -107,6 +107,20 @@ pub(super) async fn create(conn: &mut AnyConnection, mut entry: Entry) -> Result
     Ok((Created::New(entry), changes))
 }
 
+/// Ends an entry inside a transaction that is already open: it issues no more, and is forgotten after a while. No change
+/// when it has ended before; `None` when nobody knows it.
+pub(super) async fn end(conn: &mut AnyConnection, id: &str, now: i64) -> Result<Option<Vec<Change>>, StoreError> {
+    let Some(mut entry) = one(conn, "id", id).await? else { return Ok(None) };
+    if !entry.is_live(now) {
+        return Ok(Some(Vec::new()));
+    }
+    (entry.expires_at, entry.revision) = (now, entry.revision + 1);
+    delete(conn, id).await?;
+    insert(conn, &entry).await?;
+    let revision = meta::count_up(conn, meta::ENTRIES_REVISION).await?;
+    Ok(Some(vec![Change::EntrySet(Arc::new(entry)), Change::EntriesRevision(revision)]))
+}
+
 pub(super) async fn all(conn: &mut AnyConnection) -> Result<Vec<Entry>, StoreError> {
     let rows = sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM entry"))).fetch_all(conn).await?;
     rows.iter().map(read).collect()

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::revocations::REVOKED_MAX;
+
 /// Why a write or a read did not happen.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -24,6 +26,12 @@ pub enum StoreError {
     /// The authority that signed may not sign any more.
     #[error("the signing authority was replaced meanwhile")]
     AuthorityChanged,
+    /// The entry or node that it was signed for is revoked.
+    #[error("the entry or node was revoked meanwhile")]
+    Revoked,
+    /// More would be revoked than a list can hold.
+    #[error("more than {REVOKED_MAX} SVIDs of one authority would be revoked; replace the authority instead")]
+    RevokedTooMany,
     /// The authority is ending.
     #[error("the authority is shutting down")]
     Closed,
@@ -38,6 +46,8 @@ impl StoreError {
             Self::Damaged { .. } => "STORE_DAMAGED",
             Self::Busy => "STORE_BUSY",
             Self::AuthorityChanged => "AUTHORITY_CHANGED",
+            Self::Revoked => "SOURCE_REVOKED",
+            Self::RevokedTooMany => "REVOCATIONS_TOO_MANY",
             Self::Closed => "SHUTTING_DOWN",
         }
     }

@@ -27,6 +27,8 @@ pub(super) enum News {
         changes: Vec<Change>,
         /// The signing authorities changed too.
         authorities: bool,
+        /// What is revoked, or the lists of it, too.
+        revocations: bool,
     },
     /// Too much to tell: this is all there is.
     Everything(Box<Registry>),
@@ -43,7 +45,7 @@ impl Feed {
         let sql = "SELECT number, kind, name FROM change WHERE number > $1 ORDER BY number LIMIT $2";
         let rows = sqlx::query(sql).bind(super::number(self.position)).bind(LINES_MAX).fetch_all(&mut *conn).await?;
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
-            return Ok(News::Changes { changes: Vec::new(), authorities: false });
+            return Ok(News::Changes { changes: Vec::new(), authorities: false, revocations: false });
         };
         let last: i64 = last.try_get(0)?;
         let missed = first.try_get::<i64, _>(0)?.unsigned_abs() != self.position + 1;
@@ -61,7 +63,7 @@ impl Feed {
     }
 
     async fn read(&self, conn: &mut AnyConnection, named: BTreeSet<(String, String)>) -> Result<News, StoreError> {
-        let (mut changes, mut authorities) = (Vec::new(), false);
+        let (mut changes, mut authorities, mut revocations) = (Vec::new(), false, false);
         for (kind, name) in named {
             match kind.as_str() {
                 ENTRY => changes.push(match entries::one(conn, "id", &name).await? {
@@ -90,12 +92,13 @@ impl Feed {
                     });
                 }
                 AUTHORITY => authorities = true,
+                REVOCATION => revocations = true,
                 // A newer version runs beside this one; what it added does not concern us.
                 _ => tracing::debug!(kind, "change of an unknown kind"),
             }
         }
         changes.push(Change::EntriesRevision(meta::number(conn, meta::ENTRIES_REVISION).await?));
-        Ok(News::Changes { changes, authorities })
+        Ok(News::Changes { changes, authorities, revocations })
     }
 
     /// Tells the others, inside the transaction that changes something; answers where the feed ends then.
@@ -142,6 +145,7 @@ fn line(change: &Change) -> Option<(&'static str, String)> {
         Change::RelationshipSet(relationship) => Some((RELATIONSHIP, relationship.trust_domain.to_string())),
         Change::RelationshipGone(domain) => Some((RELATIONSHIP, domain.to_string())),
         Change::Authorities => Some((AUTHORITY, String::new())),
+        Change::Revocations => Some((REVOCATION, String::new())),
         Change::EntriesRevision(_) => None,
     }
 }
@@ -167,6 +171,7 @@ const AGENT: &str = "agent";
 const BUNDLE: &str = "bundle";
 const RELATIONSHIP: &str = "relationship";
 const AUTHORITY: &str = "authority";
+const REVOCATION: &str = "revocation";
 /// Whoever is further behind reads everything instead.
 const LINES_MAX: i64 = 10_000;
 const INSERT_MAX: usize = 1_000;

@@ -15,6 +15,8 @@ pub(super) const AUTHORITIES_REVISION: &str = "authorities_revision";
 /// A known text, sealed: tells a wrong key-encryption key at once.
 pub(super) const KEY_CHECK: &str = "key_check";
 
+/// The number of the newest revocation lists.
+pub(super) const CRL_NUMBER: &str = "crl_number";
 /// The number of the last line of the table `change`.
 pub(super) const CHANGE_NUMBER: &str = "change_number";
 /// There while the database is being restored.

@@ -22,6 +22,7 @@ const ALL: &[(i64, &str, &str)] = &[
     (3, "log_and_audit", include_str!("../../../migrations/0003_log_and_audit.sql")),
     (4, "replicas", include_str!("../../../migrations/0004_replicas.sql")),
     (5, "custody", include_str!("../../../migrations/0005_custody.sql")),
+    (6, "revocation", include_str!("../../../migrations/0006_revocation.sql")),
     (7, "federation", include_str!("../../../migrations/0007_federation.sql")),
     (10, "rotation_steps", include_str!("../../../migrations/0010_rotation_steps.sql")),
 ];

@@ -66,12 +66,19 @@ async fn assemble(
     let (revision, revisions) = watch::channel(registry.entries_revision());
     let ((evictions, evicted), (authorities, authorities_changed)) = (watch::channel(0), watch::channel(0));
     let (relationships, relationships_changed) = watch::channel(0);
+    let (revocations, revocations_changed) = watch::channel(0);
     let registry = Arc::new(RwLock::new(registry));
     let (jobs, waiting) = queue::queue(KNOWN_WAITING_MAX, NEW_WAITING_MAX);
     let (wake, health) = (Arc::new(Notify::new()), Health::new());
     let (replica, lease) = Replica::new(address, wake.clone());
-    let memory =
-        Memory { registry: registry.clone(), entries_revision: revision, evictions, authorities, relationships };
+    let memory = Memory {
+        registry: registry.clone(),
+        entries_revision: revision,
+        evictions,
+        authorities,
+        relationships,
+        revocations,
+    };
     let writer = Writer {
         pool: pool.clone(),
         begin: if address.is_sqlite() { BEGIN_SQLITE } else { BEGIN_POSTGRES },
@@ -91,6 +98,7 @@ async fn assemble(
         evictions: evicted,
         authorities_changed,
         relationships_changed,
+        revocations_changed,
         health,
         lease,
         audit: None,

@@ -55,6 +55,7 @@ pub(super) struct Memory {
     pub(super) evictions: watch::Sender<u64>,
     pub(super) authorities: watch::Sender<u64>,
     pub(super) relationships: watch::Sender<u64>,
+    pub(super) revocations: watch::Sender<u64>,
 }
 
 impl Writer {
@@ -164,15 +165,21 @@ impl Memory {
         if changes.iter().any(relates) {
             self.relationships.send_modify(|count| *count += 1);
         }
+        if changes.iter().any(|change| matches!(change, Change::Revocations)) {
+            self.revocations.send_modify(|count| *count += 1);
+        }
     }
 
     /// Takes over what other replicas changed.
     pub(super) fn hear(&self, news: News) {
         match news {
-            News::Changes { changes, authorities } => {
+            News::Changes { changes, authorities, revocations } => {
                 self.remember(&changes);
                 if authorities {
                     self.authorities.send_modify(|count| *count += 1);
+                }
+                if revocations {
+                    self.revocations.send_modify(|count| *count += 1);
                 }
             }
             News::Everything(registry) => {
@@ -181,6 +188,7 @@ impl Memory {
                 self.tell(revision, true);
                 self.relationships.send_modify(|count| *count += 1);
                 self.authorities.send_modify(|count| *count += 1);
+                self.revocations.send_modify(|count| *count += 1);
             }
         }
     }

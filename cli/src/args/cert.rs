@@ -5,11 +5,18 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 
+use super::revoke::{REVOKE_EXAMPLES, RevocationsCommand, RevokeArgs};
 use super::{CaArg, DirArg, OutputArg, ttl};
 use crate::verbs::cert::Left;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertCommand {
+    /// Revoke SVIDs before their end: one, or all of an identity, an entry or a node.
+    #[command(after_help = REVOKE_EXAMPLES)]
+    Revoke(RevokeArgs),
+    /// What is revoked.
+    #[command(subcommand)]
+    Revocations(RevocationsCommand),
     /// Show a certificate and explain it: chain, trust, profile, life left, and what will renew it.
     #[command(
         after_help = "TARGET is a PEM file, `-` for stdin, HOST:PORT, `unix:PATH` of a Workload API, or a workload of the mesh in DIR.

@@ -33,8 +33,8 @@ impl CaClient {
         Ok(self.rotations().receipt(request).await?.into_inner())
     }
 
-    pub(crate) async fn start_rotation(&self, kind: Kind) -> Result<StatusResponse, Failure> {
-        Ok(self.rotations().start(StartRequest { kind: kind.into() }).await?.into_inner())
+    pub(crate) async fn start_rotation(&self, kind: Kind, compromised: bool) -> Result<StatusResponse, Failure> {
+        Ok(self.rotations().start(StartRequest { kind: kind.into(), compromised }).await?.into_inner())
     }
 
     pub(crate) async fn resume_rotation(&self, kind: Kind) -> Result<StatusResponse, Failure> {

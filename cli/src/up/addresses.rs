@@ -35,6 +35,9 @@ pub(crate) struct Addresses {
     pub(crate) policy_admin: u16,
     pub(crate) helloworld_admin: u16,
     pub(crate) test_admin: u16,
+    /// 0 in what an older version wrote down.
+    #[serde(default)]
+    pub(crate) ca_revocation: u16,
 }
 
 impl Addresses {
@@ -49,6 +52,9 @@ impl Addresses {
             })?,
             Err(_) => Self::fresh(&layout.dir)?,
         };
+        if addresses.ca_revocation == 0 {
+            addresses.ca_revocation = addresses.another_port(&layout.dir)?;
+        }
         addresses.ingress_http = ingress_port(asked, addresses.ingress_http, &addresses.ports())?;
         addresses.check_free()?;
         let text = serde_json::to_vec_pretty(&addresses).map_err(anyhow::Error::from)?;
@@ -83,11 +89,23 @@ impl Addresses {
             policy_admin: ports.next()?,
             helloworld_admin: ports.next()?,
             test_admin: ports.next()?,
+            ca_revocation: ports.next()?,
         })
     }
 
+    /// A free port that is none of those that are kept.
+    fn another_port(&self, dir: &Path) -> Result<u16, Failure> {
+        let mut ports = FreePorts::from(path_number(dir));
+        loop {
+            let port = ports.next()?;
+            if self.ports().iter().all(|(_, known)| *known != port) {
+                return Ok(port);
+            }
+        }
+    }
+
     /// Every port on 127.0.0.1 but the ingress port, with what it is for.
-    fn ports(&self) -> [(&'static str, u16); 17] {
+    fn ports(&self) -> [(&'static str, u16); 18] {
         [
             ("ingress https", self.ingress_https),
             ("ingress tcp", self.ingress_tcp),
@@ -106,6 +124,7 @@ impl Addresses {
             ("policy admin", self.policy_admin),
             ("helloworld sidecar admin", self.helloworld_admin),
             ("test sidecar admin", self.test_admin),
+            ("ca revocation", self.ca_revocation),
         ]
     }
 
@@ -241,5 +260,20 @@ mod tests {
         layout.create().unwrap();
         let first = Addresses::choose(&layout, None).unwrap();
         assert_eq!(Addresses::choose(&layout, None).unwrap(), first);
+    }
+
+    #[test]
+    fn a_folder_of_an_older_version_gets_the_address_that_is_new() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::of(folder.path()).unwrap();
+        layout.create().unwrap();
+        let first = Addresses::choose(&layout, None).unwrap();
+        let mut written = serde_json::to_value(&first).unwrap();
+        written.as_object_mut().unwrap().remove("ca_revocation");
+        std::fs::write(layout.data("addresses.json"), written.to_string()).unwrap();
+        let second = Addresses::choose(&layout, None).unwrap();
+        let ports: std::collections::BTreeSet<u16> = second.ports().iter().map(|(_, port)| *port).collect();
+        assert!(second.ca_revocation != 0 && ports.len() == second.ports().len(), "{second:?}");
+        assert_eq!(Addresses { ca_revocation: first.ca_revocation, ..second }, first);
     }
 }

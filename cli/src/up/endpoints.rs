@@ -44,6 +44,7 @@ fn document(layout: &Layout, addresses: &Addresses) -> Value {
             "bundle_file": layout.run("bundle.pem"),
             "bundle_endpoint": format!("https://{}", local(addresses.ca_bundle_endpoint)),
             "oidc": format!("http://{}", local(addresses.ca_oidc)),
+            "revocation": format!("http://{}", local(addresses.ca_revocation)),
             "admin": local(addresses.ca_admin),
         },
         "agent": {

@@ -70,6 +70,10 @@ fn ca(layout: &Layout, addresses: &Addresses, database: Option<&str>) -> Value {
         "bundle_endpoint": loopback(addresses.ca_bundle_endpoint),
         "oidc_listen": loopback(addresses.ca_oidc),
         "oidc_issuer": format!("http://{}", loopback(addresses.ca_oidc)),
+        "revocation": {
+            "listen": loopback(addresses.ca_revocation),
+            "url": format!("http://{}", loopback(addresses.ca_revocation)),
+        },
         "admin": loopback(addresses.ca_admin),
         "server_names": ["localhost", "127.0.0.1", "istiod.istio-system.svc"],
         "service_account_issuers": [{

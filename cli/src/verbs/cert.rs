@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use identity::summary::CertificateSummary;
 use serde_json::{Value, json};
 
-use super::{filters, wait};
+use super::{filters, revoke, wait};
 use crate::args::{CertCommand, OutputArg, TargetArgs};
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -22,6 +22,8 @@ use source::Found;
 
 pub(crate) fn run(command: &CertCommand) -> Result<(), Failure> {
     match command {
+        CertCommand::Revoke(args) => revoke::run(args),
+        CertCommand::Revocations(command) => revoke::list(command),
         CertCommand::Show { target, output } => show(target, *output),
         CertCommand::List { dir, expires_in, output } => list::run(dir, *expires_in, *output),
         CertCommand::Watch { target, every, count, output } => watch(target, *every, *count, *output),

@@ -17,6 +17,7 @@ pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod policy;
 pub(crate) mod registration;
+pub(crate) mod revoke;
 pub(crate) mod rotate;
 pub(crate) mod status;
 pub(crate) mod token;

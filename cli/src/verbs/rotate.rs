@@ -123,7 +123,7 @@ async fn whole(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<Statu
             compromised::warn(client, kind, args.grace).await?;
         }
         confirm(args, &before)?;
-        client.start_rotation(kind).await?;
+        client.start_rotation(kind, args.compromised).await?;
     } else {
         output::message(&format!("a rotation is under way ({}); going on with it", before.phase));
         client.resume_rotation(kind).await?;

@@ -3,8 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CrlDistributionPoint, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    IsCa, KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, DnsName};
 use time::OffsetDateTime;
@@ -59,6 +59,8 @@ pub(super) fn leaf_params(profile: &LeafProfile, validity: Validity) -> Result<C
     if let Some(name) = profile.dns_names.first().filter(|name| name.len() <= COMMON_NAME_BYTES_MAX) {
         params.distinguished_name.push(DnType::CommonName, name.as_str());
     }
+    let point = |url: &String| CrlDistributionPoint { uris: vec![url.clone()] };
+    params.crl_distribution_points.extend(profile.crl_url.iter().map(point));
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature]; // All that TLS 1.3 needs, whatever the kind of key.
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

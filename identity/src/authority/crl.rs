@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
+use rcgen::{
+    CertificateRevocationListParams, CrlDistributionPoint, CrlIssuingDistributionPoint, KeyIdMethod, RevokedCertParams,
+    SerialNumber,
+};
 
 use super::{AuthorityError, X509Authority, build};
 use crate::revocation::RevocationReason;
@@ -19,6 +22,8 @@ pub struct CrlProfile {
     pub next_update: SystemTime,
     /// The revoked certificates of the authority that have not expired. A list without any is meaningful.
     pub revoked: Vec<RevokedSerial>,
+    /// Where the list is, for one of several that each hold a part of the authority's certificates (RFC 5280, 5.2.5).
+    pub distribution_point: Option<String>,
 }
 
 /// One revoked certificate.
@@ -42,7 +47,10 @@ impl X509Authority {
             this_update: build::date(secs_of(profile.this_update))?,
             next_update: build::date(secs_of(profile.next_update))?,
             crl_number: SerialNumber::from(profile.number),
-            issuing_distribution_point: None,
+            issuing_distribution_point: profile.distribution_point.as_ref().map(|uri| CrlIssuingDistributionPoint {
+                distribution_point: CrlDistributionPoint { uris: vec![uri.clone()] },
+                scope: None,
+            }),
             revoked_certs: profile.revoked.iter().map(revoked).collect::<Result<_, _>>()?,
             key_identifier_method: KeyIdMethod::PreSpecified(self.subject_key_id_bytes()),
         };

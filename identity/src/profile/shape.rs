@@ -118,6 +118,7 @@ pub(crate) mod oid {
     pub(crate) const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 19];
     pub(crate) const CRL_NUMBER: &[u8] = &[0x55, 0x1d, 20];
     pub(crate) const REASON_CODE: &[u8] = &[0x55, 0x1d, 21];
+    pub(crate) const ISSUING_DISTRIBUTION_POINT: &[u8] = &[0x55, 0x1d, 28];
     pub(crate) const NAME_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 30];
     pub(crate) const CRL_DISTRIBUTION_POINTS: &[u8] = &[0x55, 0x1d, 31];
     pub(crate) const CERTIFICATE_POLICIES: &[u8] = &[0x55, 0x1d, 32];

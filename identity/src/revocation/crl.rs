@@ -17,6 +17,8 @@ pub struct Crl {
     der: Vec<u8>,
     pub(super) issuer_name: Vec<u8>,
     pub(super) authority_key_id: Option<Vec<u8>>,
+    /// The issuing distribution point as it is written, of a list for a part of the issuer's certificates.
+    pub(super) distribution_point: Option<Vec<u8>>,
     /// Without leading zeros.
     number: Vec<u8>,
     this_update: SystemTime,
@@ -49,7 +51,58 @@ pub enum RevocationReason {
 }
 
 impl RevocationReason {
-    fn from_code(code: u8) -> Option<Self> {
+    /// All of them, in the order of their codes.
+    pub const ALL: [Self; 9] = [
+        Self::Unspecified,
+        Self::KeyCompromise,
+        Self::CaCompromise,
+        Self::AffiliationChanged,
+        Self::Superseded,
+        Self::CessationOfOperation,
+        Self::CertificateHold,
+        Self::PrivilegeWithdrawn,
+        Self::AaCompromise,
+    ];
+
+    /// The CRLReason of RFC 5280, section 5.3.1.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Unspecified => 0,
+            Self::KeyCompromise => 1,
+            Self::CaCompromise => 2,
+            Self::AffiliationChanged => 3,
+            Self::Superseded => 4,
+            Self::CessationOfOperation => 5,
+            Self::CertificateHold => 6,
+            Self::PrivilegeWithdrawn => 9,
+            Self::AaCompromise => 10,
+        }
+    }
+
+    /// The name of RFC 5280, such as `keyCompromise`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "unspecified",
+            Self::KeyCompromise => "keyCompromise",
+            Self::CaCompromise => "cACompromise",
+            Self::AffiliationChanged => "affiliationChanged",
+            Self::Superseded => "superseded",
+            Self::CessationOfOperation => "cessationOfOperation",
+            Self::CertificateHold => "certificateHold",
+            Self::PrivilegeWithdrawn => "privilegeWithdrawn",
+            Self::AaCompromise => "aACompromise",
+        }
+    }
+
+    /// The reason of a name (hyphens and case do not count) or code.
+    pub fn parse(text: &str) -> Option<Self> {
+        let plain: String = text.chars().filter(|c| *c != '-' && *c != '_').collect();
+        let named = Self::ALL.into_iter().find(|reason| reason.name().eq_ignore_ascii_case(&plain));
+        named.or_else(|| text.parse().ok().and_then(Self::from_code))
+    }
+
+    /// The reason of a CRLReason code; `None` for one that stands in no complete list.
+    pub fn from_code(code: u8) -> Option<Self> {
         Some(match code {
             0 => Self::Unspecified,
             1 => Self::KeyCompromise,
@@ -76,10 +129,12 @@ impl Crl {
             return Err(CrlError::Malformed);
         }
         let (authority_key_id, number) = read_extensions(&parts.extensions)?;
+        let distribution_point = read_distribution_point(&parts.extensions)?;
         Ok(Self {
             der: der.to_vec(),
             issuer_name: parts.issuer.to_vec(),
             authority_key_id,
+            distribution_point,
             number,
             this_update: time(&parts.this_update)?,
             next_update: time(&parts.next_update.ok_or(CrlError::NoNextUpdate)?)?,
@@ -116,6 +171,11 @@ impl Crl {
     /// The key identifier of the issuer, if the list names it.
     pub fn authority_key_id(&self) -> Option<&[u8]> {
         self.authority_key_id.as_deref()
+    }
+
+    /// Whether the list is for a part of its issuer's certificates only.
+    pub fn is_partial(&self) -> bool {
+        self.distribution_point.is_some()
     }
 
     /// How many certificates are revoked.
@@ -212,8 +272,8 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The issuer's key identifier and the list's number. Extensions that change what the list means (indirect, delta or
-/// partial lists) are critical, and refused as everything critical that we do not know.
+/// The issuer's key identifier and the list's number. Extensions that change what the list means (indirect and delta
+/// lists) are critical, and refused as everything critical that we do not know.
 fn read_extensions(extensions: &[Extension<'_>]) -> Result<(Option<Vec<u8>>, Vec<u8>), CrlError> {
     check_extensions(extensions)?;
     let value = |oid: &[u8]| extensions.iter().find(|extension| extension.oid == oid).map(|extension| extension.value);
@@ -232,11 +292,25 @@ fn check_extensions(extensions: &[Extension<'_>]) -> Result<(), CrlError> {
         if extensions[..at].iter().any(|earlier| earlier.oid == extension.oid) {
             return Err(CrlError::Malformed);
         }
-        if extension.critical {
+        if extension.critical && extension.oid != oid::ISSUING_DISTRIBUTION_POINT {
             return Err(CrlError::ExtensionUnsupported);
         }
     }
     Ok(())
+}
+
+/// The issuing distribution point (RFC 5280, section 5.2.5), which is critical. It may say where the list is, so that
+/// lists for parts of an issuer's certificates can be told apart, and nothing else.
+fn read_distribution_point(extensions: &[Extension<'_>]) -> Result<Option<Vec<u8>>, CrlError> {
+    let Some(found) = extensions.iter().find(|extension| extension.oid == oid::ISSUING_DISTRIBUTION_POINT) else {
+        return Ok(None);
+    };
+    let mut fields = Reader::whole(found.value, der::SEQUENCE)?;
+    let named = fields.take_optional(der::context_constructed(0))?;
+    match named {
+        Some(name) if found.critical && fields.at_end() && !name.content.is_empty() => Ok(Some(found.value.to_vec())),
+        _ => Err(CrlError::ExtensionUnsupported),
+    }
 }
 
 fn read_revoked(list: Option<Element<'_>>) -> Result<BTreeMap<Box<[u8]>, RevokedCertificate>, CrlError> {
@@ -261,6 +335,9 @@ fn read_revoked(list: Option<Element<'_>>) -> Result<BTreeMap<Box<[u8]>, Revoked
 
 fn read_reason(extensions: &[Extension<'_>]) -> Result<Option<RevocationReason>, CrlError> {
     check_extensions(extensions)?;
+    if extensions.iter().any(|extension| extension.critical) {
+        return Err(CrlError::ExtensionUnsupported);
+    }
     let Some(extension) = extensions.iter().find(|extension| extension.oid == oid::REASON_CODE) else {
         return Ok(None);
     };
@@ -293,7 +370,7 @@ pub enum CrlError {
     /// The next update is missing, so that the list would be good forever.
     #[error("the revocation list has no next update")]
     NoNextUpdate,
-    /// A critical extension, such as those of indirect, partial and delta lists.
+    /// A critical extension, such as those of indirect and delta lists.
     #[error("the revocation list has a critical extension, which is not supported")]
     ExtensionUnsupported,
     /// The certificate is not that of the list's issuer.

@@ -1,4 +1,4 @@
-//! The newest revocation list of each issuer of a trust domain.
+//! The newest revocation list of each issuer of a trust domain, or of each part of its certificates.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -36,7 +36,9 @@ impl RevocationIndex {
     /// Puts a list in the place of its issuer's former one, which must have a lower number; the very same list is no error.
     pub fn insert(&mut self, crl: Crl) -> Result<(), CrlError> {
         let same_issuer = |known: &Arc<Entry>| {
-            known.crl.issuer_name == crl.issuer_name && known.crl.authority_key_id == crl.authority_key_id
+            known.crl.issuer_name == crl.issuer_name
+                && known.crl.authority_key_id == crl.authority_key_id
+                && known.crl.distribution_point == crl.distribution_point
         };
         match self.lists.iter().position(same_issuer) {
             Some(at) if self.lists[at].crl == crl => {}
@@ -46,6 +48,18 @@ impl RevocationIndex {
             None => self.lists.push(Entry::new(crl)),
         }
         Ok(())
+    }
+
+    /// Decodes lists as they come from outside and indexes them.
+    pub fn decode<L: AsRef<[u8]>>(lists: impl IntoIterator<Item = L>) -> Result<Self, CrlError> {
+        let mut index = Self::default();
+        for list in lists {
+            match index.insert(Crl::decode(list.as_ref())?) {
+                Ok(()) | Err(CrlError::Older) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(index)
     }
 
     /// The lists.
@@ -147,7 +161,7 @@ impl RevocationError {
     /// The reason code.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Revoked { .. } => "TLS_PEER_REVOKED",
+            Self::Revoked { .. } => "CERT_REVOKED",
             Self::Stale | Self::List(_) => "TLS_PEER_REVOCATION_UNKNOWN",
         }
     }

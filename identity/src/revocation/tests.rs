@@ -66,7 +66,13 @@ fn list(number: u64, revoked: &[&CertificateDer<'_>]) -> CrlProfile {
         at: now(),
         reason: Some(RevocationReason::KeyCompromise),
     });
-    CrlProfile { number, this_update: now(), next_update: now() + HOUR, revoked: revoked.collect() }
+    CrlProfile {
+        number,
+        this_update: now(),
+        next_update: now() + HOUR,
+        revoked: revoked.collect(),
+        distribution_point: None,
+    }
 }
 
 #[test]
@@ -90,7 +96,7 @@ fn a_revoked_leaf_is_refused_and_others_are_not() {
     let other = leaf_of(&mesh.intermediate);
     let revoked = mesh.intermediate.sign_crl(&list(1, &[&mesh.chain[0]])).unwrap();
     let harmless = mesh.intermediate.sign_crl(&list(1, &[&other[0]])).unwrap();
-    assert_eq!(mesh.verify(&[revoked], now()), Err("TLS_PEER_REVOKED"));
+    assert_eq!(mesh.verify(&[revoked], now()), Err("CERT_REVOKED"));
     assert!(mesh.verify(&[harmless], now()).is_ok());
     assert!(mesh.verify(&[], now()).is_ok());
 }
@@ -99,7 +105,7 @@ fn a_revoked_leaf_is_refused_and_others_are_not() {
 fn a_revoked_intermediate_takes_its_leaves_along() {
     let mesh = Mesh::new();
     let revoked = mesh.root.sign_crl(&list(1, &[mesh.intermediate.certificate()])).unwrap();
-    assert_eq!(mesh.verify(&[revoked], now()), Err("TLS_PEER_REVOKED"));
+    assert_eq!(mesh.verify(&[revoked], now()), Err("CERT_REVOKED"));
 }
 
 #[test]
@@ -119,7 +125,7 @@ fn a_list_past_its_next_update_is_of_no_use_but_what_it_revoked_stays_revoked() 
     assert!(mesh.verify(std::slice::from_ref(&empty), now() + HOUR).is_ok());
     let late = now() + HOUR + Duration::from_secs(1);
     assert_eq!(mesh.verify(&[empty], late), Err("TLS_PEER_REVOCATION_UNKNOWN"));
-    assert_eq!(mesh.verify(&[revoked], late), Err("TLS_PEER_REVOKED"));
+    assert_eq!(mesh.verify(&[revoked], late), Err("CERT_REVOKED"));
 }
 
 #[test]
@@ -132,10 +138,10 @@ fn live_connections_can_be_asked_about_again() {
     let index = Arc::new(RevocationIndex::new([revoked]).unwrap());
     bundles.set_revocations(mesh.root.trust_domain().clone(), Arc::clone(&index));
     let error = check_revocation(&peer, &bundles, unix(now())).unwrap_err();
-    assert_eq!((error.reason(), error.claimed_id()), ("TLS_PEER_REVOKED", Some(peer.spiffe_id())));
+    assert_eq!((error.reason(), error.claimed_id()), ("CERT_REVOKED", Some(peer.spiffe_id())));
     assert!(index.check(peer.links(), now()).is_err());
     let again = verify_peer(&mesh.chain, &bundles, unix(now()));
-    assert_eq!(again.unwrap_err().reason(), "TLS_PEER_REVOKED", "a remembered chain is asked about as well");
+    assert_eq!(again.unwrap_err().reason(), "CERT_REVOKED", "a remembered chain is asked about as well");
 }
 
 #[test]
@@ -169,6 +175,62 @@ fn a_trust_domain_has_so_many_lists_and_no_more() {
         assert_eq!(index.insert(List::new(&Signer::new(&n.to_string())).decoded().unwrap()), Ok(()));
     }
     assert_eq!(index.insert(List::new(&Signer::new("one more")).decoded().unwrap()), Err(CrlError::TooMany));
+}
+
+#[test]
+fn lists_for_parts_of_an_issuers_certificates_stand_side_by_side() {
+    let mesh = Mesh::new();
+    let part = |n: u8, revoked: &[&CertificateDer<'_>]| CrlProfile {
+        distribution_point: Some(format!("http://ca/{n}.crl")),
+        ..list(7, revoked)
+    };
+    let sign = |profile: &CrlProfile| mesh.intermediate.sign_crl(profile).unwrap();
+    let (one, two) = (sign(&part(1, &[])), sign(&part(2, &[&mesh.chain[0]])));
+    assert!(Crl::decode(&one).unwrap().is_partial());
+    assert!(!Crl::decode(&sign(&list(7, &[]))).unwrap().is_partial());
+    let index = RevocationIndex::decode([&one, &two]).unwrap();
+    assert_eq!(index.lists().count(), 2);
+    assert!(mesh.verify(std::slice::from_ref(&one), now()).is_ok());
+    assert_eq!(mesh.verify(&[one, two], now()), Err("CERT_REVOKED"));
+}
+
+#[test]
+fn a_distribution_point_says_where_and_nothing_else() {
+    let root = Signer::new("root");
+    let with = |critical, value: &[u8]| {
+        let mut list = List::new(&root);
+        list.extensions.push(extension(oid::ISSUING_DISTRIBUTION_POINT, critical, value));
+        list.decoded().map(|crl| crl.is_partial())
+    };
+    let name = tlv(0xa0, &tlv(0xa0, &forge::uri("http://ca/1.crl")));
+    let (user_only, indirect) = (tlv(0x81, &[0xff]), tlv(0x84, &[0xff]));
+    assert_eq!(with(true, &sequence(&[&name])), Ok(true));
+    for bad in [sequence(&[&name, &user_only]), sequence(&[&name, &indirect]), sequence(&[&user_only]), sequence(&[])] {
+        assert_eq!(with(true, &bad), Err(CrlError::ExtensionUnsupported));
+    }
+    assert_eq!(with(false, &sequence(&[&name])), Err(CrlError::ExtensionUnsupported));
+}
+
+#[test]
+fn reasons_have_the_names_and_codes_of_the_standard() {
+    for reason in RevocationReason::ALL {
+        assert_eq!(RevocationReason::parse(reason.name()), Some(reason));
+        assert_eq!(RevocationReason::from_code(reason.code()), Some(reason));
+    }
+    assert_eq!(RevocationReason::parse("key-compromise"), Some(RevocationReason::KeyCompromise));
+    assert_eq!(RevocationReason::parse("1"), Some(RevocationReason::KeyCompromise));
+    for bad in ["", "8", "removeFromCRL", "7", "compromised"] {
+        assert_eq!(RevocationReason::parse(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn serial_numbers_are_read_from_hexadecimal() {
+    assert_eq!(serial_bytes("a1b"), Some(vec![0x0a, 0x1b]));
+    assert_eq!(serial_bytes("00ff"), Some(vec![0, 0xff]));
+    for bad in ["", "xy", "1 2", "+1"] {
+        assert_eq!(serial_bytes(bad), None, "{bad}");
+    }
 }
 
 #[test]

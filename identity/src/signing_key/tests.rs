@@ -66,7 +66,13 @@ fn what_keys_elsewhere_sign_verifies_whatever_their_kind() {
         let bundle = crate::TrustBundle::from_x509_authorities(td(), [root.certificate().clone()]).unwrap();
         let bundles = crate::BundleSet::new([Arc::new(bundle)]);
         crate::verify::verify_peer(&chain, &bundles, crate::unix_time(now())).unwrap();
-        let list = CrlProfile { number: 1, this_update: now(), next_update: now() + HOUR, revoked: Vec::new() };
+        let list = CrlProfile {
+            number: 1,
+            this_update: now(),
+            next_update: now() + HOUR,
+            revoked: Vec::new(),
+            distribution_point: None,
+        };
         middle.sign_crl(&list).unwrap();
         let csr = Csr::decode_der(&elsewhere(key, Mood::Good).ca_csr_der(&td()).unwrap()).unwrap();
         assert_eq!((csr.public_key_spki(), csr.uris()), (&*key.public_key_spki(), &["spiffe://td".to_owned()][..]));

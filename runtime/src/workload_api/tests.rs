@@ -228,3 +228,37 @@ fn the_empty_source_trusts_nobody() {
     let (_publisher, source) = publisher();
     assert!(source.svid().is_none() && source.bundles().is_empty());
 }
+
+#[tokio::test]
+async fn revocation_lists_are_heeded_and_dropped_when_they_come_no_more() {
+    let scene = Scene::start();
+    let source = watch(scene.path.clone(), Shutdown::new());
+    let stream = scene.stream().await;
+    let (peer, message) = (scene.message("/peer"), scene.message("/one"));
+    let chain = split_concatenated_der(&peer.svids[0].x509_svid).unwrap();
+    let summary = identity::summary::CertificateSummary::decode(&chain[0]).unwrap();
+    let revoked = identity::authority::RevokedSerial {
+        serial: identity::revocation::serial_bytes(&summary.serial).unwrap(),
+        at: clock::now(),
+        reason: None,
+    };
+    let profile = identity::authority::CrlProfile {
+        number: 1,
+        this_update: clock::now(),
+        next_update: clock::now() + Duration::from_secs(600),
+        revoked: vec![revoked],
+        distribution_point: None,
+    };
+    let crl = vec![scene.root.sign_crl(&profile).unwrap()];
+    let judge = || {
+        let now = identity::unix_time(clock::now());
+        identity::verify::verify_peer(&chain, &source.bundles(), now).map_err(|error| error.reason())
+    };
+    let mut changes = source.subscribe();
+    for (crl, expected) in [(Vec::new(), None), (crl, Some("CERT_REVOKED")), (Vec::new(), None)] {
+        stream.send(Ok(X509svidResponse { crl, ..message.clone() })).await.unwrap();
+        changes.changed().await.unwrap();
+        assert_eq!(judge().err(), expected);
+    }
+    assert!(decode(X509svidResponse { crl: vec![vec![1, 2, 3]], ..message }).is_err(), "all or nothing");
+}

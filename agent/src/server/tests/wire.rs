@@ -352,8 +352,17 @@ impl node::node_server::Node for Service {
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             while let Some(progress) = heard.message().await? {
                 assert!(progress.bundle_sequence_enforced > 0);
-                yield node::WatchResponse { entries_revision: 1, bundle_sequence: progress.bundle_sequence_enforced };
+                let bundle_sequence = progress.bundle_sequence_enforced;
+                yield node::WatchResponse { entries_revision: 1, bundle_sequence, ..node::WatchResponse::default() };
             }
         })))
+    }
+
+    /// As a server from before revocation.
+    async fn fetch_revocations(
+        &self,
+        _: Request<node::RevocationsRequest>,
+    ) -> Result<Response<node::RevocationsResponse>, Status> {
+        Err(Status::unimplemented(""))
     }
 }

@@ -20,6 +20,7 @@ const AGENT: &[&str] = &[
     "RenewAgent",
     "PostStatus",
     "Watch",
+    "FetchRevocations",
 ];
 /// Methods that agents and administrators may call.
 const AGENT_AND_ADMIN: &[&str] = &["GetFederatedBundle"];

@@ -63,7 +63,7 @@ async fn without_the_key_of_the_root_no_root_is_made_and_nothing_is_renewed() {
     install(&ca, &openssl, "one", &openssl.read("root.pem")).await.unwrap();
     rotate(&ca).await;
     let mut rotation = proto::kasbah::ca::v1::rotation_client::RotationClient::new(ca.local().await);
-    let asked = proto::kasbah::ca::v1::StartRequest { kind: proto::kasbah::ca::v1::Kind::X509.into() };
+    let asked = proto::kasbah::ca::v1::StartRequest::default();
     assert_eq!(reason(rotation.start(asked).await), "AUTHORITY_STATE");
     let before = ca.certifier.authorities.current();
     for days in [31, 55, 59] {

@@ -10,7 +10,7 @@ use crate::registry::Change;
 use crate::store::audit::{self, AuditRecord};
 use crate::store::feed::Feed;
 use crate::store::log::{self, Tail};
-use crate::store::{Issuance, IssuanceKind, StoreError, authorities, issuance, meta};
+use crate::store::{Issuance, IssuanceKind, StoreError, authorities, issuance, meta, revocations};
 
 pub(super) struct Batch {
     issued: Vec<Issued>,
@@ -101,8 +101,11 @@ impl Batch {
             Some(active) => active,
             None => known.insert(authorities::active(conn).await?),
         };
+        let fence = revocations::fence(conn).await?;
         for issued in &mut self.issued {
-            if may_sign(active, &issued.rows) {
+            if fence.stops(conn, &issued.rows).await? {
+                issued.outcome = Err(StoreError::Revoked);
+            } else if may_sign(active, &issued.rows) {
                 rows.append(&mut issued.rows);
                 if let Some(record) = &issued.audit {
                     audit::insert(conn, record).await?;
@@ -137,7 +140,13 @@ fn may_sign(active: &Signers, rows: &[Issuance]) -> bool {
 /// The work itself, and whether what was signed for it still counts.
 async fn attempt(work: &mut dyn Work, conn: &mut AnyConnection) -> Result<Effect, StoreError> {
     let effect = work.perform(&mut *conn).await?;
-    if effect.issued.is_empty() || may_sign(&authorities::active(conn).await?, &effect.issued) {
+    if effect.issued.is_empty() {
+        return Ok(effect);
+    }
+    if revocations::fence(conn).await?.stops(conn, &effect.issued).await? {
+        return Err(StoreError::Revoked);
+    }
+    if may_sign(&authorities::active(conn).await?, &effect.issued) {
         return Ok(effect);
     }
     Err(StoreError::AuthorityChanged)

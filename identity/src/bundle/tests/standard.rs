@@ -116,6 +116,7 @@ fn an_emptied_bundle_makes_every_svid_of_its_domain_untrusted_at_once() {
         ttl: Duration::from_secs(300),
         backdate: Duration::ZERO,
         serial: digest::random_serial(),
+        crl_url: None,
     };
     let chain = root.sign_svid(&key.public_key_spki(), &profile, now()).unwrap();
     let audiences = vec!["bank".to_owned()];
