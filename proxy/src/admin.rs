@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::control::Control;
 use crate::process::Process;
 use crate::tls::files::CertificateFiles;
+use crate::tls::own::revoked_by;
 use crate::xds::store::Entry;
 
 /// `/config_dump`: every resource by type, with the version it came in.
@@ -130,7 +131,7 @@ pub(crate) fn certs(process: &Process, files: &CertificateFiles) -> Value {
     let trusted: Vec<Value> = held
         .bundles
         .iter()
-        .map(|(name, bundle)| json!({"trust_domain": name.as_str(), "x509_authorities": bundle.x509_authorities.len()}))
+        .map(|(name, bundle)| json!({"trust_domain": name.as_str(), "x509_authorities": bundle.x509_authorities.len(), "revoked": revoked_by(&held.bundles, name)}))
         .collect();
     json!({"svid": svid, "bundles": trusted, "generation": process.identity.generation(), "certificates": certificates})
 }

@@ -4,11 +4,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::upstream::live::Leash;
 
 /// A socket whose first bytes may have been read already.
 #[derive(Debug)]
@@ -24,8 +27,8 @@ pub(crate) enum Io {
     Plain(Socket),
     /// TLS that we accepted.
     Accepted(Box<tokio_rustls::server::TlsStream<Socket>>, Bytes),
-    /// TLS that we opened.
-    Opened(Box<tokio_rustls::client::TlsStream<Socket>>),
+    /// TLS that we opened, and what cuts it when the peer is revoked.
+    Opened(Box<tokio_rustls::client::TlsStream<Socket>>, Option<Arc<Leash>>),
 }
 
 impl Socket {
@@ -40,7 +43,7 @@ impl Io {
         match self {
             Self::Accepted(tls, _) => Self::Accepted(tls, bytes),
             Self::Plain(socket) => Self::Plain(Socket { prefix: bytes, ..socket }),
-            Self::Opened(tls) => Self::Opened(tls),
+            Self::Opened(tls, leash) => Self::Opened(tls, leash),
         }
     }
 }
@@ -100,7 +103,17 @@ impl AsyncRead for Io {
                 }
                 Pin::new(io).poll_read(cx, buf)
             }
-            Self::Opened(io) => Pin::new(io).poll_read(cx, buf),
+            Self::Opened(io, None) => Pin::new(io).poll_read(cx, buf),
+            Self::Opened(io, Some(leash)) => {
+                leash.check()?;
+                let read = Pin::new(io).poll_read(cx, buf);
+                if read.is_pending() {
+                    leash.wait(cx);
+                    // It may have been cut in between.
+                    leash.check()?;
+                }
+                read
+            }
         }
     }
 }
@@ -110,7 +123,10 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write(cx, buf),
             Self::Accepted(io, _) => Pin::new(io).poll_write(cx, buf),
-            Self::Opened(io) => Pin::new(io).poll_write(cx, buf),
+            Self::Opened(io, leash) => {
+                leash.as_ref().map_or(Ok(()), |leash| leash.check())?;
+                Pin::new(io).poll_write(cx, buf)
+            }
         }
     }
 
@@ -122,7 +138,10 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Self::Accepted(io, _) => Pin::new(io).poll_write_vectored(cx, bufs),
-            Self::Opened(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Self::Opened(io, leash) => {
+                leash.as_ref().map_or(Ok(()), |leash| leash.check())?;
+                Pin::new(io).poll_write_vectored(cx, bufs)
+            }
         }
     }
 
@@ -130,7 +149,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Accepted(io, _) => io.is_write_vectored(),
-            Self::Opened(io) => io.is_write_vectored(),
+            Self::Opened(io, _) => io.is_write_vectored(),
         }
     }
 
@@ -138,7 +157,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_flush(cx),
             Self::Accepted(io, _) => Pin::new(io).poll_flush(cx),
-            Self::Opened(io) => Pin::new(io).poll_flush(cx),
+            Self::Opened(io, _) => Pin::new(io).poll_flush(cx),
         }
     }
 
@@ -146,7 +165,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Plain(io) => Pin::new(io).poll_shutdown(cx),
             Self::Accepted(io, _) => Pin::new(io).poll_shutdown(cx),
-            Self::Opened(io) => Pin::new(io).poll_shutdown(cx),
+            Self::Opened(io, _) => Pin::new(io).poll_shutdown(cx),
         }
     }
 }

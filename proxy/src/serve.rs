@@ -224,7 +224,8 @@ fn identify(
     let drain_at = ends.into_iter().flatten().min().map(|end| drain_at(end, now));
     let cut_at = peer.as_ref().map(|peer| Instant::now() + peer.not_after().duration_since(now).unwrap_or_default());
     let cut_at = cut_at.filter(|_| worker.process.settings.cut_expired_streams);
-    life.expire(drain_at, cut_at, session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default());
+    let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+    life.expire(drain_at, cut_at, chain, peer.clone());
     Ok(peer)
 }
 

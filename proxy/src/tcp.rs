@@ -145,6 +145,7 @@ async fn pass(conn: &Rc<Conn>, proxy: &TcpProxy, opened: Opened, mut down: Io, s
         },
         () = tokio::time::sleep(limit) => (ResponseFlags::DT, "max_duration".to_owned()),
         _ = std::future::poll_fn(|cx| conn.life().poll_beyond(Phase::Draining, cx)) => {
+            story.reason = conn.life().cut_for();
             (ResponseFlags::DT, "connection cut".to_owned())
         }
     };

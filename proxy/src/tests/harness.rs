@@ -15,7 +15,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use identity::authority::{LeafProfile, X509Authority};
+use identity::authority::{CrlProfile, LeafProfile, RevokedSerial, X509Authority};
+use identity::revocation::RevocationIndex;
 use identity::tls::FixedSnapshot;
 use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use prost::Message;
@@ -68,6 +69,27 @@ impl Authority {
 
     pub(crate) fn bundles(&self) -> Arc<BundleSet> {
         Arc::new(BundleSet::new([self.bundle()]))
+    }
+
+    /// The bundles with a list of this number that revokes these SVIDs.
+    pub(crate) fn revoking(&self, number: u64, svids: &[&X509Svid]) -> Arc<BundleSet> {
+        let now = SystemTime::now();
+        let revoked = svids.iter().map(|svid| RevokedSerial {
+            serial: identity::revocation::serial_bytes(svid.serial()).unwrap(),
+            at: now,
+            reason: None,
+        });
+        let profile = CrlProfile {
+            number,
+            this_update: now,
+            next_update: now + HOUR,
+            revoked: revoked.collect(),
+            distribution_point: None,
+        };
+        let index = RevocationIndex::decode([self.root.sign_crl(&profile).unwrap()]).unwrap();
+        let mut bundles = BundleSet::new([self.bundle()]);
+        bundles.set_revocations(self.root.trust_domain().clone(), Arc::new(index));
+        Arc::new(bundles)
     }
 
     /// An identity for a client or server that is not a proxy.

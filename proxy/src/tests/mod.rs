@@ -3,9 +3,10 @@
 mod adversary;
 mod discovery;
 mod drain;
-mod harness;
+pub(crate) mod harness;
 mod http;
 mod mesh;
 mod policy;
 mod protos;
+mod revocation;
 mod tcp;

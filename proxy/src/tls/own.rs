@@ -9,7 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use arc_swap::ArcSwap;
 use identity::tls::Snapshot;
-use identity::{BundleSet, X509Svid};
+use identity::{BundleSet, TrustDomain, X509Svid};
 use tokio::sync::watch;
 
 use crate::obs::counters::Counters;
@@ -89,13 +89,28 @@ impl OwnIdentity {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Puts new bundles in force.
+    /// Puts new bundles in force. When only revocation lists differ, connections stay in use: their peers are judged one
+    /// by one.
     pub(crate) fn set_bundles(&self, bundles: Arc<BundleSet>) {
-        tracing::info!(trust_domains = bundles.len(), "trust bundles in force");
+        let before = self.bundles_now();
+        if *before == *bundles && !bundles.is_empty() {
+            return;
+        }
         self.held.rcu(|held| Held { svid: held.svid.clone(), bundles: bundles.clone() });
-        self.generation.fetch_add(1, Ordering::AcqRel);
+        if before.iter().eq(bundles.iter()) {
+            let revoked: usize = bundles.iter().map(|(name, _)| revoked_by(&bundles, name)).sum();
+            tracing::info!(revoked, "revocation lists in force");
+        } else {
+            tracing::info!(trust_domains = bundles.len(), "trust bundles in force");
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
         self.changed.send_modify(|n| *n += 1);
     }
+}
+
+/// How many certificates of a trust domain are revoked.
+pub(crate) fn revoked_by(bundles: &BundleSet, name: &TrustDomain) -> usize {
+    bundles.revocations(name).map_or(0, |index| index.lists().map(|list| list.len()).sum())
 }
 
 impl Snapshot for OwnIdentity {

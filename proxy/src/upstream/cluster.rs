@@ -148,6 +148,7 @@ impl ClusterState {
             keepalive: cluster.keepalive,
             identity: worker.process.identity.clone(),
             counters: worker.process.counters.clone(),
+            live: worker.upstreams.clone(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -17,6 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
+use super::live::{Leash, Live};
 use super::pool::Speak;
 use crate::io::{Io, Socket};
 use crate::obs::counters::Counters;
@@ -41,13 +43,15 @@ pub(crate) struct Dialer {
     pub(crate) requested_name: Option<Box<str>>,
     pub(crate) identity: Arc<OwnIdentity>,
     pub(crate) counters: Arc<Counters>,
+    /// Where connections to proven peers are entered.
+    pub(crate) live: Rc<Live>,
 }
 
 /// An open connection.
 #[derive(Debug)]
 pub(crate) struct Dialed {
     pub(crate) io: Io,
-    pub(crate) facts: std::rc::Rc<ConnFacts>,
+    pub(crate) facts: Rc<ConnFacts>,
     /// What to speak on it.
     pub(crate) speaks: Speak,
 }
@@ -61,6 +65,7 @@ pub(crate) struct ConnFacts {
     /// Under which SVID of ours it was opened; 0 without TLS.
     generation: Option<u64>,
     retire_at: Option<Instant>,
+    leash: Option<Arc<Leash>>,
     /// Requests that it may still carry.
     left: Cell<Option<u32>>,
 }
@@ -114,9 +119,11 @@ impl DialError {
 }
 
 impl ConnFacts {
-    /// Whether the connection may not carry new requests: our SVID is another one now, or the peer's is about to expire.
+    /// Whether the connection may not carry new requests: our SVID is another one now, or the peer's is about to expire or
+    /// revoked.
     pub(crate) fn is_retired(&self, generation: u64, now: Instant) -> bool {
         self.generation.is_some_and(|born| born != generation)
+            || self.leash.as_ref().is_some_and(|leash| leash.is_cut())
             || self.retire_at.is_some_and(|at| now >= at)
             || self.left.get() == Some(0)
     }
@@ -157,10 +164,11 @@ impl Dialer {
         peer: Option<PeerIdentity>,
         generation: Option<u64>,
         retire_at: Option<Instant>,
+        leash: Option<Arc<Leash>>,
     ) -> ConnFacts {
         let too_old = self.age_max.map(|age| Instant::now() + age);
         let retire_at = [retire_at, too_old].into_iter().flatten().min();
-        ConnFacts { remote, local, peer, generation, retire_at, left: Cell::new(self.requests_max) }
+        ConnFacts { remote, local, peer, generation, retire_at, leash, left: Cell::new(self.requests_max) }
     }
 
     async fn open(&self, address: SocketAddr, speak: Speak) -> Result<Dialed, DialError> {
@@ -168,9 +176,9 @@ impl Dialer {
         let local = tcp.local_addr().ok();
         let socket = Socket::new(tcp, Bytes::new());
         let Some(tls) = &self.tls else {
-            let facts = self.facts(address, local, None, None, None);
+            let facts = self.facts(address, local, None, None, None, None);
             let speaks = if speak == Speak::Http2 { Speak::Http2 } else { Speak::Http1 };
-            return Ok(Dialed { io: Io::Plain(socket), facts: std::rc::Rc::new(facts), speaks });
+            return Ok(Dialed { io: Io::Plain(socket), facts: Rc::new(facts), speaks });
         };
         let generation = self.generation();
         if tls.mesh && self.identity.svid_now().is_none() {
@@ -194,9 +202,10 @@ impl Dialer {
             (_, speak) => speak,
         };
         let retire_at = peer.as_ref().map(|peer| retire_at(peer.not_after(), runtime::clock::now()));
+        let leash = peer.as_ref().map(|peer| self.live.enter(peer.clone(), address));
         let peer = peer.as_ref().map(PeerIdentity::from);
-        let facts = self.facts(address, local, peer, tls.mesh.then_some(generation), retire_at);
-        Ok(Dialed { io: Io::Opened(Box::new(stream)), facts: std::rc::Rc::new(facts), speaks })
+        let facts = self.facts(address, local, peer, tls.mesh.then_some(generation), retire_at, leash.clone());
+        Ok(Dialed { io: Io::Opened(Box::new(stream), leash), facts: Rc::new(facts), speaks })
     }
 }
 

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use identity::CertificateDer;
 use identity::verify::PeerError;
+use identity::{BundleSet, CertificateDer, UnixTime, VerifiedPeer};
 use tokio::time::Instant;
 
 use crate::config::ListenerConfig;
@@ -20,7 +20,6 @@ use crate::http::audit::Gate;
 use crate::http::h1::HEAD_TIMEOUT;
 use crate::obs::counters::Counters;
 use crate::obs::shard::Fast;
-use crate::tls::own::OwnIdentity;
 use crate::worker::Load;
 
 /// What a connection is asked to do.
@@ -55,12 +54,17 @@ pub(crate) struct Life {
     slow_head: Cell<Option<(u32, Instant)>>,
     /// What the peer proved itself with.
     chain: RefCell<Vec<CertificateDer<'static>>>,
+    peer: RefCell<Option<VerifiedPeer>>,
+    /// Why it was cut.
+    cut_for: Cell<Option<&'static str>>,
 }
 
 /// All connections of a worker.
 #[derive(Debug)]
 pub(crate) struct Conns {
     lives: RefCell<HashMap<u64, Rc<Life>, Fast>>,
+    /// By what the peers were judged last.
+    judged: RefCell<Arc<BundleSet>>,
     next: Cell<u64>,
     counters: Arc<Counters>,
 }
@@ -109,10 +113,32 @@ impl Life {
         drain_at: Option<Instant>,
         cut_at: Option<Instant>,
         chain: Vec<CertificateDer<'static>>,
+        peer: Option<VerifiedPeer>,
     ) {
         self.drain_at.set(drain_at);
         self.cut_at.set(cut_at);
         *self.chain.borrow_mut() = chain;
+        *self.peer.borrow_mut() = peer;
+    }
+
+    /// Why the connection was cut, if its peer was the reason.
+    pub(crate) fn cut_for(&self) -> Option<&'static str> {
+        self.cut_for.get()
+    }
+
+    /// Whether the peer is trusted yet. Revocation lists are asked first: they also speak of those whose root is gone. When
+    /// nothing else has changed, they alone are asked: that costs next to nothing, and a worker may have thousands of
+    /// connections.
+    fn judge(&self, bundles: &BundleSet, only_lists: bool, now: UnixTime) -> Result<(), PeerError> {
+        let peer = self.peer.borrow();
+        if let Some(peer) = &*peer {
+            identity::verify::check_revocation(peer, bundles, now)?;
+        }
+        let chain = self.chain.borrow();
+        if chain.is_empty() || (only_lists && peer.is_some()) {
+            return Ok(());
+        }
+        identity::verify::verify_peer(&chain, bundles, now).map(drop)
     }
 
     /// The configured limits of an HTTP connection.
@@ -207,7 +233,7 @@ impl Drop for Running {
 
 impl Conns {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        Self { lives: RefCell::default(), next: Cell::new(0), counters }
+        Self { lives: RefCell::default(), judged: RefCell::default(), next: Cell::new(0), counters }
     }
 
     /// Enters a connection.
@@ -227,6 +253,8 @@ impl Conns {
             heads: OnceCell::new(),
             slow_head: Cell::new(None),
             chain: RefCell::default(),
+            peer: RefCell::default(),
+            cut_for: Cell::new(None),
         });
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
@@ -252,15 +280,12 @@ impl Conns {
 
     /// Judges every peer by the bundles of now: who is not trusted any more loses the connection. A root that was replaced
     /// takes nobody's connection at once: requests move over to new connections, streams get some time.
-    pub(crate) fn judge(&self, identity: &OwnIdentity) {
-        let (bundles, now) = (identity.bundles_now(), identity::unix_time(runtime::clock::now()));
+    pub(crate) fn judge(&self, bundles: &Arc<BundleSet>, now: UnixTime) {
+        let before = self.judged.replace(bundles.clone());
+        let only_lists = !Arc::ptr_eq(&before, bundles) && before.iter().eq(bundles.iter());
         for life in self.lives.borrow().values() {
-            let chain = life.chain.borrow();
-            if chain.is_empty() {
-                continue;
-            }
-            match identity::verify::verify_peer(&chain, &bundles, now) {
-                Ok(_) => (),
+            match life.judge(bundles, only_lists, now) {
+                Ok(()) => (),
                 Err(PeerError::Untrusted { id, .. }) => {
                     if life.outlive(STREAM_DRAIN_MAX) {
                         tracing::info!(peer = %id, "the root of the peer was replaced, connection drained");
@@ -274,6 +299,7 @@ impl Conns {
                         "peer is not trusted any more, connection cut"
                     );
                     self.counters.refused(error.reason());
+                    life.cut_for.set(Some(error.reason()));
                     life.cut();
                 }
             }

@@ -172,7 +172,7 @@ async fn run(worker: Rc<Worker>, mut jobs: UnboundedReceiver<Job>) {
                     worker.configure(config);
                     drop(done);
                 }
-                Some(Job::Judge) => worker.conns.judge(&worker.process.identity),
+                Some(Job::Judge) => worker.judge(),
                 Some(Job::Drain(within)) => return worker.conns.drain_all(within).await,
                 None => return,
             },

@@ -20,12 +20,15 @@ use crate::obs::log::{LogBuffer, Sink};
 use crate::obs::shard::ShardWriter;
 use crate::process::Process;
 use crate::upstream::cluster::ClusterState;
+use crate::upstream::live::Live;
 
 /// One worker.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) process: Arc<Process>,
     pub(crate) conns: Rc<Conns>,
+    /// Open connections to mesh endpoints.
+    pub(crate) upstreams: Rc<Live>,
     pub(crate) series: ShardWriter,
     pub(crate) random: Random,
     pub(crate) tokens: TokenCache,
@@ -58,6 +61,7 @@ impl Worker {
         };
         Rc::new(Self {
             conns: Rc::new(Conns::new(process.counters.clone())),
+            upstreams: Rc::default(),
             series: ShardWriter::new(process.new_shard()),
             random: Random::new(),
             tokens: TokenCache::default(),
@@ -81,6 +85,13 @@ impl Worker {
         *self.config.borrow_mut() = next.clone();
         self.conns
             .drain_where(|of| next.config.listeners.get(&of.listener.name).is_none_or(|now| !Arc::ptr_eq(now, of)));
+    }
+
+    /// Judges the peers of all connections by the bundles and revocation lists of now.
+    pub(crate) fn judge(&self) {
+        let (bundles, now) = (self.process.identity.bundles_now(), identity::unix_time(runtime::clock::now()));
+        self.conns.judge(&bundles, now);
+        self.upstreams.judge(&bundles, now, &self.process.counters);
     }
 
     /// Looks after connections, downstream and upstream.

@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client
 use identity::bundle::BundleError;
 use identity::key::KeyError;
 use identity::pem::PemError;
+use identity::revocation::{Crl, CrlError, RevocationIndex};
 use identity::spiffe_id::SpiffeIdError;
 use identity::svid::SvidError;
 use identity::{BundleSet, PrivateKey, TrustBundle, TrustDomain, X509Svid};
@@ -50,6 +51,8 @@ pub(crate) enum SecretError {
     TrustDomain(#[from] SpiffeIdError),
     #[error("the trust bundle cannot be read")]
     Bundle(#[from] BundleError),
+    #[error("a revocation list cannot be used")]
+    Crl(#[from] CrlError),
     #[error("a file that the secret names cannot be read")]
     File(#[from] std::io::Error),
 }
@@ -91,7 +94,7 @@ impl Sds {
         if let Some(request) = subscription.want(names) {
             send(request.with_node(&self.node));
         }
-        let mut client = SecretDiscoveryServiceClient::new(channel);
+        let mut client = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = client.stream_secrets(UnboundedReceiverStream::new(outbound)).await?.into_inner();
         while let Some(response) = stream.message().await? {
             backoff.reset();
@@ -166,12 +169,26 @@ fn bundles_of(context: &CertificateValidationContext, own: &TrustDomain) -> Resu
         for domain in &config.trust_domains {
             let name = TrustDomain::parse(&domain.name)?;
             let pem = bytes_of(domain.trust_bundle.as_ref(), "trust_bundle")?;
+            // Envoy's validator reads lists from the same text.
+            heed(&mut bundles, &name, &pem)?;
             bundles.insert(Arc::new(TrustBundle::from_pem(name, &pem)?));
         }
         return if bundles.is_empty() { Err(SecretError::Empty("trust_domains")) } else { Ok(bundles) };
     }
     let pem = bytes_of(context.trusted_ca.as_ref(), "trusted_ca")?;
-    Ok(BundleSet::new([Arc::new(TrustBundle::from_pem(own.clone(), &pem)?)]))
+    let mut bundles = BundleSet::new([Arc::new(TrustBundle::from_pem(own.clone(), &pem)?)]);
+    if context.crl.is_some() {
+        heed(&mut bundles, own, &bytes_of(context.crl.as_ref(), "crl")?)?;
+    }
+    Ok(bundles)
+}
+
+/// Takes the revocation lists out of a PEM text, if there are any.
+fn heed(bundles: &mut BundleSet, name: &TrustDomain, pem: &[u8]) -> Result<(), SecretError> {
+    if pem.windows(CRL_LABEL.len()).any(|part| part == CRL_LABEL) {
+        bundles.set_revocations(name.clone(), Arc::new(RevocationIndex::new(Crl::decode_pem(pem)?)?));
+    }
+    Ok(())
 }
 
 fn bytes_of(source: Option<&DataSource>, field: &'static str) -> Result<Vec<u8>, SecretError> {
@@ -195,5 +212,75 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+const CRL_LABEL: &[u8] = b"-----BEGIN X509 CRL-----";
+/// Revocation lists may be long.
+const MESSAGE_BYTES_MAX: usize = 64 << 20;
 const OWN: &str = "default";
 const ROOTS: &str = "ROOTCA";
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::spiffe_cert_validator_config as validator;
+    use envoy_types::pb::google::protobuf::Any;
+    use prost::Name;
+
+    use super::*;
+    use crate::tests::harness::Authority;
+
+    fn inline(text: String) -> Option<DataSource> {
+        Some(DataSource { specifier: Some(Specifier::InlineString(text)), ..DataSource::default() })
+    }
+
+    fn own() -> TrustDomain {
+        TrustDomain::parse("cluster.local").unwrap()
+    }
+
+    fn list_of(authority: &Authority) -> String {
+        let bundles = authority.revoking(7, &[&authority.svid("x", std::time::Duration::from_secs(60))]);
+        let index = bundles.revocations(&own()).unwrap();
+        index.lists().map(|list| identity::pem::encode("X509 CRL", list.der())).collect()
+    }
+
+    #[test]
+    fn lists_come_beside_plain_roots_and_inside_those_of_the_spiffe_validator() {
+        let authority = Authority::new();
+        let (roots, list) = (authority.bundle().to_pem(), list_of(&authority));
+        let plain = CertificateValidationContext {
+            trusted_ca: inline(roots.clone()),
+            crl: inline(list.clone()),
+            ..CertificateValidationContext::default()
+        };
+        let trust_domain = validator::TrustDomain {
+            name: "cluster.local".into(),
+            trust_bundle: inline(roots.clone() + &list),
+            ..validator::TrustDomain::default()
+        };
+        let config = SpiffeCertValidatorConfig { trust_domains: vec![trust_domain], ..Default::default() };
+        let typed = Any { type_url: SpiffeCertValidatorConfig::type_url(), value: config.encode_to_vec() };
+        let by_domain = CertificateValidationContext {
+            custom_validator_config: Some(envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig {
+                name: "envoy.tls.cert_validator.spiffe".into(),
+                typed_config: Some(typed),
+            }),
+            ..CertificateValidationContext::default()
+        };
+        for context in [plain, by_domain] {
+            let bundles = bundles_of(&context, &own()).unwrap();
+            assert_eq!(bundles.revocations(&own()).unwrap().lists().map(Crl::len).collect::<Vec<_>>(), [1]);
+        }
+        let without = CertificateValidationContext { trusted_ca: inline(roots), ..Default::default() };
+        assert!(bundles_of(&without, &own()).unwrap().revocations(&own()).is_none());
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_used_refuses_the_secret() {
+        let authority = Authority::new();
+        let bad = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n".to_owned();
+        let context = CertificateValidationContext {
+            trusted_ca: inline(authority.bundle().to_pem()),
+            crl: inline(bad),
+            ..CertificateValidationContext::default()
+        };
+        assert!(matches!(bundles_of(&context, &own()), Err(SecretError::Crl(_))));
+    }
+}
