@@ -19,6 +19,7 @@ mod interop;
 mod mtls;
 mod policy;
 mod recovery;
+mod revocation;
 mod rotation;
 mod trial;
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         interop::trials,
         failures::trials,
         recovery::trials,
+        revocation::trials,
         database::trials,
     ];
     let conclusion = libtest_mimic::run(&arguments, modules.iter().flat_map(|trials| trials()).collect());
