@@ -22,6 +22,7 @@ const FILES: &[&str] = &[
     "kasbah/custody.proto",
     "kasbah/federation.proto",
     "kasbah/revocation.proto",
+    "kasbah/signer.proto",
     "demo/helloworld.proto",
 ];
 

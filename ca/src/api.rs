@@ -4,10 +4,11 @@
 //! |---|---|
 //! | anyone | `GetBundle`, `AttestAgent` |
 //! | holder of an SVID of the trust domain | see tree heads of the transparency log, and that they continue each other |
+//! | holder of an SVID whose entry says `downstream` | get an intermediate, publish keys of tokens |
 //! | agent (attested, not banned, with its current or newest SVID) | issue for its own entries, renew itself, report, watch |
 //! | administrator (local socket, or an SVID whose entry says `admin`) | everything else |
 //!
-//! Every method begins by asking [`Api::admin`] or [`Api::agent`] for the caller, or has a comment saying why not.
+//! Every method begins by asking [`Api::admin`], [`Api::agent`] or [`Api::downstream`] for the caller, or has a comment saying why not.
 
 mod agent;
 mod attestation;
@@ -15,6 +16,7 @@ mod audit;
 mod bundle;
 mod convert;
 mod custody;
+mod downstream;
 mod entry;
 mod filter;
 mod local_authority;

@@ -9,7 +9,9 @@ mod first;
 mod keep;
 mod rows;
 mod steps;
+mod token_keys;
 mod trial;
+mod upstream;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,17 +32,19 @@ use tokio::sync::watch;
 
 use crate::certifier::secs;
 use crate::custody::kek::Kek;
-use crate::custody::{Place, Places};
+use crate::custody::{Desk, KeeperError, Place, Places};
 use crate::key_file::KeyFileError;
 use crate::rotation::machine::{Line, Node};
 use crate::rotation::schedule::Ages;
 use crate::settings::Settings;
 use crate::store::{AuthorityKind, AuthorityRow, Store, StoreError};
+use crate::upstream::{Upstream, UpstreamError};
 
 pub(crate) use adopt::{Adopted, Adoption, csr_of, requested};
 pub(crate) use first::{add_request, begin_offline, has_active};
 pub(crate) use rows::{Facts, Keys};
 pub(crate) use steps::{Asked, StepError, counted};
+pub(crate) use token_keys::PublishedKey;
 
 /// Why there is no authority to sign with.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +110,21 @@ pub enum AuthoritiesError {
          run `kasbah ca install --config FILE --cert SIGNED --root ROOT`"
     )]
     NotInstalled,
+    /// A key of another server's tokens.
+    #[error("the key is not published: {0}")]
+    KeyRefused(&'static str),
+    /// The authority above.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The keeper of keys did not make one.
+    #[error("the keeper of the keys does not do it")]
+    Keeper(#[source] KeeperError),
+    /// Keys are somewhere that the settings do not name.
+    #[error("a key is kept in `{0}`; name it in the section of that name of `custody`")]
+    PlaceUnknown(&'static str),
+    /// A key from outside cannot be put there.
+    #[error("keys are made in `{0}` and cannot be put there; make one with `kasbah ca csr` and have its CSR signed")]
+    KeysMadeElsewhere(&'static str),
     /// The authority runs, or ran.
     #[error("the database has an authority already; give the command without --config while it runs")]
     Started,
@@ -134,6 +153,11 @@ impl AuthoritiesError {
             Self::NoRequest => "IMPORT_NO_REQUEST",
             Self::Offline => "AUTHORITY_OFFLINE",
             Self::NotInstalled => "AUTHORITY_NOT_INSTALLED",
+            Self::KeyRefused(_) => "BUNDLE_INVALID",
+            Self::Upstream(error) => error.reason(),
+            Self::Keeper(_) => "AUTHORITY_KEY_UNAVAILABLE",
+            Self::PlaceUnknown(_) => "AUTHORITY_KEY_PLACE_UNKNOWN",
+            Self::KeysMadeElsewhere(_) => "IMPORT_KEY_PLACE",
             Self::Started => "AUTHORITY_STATE",
             Self::KeyLost(_) => "AUTHORITY_KEY_LOST",
             Self::Seal(error) => error.reason(),
@@ -150,6 +174,7 @@ pub(crate) struct Authorities {
     changes: watch::Sender<u64>,
     keys: Keys,
     ttls: Ttls,
+    upstream: Option<Arc<dyn Upstream>>,
     /// One change at a time.
     changing: tokio::sync::Mutex<()>,
 }
@@ -224,14 +249,25 @@ impl Signing {
 impl Authorities {
     /// Reads the authorities, or makes them when the database is new: root, intermediate, JWT key and WIT key appear in
     /// one transaction, or not at all.
+    #[cfg(test)]
     pub(crate) async fn load(store: &Store, settings: &Settings, now: SystemTime) -> Result<Self, AuthoritiesError> {
+        Self::load_below(store, settings, None, now).await
+    }
+
+    /// The same below the authority above.
+    pub(crate) async fn load_below(
+        store: &Store,
+        settings: &Settings,
+        upstream: Option<Arc<dyn Upstream>>,
+        now: SystemTime,
+    ) -> Result<Self, AuthoritiesError> {
         let stored = store.authorities().await?;
         let kek = Kek::open(settings, stored.key_check.as_deref())?;
         let check_text = kek.check_text()?;
-        let places = Places::of(&settings.custody);
+        let places = Places::of(&settings.custody)?;
         let mut keys = Keys { seal: kek.key, trust_domain: settings.trust_domain.clone(), places };
         if stored.key_check.is_none() {
-            match first::create(store, settings, &keys, check_text, stored.revision, now).await {
+            match first::create(store, settings, &keys, upstream.as_deref(), check_text, stored.revision, now).await {
                 // Another replica was first: its authorities are everybody's, if our key opens them.
                 Err(AuthoritiesError::Store(StoreError::AuthorityChanged)) => {
                     let theirs = store.authorities().await?.key_check.unwrap_or_default();
@@ -254,6 +290,7 @@ impl Authorities {
             current: ArcSwap::from_pointee(signing),
             keys,
             ttls: Ttls { root: settings.root_ttl, signing: settings.ca_ttl, svid_max },
+            upstream,
             changing: tokio::sync::Mutex::new(()),
         })
     }
@@ -261,6 +298,16 @@ impl Authorities {
     /// What seals keys.
     pub(crate) fn seal_key(&self) -> &SealKey {
         &self.keys.seal
+    }
+
+    /// The authority above this one.
+    pub(crate) fn upstream(&self) -> Option<&Arc<dyn Upstream>> {
+        self.upstream.as_ref()
+    }
+
+    /// Keepers of keys elsewhere.
+    pub(crate) fn desks(&self) -> &[Arc<Desk>] {
+        self.keys.places.desks()
     }
 
     /// What signs now.

@@ -53,6 +53,8 @@ pub(crate) struct Ttls {
     pub(crate) wit_svid: Duration,
     pub(crate) agent_svid: Duration,
     pub(crate) max: Duration,
+    /// Of intermediates.
+    pub(crate) ca: Duration,
     pub(crate) backdate: Duration,
     /// See [`crate::custody::CustodySettings::renewal_lead`].
     pub(crate) renewal_lead: f64,
@@ -66,6 +68,7 @@ impl Ttls {
             wit_svid: settings.wit_svid_ttl,
             agent_svid: settings.agent_svid_ttl,
             max: settings.svid_ttl_max,
+            ca: settings.ca_ttl,
             backdate: settings.backdate,
             renewal_lead: settings.custody.renewal_lead,
         }

@@ -4,10 +4,16 @@
 //! |---|---|
 //! | `disk` | in the database, sealed by the key-encryption key ([`kek`]) |
 //! | `memory` | in this process alone: each start makes new authorities |
+//! | `pkcs11` | in a token, made there and never extractable ([`pkcs11`]) |
+//! | `external_signer` | with another program, asked over a Unix socket ([`external`]) |
 //! | `offline` | not here: the root of an intermediate that was imported, or that a CSR was signed for |
 
+mod desk;
+mod external;
 pub(crate) mod kek;
 pub(crate) mod offline;
+#[cfg(feature = "pkcs11")]
+mod pkcs11;
 pub(crate) mod places;
 pub(crate) mod renewal;
 pub(crate) mod settings;
@@ -15,25 +21,32 @@ pub(crate) mod watch;
 
 use std::path::Path;
 
+pub(crate) use desk::Desk;
+pub use desk::KeeperError;
+pub use external::ExternalSigner;
 pub(crate) use places::{Made, Places};
-pub use settings::{CustodySettings, ImportFiles, KeyPlace};
+pub use settings::{CustodySettings, ImportFiles, KeyPlace, Pkcs11Token, SecretSource};
 
 /// Where a key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Disk,
     Memory,
+    Pkcs11,
+    ExternalSigner,
     Offline,
 }
 
 impl Place {
-    const ALL: [Self; 3] = [Self::Disk, Self::Memory, Self::Offline];
+    const ALL: [Self; 5] = [Self::Disk, Self::Memory, Self::Pkcs11, Self::ExternalSigner, Self::Offline];
 
     /// As it is stored and shown.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Disk => "disk",
             Self::Memory => "memory",
+            Self::Pkcs11 => "pkcs11",
+            Self::ExternalSigner => "external_signer",
             Self::Offline => "offline",
         }
     }
@@ -41,6 +54,11 @@ impl Place {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|place| place.as_str() == text)
     }
+}
+
+/// The user of this process, as the owner of its own files in /proc.
+pub(crate) fn own_uid() -> u32 {
+    std::fs::metadata("/proc/self").map_or(0, |found| std::os::unix::fs::MetadataExt::uid(&found))
 }
 
 /// A file that an operator named, read whole.
@@ -55,4 +73,4 @@ pub(crate) fn read_file(path: &Path, max: usize) -> std::io::Result<Vec<u8>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

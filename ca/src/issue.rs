@@ -1,5 +1,6 @@
 //! Issuing: sign, write the record, and only then hand out.
 
+pub(crate) mod downstream;
 pub(crate) mod wit;
 
 use std::net::IpAddr;

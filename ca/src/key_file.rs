@@ -123,7 +123,7 @@ fn read(path: &Path, file: File) -> Result<SealKey, KeyFileError> {
 fn make(path: &Path) -> Result<SealKey, KeyFileError> {
     let key = SealKey::generate();
     let text = STANDARD.encode(key.expose_bytes()) + "\n";
-    match write(path, text.as_bytes(), 0o600, |temporary| fs::hard_link(temporary, path)) {
+    match create_new(path, text.as_bytes(), 0o600) {
         // Another replica that shares the file was first.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return load(path, false),
         written => written.map_err(|source| KeyFileError::Io { path: path.to_owned(), source })?,
@@ -135,6 +135,11 @@ fn make(path: &Path) -> Result<SealKey, KeyFileError> {
 /// Writes a whole file or nothing, and returns when it is on the disk. An existing file is replaced.
 pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     write(path, content, mode, |temporary| fs::rename(temporary, path))
+}
+
+/// The same for a file that must not exist yet.
+pub(crate) fn create_new(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write(path, content, mode, |temporary| fs::hard_link(temporary, path))
 }
 
 /// `place` gives the whole file its name.

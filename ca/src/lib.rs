@@ -43,10 +43,12 @@ mod server;
 mod server_svid;
 mod service_account;
 mod settings;
+mod signer;
 mod stamp;
 mod store;
 #[cfg(test)]
 mod testing;
+mod upstream;
 mod web;
 
 use runtime::logs::LogControl;
@@ -60,7 +62,7 @@ pub use authorities::AuthoritiesError;
 pub use backup::{BackupError, BackupReport, RestoreOptions, backup, restore};
 pub use clock_watch::ClockJump;
 pub use custody::offline::{offline_csr, offline_install};
-pub use custody::{CustodySettings, ImportFiles, KeyPlace};
+pub use custody::{CustodySettings, ExternalSigner, ImportFiles, KeeperError, KeyPlace, Pkcs11Token, SecretSource};
 pub use federation::endpoint::CertificateError;
 pub use federation::{FederationSettings, FetchError, WebEndpoint};
 pub use jwks_file::KeysError;
@@ -71,7 +73,9 @@ pub use revocation::RevocationSettings;
 pub use server::{Addresses, RunError, SERVER_PATH, Server};
 pub use service_account::TokenError;
 pub use settings::{ServiceAccountIssuer, Settings, SettingsProblem};
+pub use signer::{SignerError, serve_signer};
 pub use store::{OpenError, StoreError};
+pub use upstream::{UpstreamError, UpstreamFiles, UpstreamServer, UpstreamSettings};
 
 /// Builds the authority and runs it until `shutdown`.
 ///

@@ -65,6 +65,8 @@ pub(crate) struct Gauges {
     pub(crate) clock_sound: bool,
     /// Whether an operator should renew the intermediate, because its root is not here: 0, 1 (due) or 2 (overdue).
     pub(crate) renewal_due: u8,
+    /// Whether every keeper of keys elsewhere is there.
+    pub(crate) keys_up: bool,
     /// How often it jumped.
     pub(crate) clock_jumps: u64,
     pub(crate) now: i64,
@@ -137,7 +139,7 @@ impl CsrCounts {
 
 impl Gauges {
     fn write(&self, out: &mut String) {
-        let families: [(&str, i64); 14] = [
+        let families: [(&str, i64); 15] = [
             ("citadel_server_root_cert_expiry_timestamp", self.root_expires_at),
             ("citadel_server_root_cert_expiry_seconds", self.root_expires_at - self.now),
             ("citadel_server_cert_chain_expiry_timestamp", self.chain_expires_at),
@@ -150,6 +152,7 @@ impl Gauges {
             ("ca_store_waiting", i64::try_from(self.store_waiting).unwrap_or(i64::MAX)),
             ("ca_leads", i64::from(self.leads)),
             ("ca_clock_sound", i64::from(self.clock_sound)),
+            ("ca_keys_up", i64::from(self.keys_up)),
             ("ca_intermediate_renewal_due", i64::from(self.renewal_due)),
             ("ca_clock_jumps", i64::try_from(self.clock_jumps).unwrap_or(i64::MAX)),
         ];

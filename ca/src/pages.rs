@@ -63,6 +63,7 @@ fn gauges(certifier: &Certifier, svid: &ServerSvid) -> Gauges {
         leads: certifier.store.lease().is_held(),
         clock_sound: certifier.clock_watch.check().is_ok(),
         clock_jumps: certifier.clock_watch.jumps(),
+        keys_up: certifier.authorities.desks().iter().all(|desk| desk.trouble().is_none()),
         renewal_due: match certifier.renewal() {
             Renewal::Automatic | Renewal::NotYet => 0,
             Renewal::Due => 1,
@@ -139,8 +140,16 @@ fn status(certifier: &Certifier) -> Value {
         "root_not_after": rfc3339(from_unix_secs(signing.root_not_after())),
         "authority_not_after": rfc3339(signing.x509.not_after()),
         "authority_renewal": certifier.renewal().as_str(),
+        "keys": keys(certifier),
         "root_key": signing.root_place.as_str(),
     })
+}
+
+/// The first trouble with keys that are elsewhere.
+fn keys(certifier: &Certifier) -> String {
+    let troubles = certifier.authorities.desks().iter().filter_map(|desk| Some((desk.place(), desk.trouble()?)));
+    let mut texts = troubles.map(|(place, trouble)| format!("{}: {trouble}", place.as_str()));
+    texts.next().unwrap_or_else(|| "OK".into())
 }
 
 #[derive(Deserialize)]

@@ -59,6 +59,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Nothing to do where `custody.keys` is `memory`: new authorities sign; nodes that know only the old root join again.",
     ),
     doc(
+        "AUTHORITY_KEY_PLACE_UNKNOWN",
+        "A key of an authority is kept in a place that the settings do not name.",
+        "Keep the section of the old place in `custody` until a rotation has replaced its keys.",
+    ),
+    doc(
         "AUTHORITY_NOT_INSTALLED",
         "The setting `custody.offline_root` is on, and no intermediate is installed yet.",
         "Run `kasbah ca csr --config FILE`, have the CSR signed, then `kasbah ca install --config FILE`.",
@@ -112,6 +117,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Use the admin socket, or an SVID whose entry says `admin`.",
     ),
     doc("CALLER_NOT_AGENT", "Only agents may call this.", "Call it with the SVID of an agent."),
+    doc(
+        "CALLER_NOT_DOWNSTREAM",
+        "The caller asks for an intermediate or publishes keys, and its entry is not marked downstream.",
+        "Create its entry with `kasbah entry create --downstream`, or find out who it is.",
+    ),
     doc(
         "CALLER_NOT_LOCAL",
         "A private key was sent over the network.",
@@ -319,6 +329,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "See that it exists and can be read by the authority.",
     ),
     doc(
+        "IMPORT_KEY_PLACE",
+        "`custody.keys` names a place where keys are made and never put.",
+        "Use `kasbah ca csr` and `kasbah ca install`; the key is then made there.",
+    ),
+    doc(
         "IMPORT_NO_REQUEST",
         "The certificate to install is not for the key of a CSR that waits.",
         "Make a CSR with `kasbah ca csr` and have that one signed; for a certificate with a key of its own use `kasbah ca import`.",
@@ -448,6 +463,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "`kasbah ca rotate status` shows the present state; receipts are kept for `audit_kept`.",
     ),
     doc("SHUTTING_DOWN", "The authority is ending.", "Try again."),
+    doc(
+        "SIGNER_UNUSABLE",
+        "The signer cannot use its folder or its socket.",
+        "See that both directories exist and can be written by the signer's user, and that no other signer runs.",
+    ),
     doc("SIGNING_FAILED", "The certificate could not be signed.", "Look at the cause in the authority's log."),
     doc(
         "SOURCE_REVOKED",
@@ -502,6 +522,26 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("TTL_INVALID", "A life was asked for that is not positive.", "Ask for at least one second."),
     doc(
+        "UPSTREAM_FILE_UNREADABLE",
+        "A file of the setting `upstream.files` cannot be read.",
+        "See that it exists and can be read by the authority.",
+    ),
+    doc(
+        "UPSTREAM_NOT_FOLLOWED",
+        "What the upstream authority publishes or signs could not be taken over; the last good state stays in force.",
+        "Look at the cause in the log line; it is tried again by itself.",
+    ),
+    doc(
+        "UPSTREAM_REFUSED",
+        "The upstream authority does not sign an intermediate.",
+        "See that its certificate lives on and its path length allows a CA below it.",
+    ),
+    doc(
+        "UPSTREAM_UNREACHABLE",
+        "The server above does not answer.",
+        "See its address and the entry of this server at its agent; it is tried again by itself.",
+    ),
+    doc(
         "WEB_CERTIFICATE_UNREADABLE",
         "The certificate or key of federation.web_endpoint cannot be read.",
         "Correct the setting or the files' rights.",
@@ -535,6 +575,8 @@ mod tests {
             "store/error.rs",
             "store/open/error.rs",
             "authorities.rs",
+            "signer.rs",
+            "upstream.rs",
             "policy.rs",
             "policy/document.rs",
             "federation/error.rs",

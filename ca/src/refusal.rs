@@ -34,6 +34,9 @@ pub enum Refusal {
     /// The caller is no administrator.
     #[error("authorization denied: the caller is no administrator")]
     CallerNotAdmin,
+    /// The caller is no server below this one.
+    #[error("authorization denied: the caller's entry is not marked `downstream`")]
+    CallerNotDownstream,
     /// The node is not known: never attested, or deleted.
     #[error("the agent is not attested, or was deleted")]
     AgentNotAttested,
@@ -250,6 +253,7 @@ impl Refusal {
             Self::CallerUnknown => "CLIENT_CERTIFICATE_MISSING",
             Self::CallerNotAgent => "CALLER_NOT_AGENT",
             Self::CallerNotAdmin => "CALLER_NOT_ADMIN",
+            Self::CallerNotDownstream => "CALLER_NOT_DOWNSTREAM",
             Self::AgentNotAttested => "AGENT_NOT_ATTESTED",
             Self::AgentBanned => "AGENT_BANNED",
             Self::AgentExpired => "AGENT_EXPIRED",
@@ -315,6 +319,7 @@ impl Refusal {
             | Self::CallerUnknown
             | Self::CallerNotAgent
             | Self::CallerNotAdmin
+            | Self::CallerNotDownstream
             | Self::NotLocal
             | Self::AgentNotAttested
             | Self::AgentBanned
@@ -419,7 +424,9 @@ impl From<StepError> for Refusal {
             StepError::Busy => Self::Authorities { reason: "ROTATION_BUSY", text },
             StepError::Authorities(AuthoritiesError::Store(error)) => Self::Store(error),
             StepError::Authorities(AuthoritiesError::Offline) => Self::NotNow(text),
-            StepError::Authorities(AuthoritiesError::X509(AuthorityError::KeyUnavailable)) => Self::KeyUnavailable,
+            StepError::Authorities(
+                AuthoritiesError::X509(AuthorityError::KeyUnavailable) | AuthoritiesError::Keeper(_),
+            ) => Self::KeyUnavailable,
             StepError::Authorities(error) if is_about_import(&error) => {
                 Self::Import { reason: error.reason(), text: whole(&error) }
             }
@@ -439,7 +446,16 @@ impl From<AuthoritiesError> for Refusal {
 
 fn is_about_import(error: &AuthoritiesError) -> bool {
     use AuthoritiesError as Error;
-    matches!(error, Error::Import(_) | Error::Key(_) | Error::NoRequest | Error::RootKnown(_) | Error::Trial(_))
+    matches!(
+        error,
+        Error::Import(_)
+            | Error::Key(_)
+            | Error::KeyRefused(_)
+            | Error::KeysMadeElsewhere(_)
+            | Error::NoRequest
+            | Error::RootKnown(_)
+            | Error::Trial(_)
+    )
 }
 
 /// An error with all its causes.

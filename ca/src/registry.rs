@@ -135,6 +135,11 @@ impl Registry {
         self.entries_of(&self.by_id, id).any(|entry| entry.admin && entry.is_live(now))
     }
 
+    /// The live entry that makes `id` a server below this one.
+    pub(crate) fn downstream(&self, id: &SpiffeId, now: i64) -> Option<Arc<Entry>> {
+        self.entries_of(&self.by_id, id).find(|entry| entry.downstream && entry.is_live(now)).cloned()
+    }
+
     /// Every entry that `agent` may issue for: what hangs below its own ID, or below an alias that it has the
     /// selectors of. In the order of the ids.
     pub(crate) fn authorized(&self, agent: &Agent, now: i64) -> Vec<Arc<Entry>> {

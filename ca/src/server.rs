@@ -37,7 +37,8 @@ use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
 use crate::settings::{Settings, SettingsProblem};
 use crate::store::{self, OpenError, StoreError};
-use crate::{custody, housekeeping, pages, web};
+use crate::upstream::Upstream;
+use crate::{custody, housekeeping, pages, upstream, web};
 
 /// Why the authority cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +184,18 @@ impl Settings {
         shutdown: Shutdown,
     ) -> Result<Server, RunError> {
         self.check()?;
+        let upstream = upstream::open(&self, clock.now()).map_err(AuthoritiesError::from)?;
+        self.build_below(upstream, clock, logs, shutdown).await
+    }
+
+    pub(crate) async fn build_below(
+        self,
+        upstream: Option<Arc<dyn Upstream>>,
+        clock: Clock,
+        logs: LogControl,
+        shutdown: Shutdown,
+    ) -> Result<Server, RunError> {
+        self.check()?;
         let attestors = Attestors::build(&self.node_attestors).map_err(SettingsProblem::from)?;
         let lock = lock_dir(&self.data_dir)?;
         let server_id = self.trust_domain.with_path(SERVER_PATH)?;
@@ -192,7 +205,7 @@ impl Settings {
         let failed = |error| RunError::Authorities(AuthoritiesError::from(error));
         let newest = store.newest_issue().await.map_err(failed)?;
         let clock_watch = ClockWatch::new(clock, from_unix_secs(newest));
-        let authorities = Authorities::load(&store, &self, clock.now()).await?;
+        let authorities = Authorities::load_below(&store, &self, upstream, clock.now()).await?;
         let log = TransparencyLog::load(&store, authorities.seal_key(), secs(clock.now())).await?;
         let (policy_file, policy) = open_policy(&self)?;
         let certifier = Arc::new(Certifier {
@@ -391,6 +404,12 @@ fn spawn_chores(
     let clock = housekeeping::watch_clock(certifier.clone(), readiness.clone());
     tasks.spawn("clock", until(shutdown(), Box::pin(clock)));
     let intermediate = custody::watch::watch_intermediate(certifier.clone(), readiness.clone());
+    if let Some(upstream) = certifier.authorities.upstream().cloned() {
+        let follow = upstream::follow::follow(certifier.clone(), upstream);
+        tasks.spawn("upstream authority", until(shutdown(), Box::pin(follow)));
+    }
+    let keepers = custody::watch::watch_keepers(certifier.clone(), readiness.clone());
+    tasks.spawn("keepers of keys", until(shutdown(), Box::pin(keepers)));
     tasks.spawn("intermediate", until(shutdown(), Box::pin(intermediate)));
     let federation = crate::federation::keep_polled(certifier.clone());
     tasks.spawn("federation", until(shutdown(), Box::pin(federation)));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::attest::{AttestorProblem, NodeAttestors};
 use crate::custody::CustodySettings;
 use crate::federation::FederationSettings;
+use crate::upstream::UpstreamSettings;
 
 /// Settings of the role `ca`. Each but the first two has a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Settings {
     /// Where the keys of authorities are kept and come from.
     #[serde(default)]
     pub custody: CustodySettings,
+    /// An authority above this one, which signs its intermediates; without it the root is made here.
+    #[serde(default)]
+    pub upstream: Option<UpstreamSettings>,
     /// The SPIRE server API over TLS, for agents and administrators.
     #[serde(default = "default_grpc")]
     pub grpc: SocketAddr,
@@ -205,6 +209,7 @@ impl Settings {
             database: None,
             key_file: None,
             custody: CustodySettings::default(),
+            upstream: None,
             grpc: default_grpc(),
             istio_csr: None,
             admin_socket: None,
@@ -256,6 +261,13 @@ impl Settings {
             return Err(SettingsProblem::TtlOrder { longer: "root_ttl", shorter: "ca_ttl" });
         }
         self.custody.check(self.database.as_ref().is_some_and(|url| url.starts_with("postgres")))?;
+        if let Some(upstream) = &self.upstream {
+            if upstream.files.is_some() == upstream.server.is_some() {
+                let problem = "give either `files` or `server`".to_owned();
+                return Err(SettingsProblem::Custody { setting: "upstream", problem });
+            }
+            self.custody.check_below_upstream()?;
+        }
         self.node_attestors.check()?;
         self.revocation.check()?;
         self.check_names()?;

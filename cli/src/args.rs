@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 
-pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, WayArgs};
+pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
 pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
 pub(crate) use revoke::{RevocationsCommand, RevokeArgs};
@@ -311,6 +311,12 @@ A new root is prepared; `kasbah ca rotate` then moves over to it. An intermediat
 
 Asked again it is the same key, until its certificate is installed.")]
     Csr(CaCsrArgs),
+    /// Keep keys for an authority in a process of its own (`custody.keys: external_signer`).
+    #[command(after_help = "Example:
+  kasbah ca signer --keys /var/lib/kasbah-signer --socket /run/kasbah-signer/signer.sock --mode 660
+
+Run it as another user than the authority, in whose group that one is.")]
+    Signer(CaSignerArgs),
     /// Install the certificate that was signed for the CSR.
     #[command(after_help = "Examples:
   kasbah ca install --cert ca.pem             below the present root: signs at once

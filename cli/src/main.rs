@@ -50,6 +50,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Ca(CaCommand::Policy(command)) => verbs::policy::run(&command),
         Command::Ca(CaCommand::Rotate(args)) => verbs::rotate::run(&args),
         Command::Ca(CaCommand::Keys(args)) => verbs::ca_keys::keys(&args),
+        Command::Ca(CaCommand::Signer(args)) => roles::signer(&args),
         Command::Ca(CaCommand::Import(args)) => verbs::ca_keys::import(&args),
         Command::Ca(CaCommand::Csr(args)) => verbs::ca_keys::csr(&args),
         Command::Ca(CaCommand::Install(args)) => verbs::ca_keys::install(&args),

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use runtime::logs::{LogControl, LogFormat};
 use runtime::shutdown::Shutdown;
 
-use crate::args::RoleArgs;
+use crate::args::{CaSignerArgs, RoleArgs};
 use crate::exit::{Exit, Failure, chain};
 use crate::output;
 
@@ -42,6 +42,17 @@ pub(crate) fn discovery(args: &RoleArgs) -> Result<(), Failure> {
 /// `kasbah policy run`.
 pub(crate) fn policy(args: &RoleArgs) -> Result<(), Failure> {
     serve("policy", args, Threads::Few, |_| Ok(()), policy::run)
+}
+
+/// `kasbah ca signer`.
+pub(crate) fn signer(args: &CaSignerArgs) -> Result<(), Failure> {
+    runtime::logs::init("signer", LogFormat::Text).map_err(|e| Failure::new(Exit::Usage, chain(&e)))?;
+    let executor = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    executor.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        let served = ca::serve_signer(&args.keys, &args.socket, args.mode, shutdown).await;
+        served.map_err(|e| Failure::failed(format!("{} ({})", chain(&e), e.reason())))
+    })
 }
 
 enum Threads {

@@ -116,6 +116,14 @@ pub mod kasbah {
             "kasbah.ca.v1"
         );
     }
+    /// A keeper of keys outside of the CA.
+    pub mod signer {
+        generated!(
+            /// Version 1.
+            v1,
+            "kasbah.signer.v1"
+        );
+    }
     /// Between agent and CA.
     pub mod node {
         generated!(
@@ -197,6 +205,7 @@ mod tests {
                 "kasbah.ca.v1.Revocation",
                 "kasbah.ca.v1.Rotation",
                 "kasbah.node.v1.Node",
+                "kasbah.signer.v1.Signer",
                 "spire.api.server.agent.v1.Agent",
                 "spire.api.server.bundle.v1.Bundle",
                 "spire.api.server.entry.v1.Entry",

@@ -58,10 +58,7 @@ impl bundle_server::Bundle for Api {
         request: Request<PublishJwtAuthorityRequest>,
     ) -> Result<Response<PublishJwtAuthorityResponse>, Status> {
         let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("PublishJWTAuthority"))
-        };
+        let work = self.publish_jwt(&caller, request.into_inner().jwt_authority);
         self.answer("PublishJWTAuthority", &caller, work).await
     }
 
@@ -70,10 +67,7 @@ impl bundle_server::Bundle for Api {
         request: Request<PublishWitAuthorityRequest>,
     ) -> Result<Response<PublishWitAuthorityResponse>, Status> {
         let caller = self.caller(request.extensions());
-        let work = async {
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("PublishWITAuthority"))
-        };
+        let work = self.publish_wit(&caller, request.into_inner().wit_authority);
         self.answer("PublishWITAuthority", &caller, work).await
     }
 

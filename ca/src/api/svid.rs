@@ -112,11 +112,7 @@ impl svid_server::Svid for Api {
         request: Request<NewDownstreamX509caRequest>,
     ) -> Result<Response<NewDownstreamX509caResponse>, Status> {
         let caller = self.caller(request.extensions());
-        let work = async {
-            // No caller has this right yet; an administrator is told why, anybody else that it is not allowed.
-            self.admin(&caller)?;
-            Err(Refusal::NotOffered("NewDownstreamX509CA"))
-        };
+        let work = self.new_downstream(&caller, request.into_inner());
         self.answer("NewDownstreamX509CA", &caller, work).await
     }
 }

@@ -6,6 +6,7 @@
 
 use std::time::SystemTime;
 
+use identity::CertificateDer;
 use identity::bundle::TrustBundle;
 use identity::import::{Candidate, Needs, Offer};
 use identity::signing_key::SigningKey;
@@ -136,6 +137,11 @@ impl Authorities {
                 change.put.push(row);
                 adopted.signs = true;
             }
+            // It was trusted only while another one was prepared.
+            (Some(known), Some(row)) if known.state == AuthorityState::Old && known.place == Place::Offline => {
+                change.put.push(AuthorityRow { state: prepared, ..known.clone() });
+                change.put.push(AuthorityRow { state: prepared, ..row });
+            }
             (Some(known), Some(row)) if known.state == prepared => {
                 change.put.push(AuthorityRow { state: prepared, ..row });
             }
@@ -146,7 +152,7 @@ impl Authorities {
     }
 
     /// The change that prepares a root.
-    async fn prepare(
+    pub(super) async fn prepare(
         &self,
         store: &Store,
         stored: &StoredAuthorities,
@@ -201,10 +207,20 @@ pub(super) fn offline_root(
     published: u64,
     now: SystemTime,
 ) -> Result<AuthorityRow, AuthoritiesError> {
-    let summary =
-        CertificateSummary::decode(&candidate.root).map_err(identity::authority::AuthorityError::Certificate)?;
+    offline_row(keys, &candidate.root, state, published, now)
+}
+
+/// A root without a key.
+pub(super) fn offline_row(
+    keys: &Keys,
+    root: &CertificateDer<'static>,
+    state: AuthorityState,
+    published: u64,
+    now: SystemTime,
+) -> Result<AuthorityRow, AuthoritiesError> {
+    let summary = CertificateSummary::decode(root).map_err(identity::authority::AuthorityError::Certificate)?;
     let id = summary.subject_key_id.clone().ok_or(identity::authority::AuthorityError::NoSubjectKeyId)?;
-    Ok(keys.keep_offline_root(&candidate.root, id, (summary.not_before(), summary.not_after()), state, published, now))
+    Ok(keys.keep_offline_root(root, id, (summary.not_before(), summary.not_after()), state, published, now))
 }
 
 const TRIES_MAX: usize = 3;

@@ -1,6 +1,6 @@
 //! The authorities of a new database, and of one that lacks some: made here, imported, or waiting for an offline root.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use identity::authority::X509Authority;
 use identity::bundle::TrustBundle;
@@ -18,18 +18,21 @@ use crate::settings::Settings;
 use crate::store::{
     AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, Store, StoreError, StoredAuthorities,
 };
+use crate::upstream::{Upstream, UpstreamError};
 
 /// Makes what a new database lacks: root, intermediate, JWT key and WIT key appear in one transaction, or not at all.
 pub(super) async fn create(
     store: &Store,
     settings: &Settings,
     keys: &Keys,
+    upstream: Option<&dyn Upstream>,
     key_check: String,
     based_on: u64,
     now: SystemTime,
 ) -> Result<(), AuthoritiesError> {
     let mut rows = match &settings.custody.import {
         Some(files) => rows_of_adoption(keys, &import(settings, keys, files, now)?, settings, now)?,
+        None if upstream.is_some() => from_above(settings, keys, upstream, now).await?,
         None if settings.custody.offline_root => return Err(AuthoritiesError::NotInstalled),
         None => self_made(settings, keys, FIRST, now)?,
     };
@@ -40,6 +43,28 @@ pub(super) async fn create(
     store.change_authorities(change, based_on).await?;
     tracing::info!(trust_domain = %settings.trust_domain, root, "new authority made");
     Ok(())
+}
+
+/// The root of the authority above, and an intermediate that it signs.
+async fn from_above(
+    settings: &Settings,
+    keys: &Keys,
+    upstream: Option<&dyn Upstream>,
+    now: SystemTime,
+) -> Result<Vec<AuthorityRow>, AuthoritiesError> {
+    let upstream = upstream.ok_or(AuthoritiesError::Missing("upstream authority"))?;
+    let begun = std::time::Instant::now();
+    let adoption = loop {
+        match super::upstream::minted(keys, upstream, settings.ca_ttl, now).await {
+            // Its agent may not have given us an identity yet.
+            Err(AuthoritiesError::Upstream(UpstreamError::Unreachable(why))) if begun.elapsed() < ABOVE_WAIT_MAX => {
+                tracing::info!(why, "waiting for the upstream server");
+                tokio::time::sleep(ABOVE_PAUSE).await;
+            }
+            minted => break minted?,
+        }
+    };
+    rows_of_adoption(keys, &adoption, settings, now)
 }
 
 /// A new root, and an intermediate below it.
@@ -229,5 +254,8 @@ pub(crate) fn add_request(
     Ok((made, AuthoritiesChange { put, gone, ..AuthoritiesChange::default() }))
 }
 
+/// How long a first start waits for the server above.
+const ABOVE_WAIT_MAX: Duration = Duration::from_secs(60);
+const ABOVE_PAUSE: Duration = Duration::from_millis(500);
 /// The first number of a bundle.
 const FIRST: u64 = 1;

@@ -52,7 +52,8 @@ impl Authorities {
             for asked in steps {
                 match self.step_alone(store, kind, &asked, now).await {
                     // Another look at the nodes found what the first had not: it is tried again later.
-                    Err(StepError::Refused(_)) => return Ok(()),
+                    // So did one that has no intermediate yet, from an authority elsewhere.
+                    Err(StepError::Refused(_) | StepError::Authorities(AuthoritiesError::Offline)) => return Ok(()),
                     Err(StepError::Busy) => return self.read(store, now).await,
                     taken => tolerate(taken)?,
                 }

@@ -42,6 +42,8 @@ pub(crate) struct Facts {
     pub(crate) place: Place,
     /// A key that waits for its certificate.
     pub(crate) requested: bool,
+    /// The root of an intermediate; empty for others.
+    pub(crate) issuer: String,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
 }
@@ -272,7 +274,8 @@ impl Keys {
     /// Whether the authority's key is at hand: not offline, and not lost with the memory of an earlier process.
     pub(super) fn holds(&self, row: &AuthorityRow) -> bool {
         match row.place {
-            Place::Disk => true,
+            // Whether the keeper answers is found out when it is asked.
+            Place::Disk | Place::Pkcs11 | Place::ExternalSigner => true,
             Place::Memory => self.places.held_key(&row.key_name).is_some(),
             Place::Offline => false,
         }
@@ -284,6 +287,10 @@ impl Keys {
             Place::Memory => {
                 let held = self.places.held_key(&row.key_name);
                 held.map(SigningKey::from).ok_or(AuthoritiesError::KeyLost("authority"))
+            }
+            Place::Pkcs11 | Place::ExternalSigner => {
+                let spki = STANDARD.decode(&row.public_key).map_err(|_| AuthoritiesError::Unusable("public key"))?;
+                self.places.remote(row.place, &row.key_name, spki)
             }
             Place::Offline => Err(AuthoritiesError::Offline),
         }
@@ -337,6 +344,7 @@ fn facts(row: &AuthorityRow) -> Facts {
         kind: row.kind,
         state: row.state,
         place: row.place,
+        issuer: row.issuer_id.clone(),
         requested: row.kind == AuthorityKind::X509 && row.certificate.is_empty(),
         not_before: row.not_before,
         not_after: row.not_after,

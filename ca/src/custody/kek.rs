@@ -86,13 +86,30 @@ impl Kek {
 }
 
 /// Where the passphrase is, if the settings want one.
-fn passphrase_file(settings: &Settings) -> Result<Option<PathBuf>, AuthoritiesError> {
-    let custody = &settings.custody;
-    let Some(name) = &custody.passphrase_credential else { return Ok(custody.passphrase_file.clone()) };
+fn passphrase_file(settings: &Settings) -> Result<Option<PathBuf>, KeyFileError> {
+    match &settings.custody.passphrase_credential {
+        None => Ok(settings.custody.passphrase_file.clone()),
+        Some(name) => credential(name).map(Some),
+    }
+}
+
+/// A secret that the settings name.
+///
+/// # Errors
+/// When it cannot be read, or others can read it.
+#[cfg(feature = "pkcs11")]
+pub(crate) fn secret(source: &super::SecretSource) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+    match source {
+        super::SecretSource::File(path) => read(path, true),
+        super::SecretSource::Credential(name) => read(&credential(name)?, false),
+    }
+}
+
+fn credential(name: &str) -> Result<PathBuf, KeyFileError> {
     let Some(dir) = std::env::var_os("CREDENTIALS_DIRECTORY") else {
-        return Err(KeyFileError::NoCredentials { name: name.clone() }.into());
+        return Err(KeyFileError::NoCredentials { name: name.to_owned() });
     };
-    Ok(Some(Path::new(&dir).join(name)))
+    Ok(Path::new(&dir).join(name))
 }
 
 /// Reads a passphrase; `strict`: nobody else may be able to. The folder of credentials is closed to others by itself.

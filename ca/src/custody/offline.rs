@@ -6,8 +6,8 @@ use identity::import::{Candidate, Needs, Offer};
 use identity::pem;
 use runtime::tasks::TaskSet;
 
-use super::Places;
 use super::kek::Kek;
+use super::{Places, own_uid};
 use crate::api::{Caller, Who};
 use crate::audit::{Act, LocalPeer, Source};
 use crate::authorities::{AuthoritiesError, Keys, add_request, begin_offline, csr_of, has_active, requested};
@@ -65,7 +65,7 @@ impl Opened {
             store.change_authorities(change, stored.revision).await.map_err(AuthoritiesError::from)?;
             stored = store.authorities().await.map_err(AuthoritiesError::from)?;
         }
-        let places = Places::of(&settings.custody);
+        let places = Places::of(&settings.custody)?;
         let keys = Keys { seal: kek.key, trust_domain: settings.trust_domain.clone(), places };
         Ok(Self { store, writer, keys, stored, _lock: lock })
     }
@@ -100,11 +100,6 @@ impl Opened {
             writer.abort().await;
         }
     }
-}
-
-/// The user of this process, as the owner of its own files in /proc.
-fn own_uid() -> u32 {
-    std::fs::metadata("/proc/self").map_or(0, |found| std::os::unix::fs::MetadataExt::uid(&found))
 }
 
 const WRITER_END_MAX: Duration = Duration::from_secs(5);

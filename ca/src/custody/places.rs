@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use identity::digest::{hex, sha256};
 use identity::key::{KeyKind, PrivateKey};
 use identity::signing_key::SigningKey;
 
+use super::desk::{Desk, Keeper};
+use super::external::External;
 use super::{CustodySettings, Place};
 use crate::authorities::AuthoritiesError;
 
@@ -26,11 +28,40 @@ pub(crate) struct Places {
     kind: KeyKind,
     /// Keys in memory, by the hash of their public halves.
     held: Mutex<BTreeMap<String, PrivateKey>>,
+    /// Keepers elsewhere that the settings name.
+    desks: Vec<Arc<Desk>>,
 }
 
 impl Places {
-    pub(crate) fn of(settings: &CustodySettings) -> Self {
-        Self { new_in: settings.keys.place(), kind: settings.key_type, held: Mutex::default() }
+    /// # Errors
+    /// When there is nothing in the settings about the place of new keys.
+    pub(crate) fn of(settings: &CustodySettings) -> Result<Self, AuthoritiesError> {
+        let mut desks = Vec::new();
+        if let Some(signer) = &settings.external_signer {
+            let keeper = || -> Box<dyn Keeper> { Box::new(External::new(signer.clone())) };
+            desks.push(Desk::open(Place::ExternalSigner, KEEPERS, keeper));
+        }
+        #[cfg(feature = "pkcs11")]
+        if let Some(token) = &settings.pkcs11 {
+            let keeper = || -> Box<dyn Keeper> { Box::new(super::pkcs11::Token::new(token.clone())) };
+            desks.push(Desk::open(Place::Pkcs11, KEEPERS, keeper));
+        }
+        Ok(Self { new_in: settings.keys.place(), kind: settings.key_type, held: Mutex::default(), desks })
+    }
+
+    /// Keepers elsewhere.
+    pub(crate) fn desks(&self) -> &[Arc<Desk>] {
+        &self.desks
+    }
+
+    fn desk(&self, place: Place) -> Result<&Arc<Desk>, AuthoritiesError> {
+        let found = self.desks.iter().find(|desk| desk.place() == place);
+        found.ok_or(AuthoritiesError::PlaceUnknown(place.as_str()))
+    }
+
+    /// A key that a keeper elsewhere has, by its name and public half.
+    pub(crate) fn remote(&self, place: Place, name: &str, spki: Vec<u8>) -> Result<SigningKey, AuthoritiesError> {
+        self.desk(place)?.key(name, spki).map_err(AuthoritiesError::Keeper)
     }
 
     /// Where new keys are.
@@ -49,12 +80,25 @@ impl Places {
     }
 
     fn make_kind(&self, kind: KeyKind) -> Result<Made, AuthoritiesError> {
-        self.keep(PrivateKey::generate_kind(kind)?)
+        if !self.is_elsewhere() {
+            return self.keep(PrivateKey::generate_kind(kind)?);
+        }
+        let (place, name) = (self.new_in, format!("kasbah-{}", crate::random::uuid()));
+        let key = self.desk(place)?.create(&name, kind).map_err(AuthoritiesError::Keeper)?;
+        tracing::info!(place = place.as_str(), name, kind = kind.as_str(), "key made by its keeper");
+        Ok(Made { key, place, name })
+    }
+
+    fn is_elsewhere(&self) -> bool {
+        !matches!(self.new_in, Place::Disk | Place::Memory)
     }
 
     /// Takes a key from elsewhere into custody.
     pub(crate) fn keep(&self, key: PrivateKey) -> Result<Made, AuthoritiesError> {
         let place = self.new_in;
+        if self.is_elsewhere() {
+            return Err(AuthoritiesError::KeysMadeElsewhere(place.as_str()));
+        }
         let name = if place == Place::Memory { name_of(&key) } else { String::new() };
         if place == Place::Memory {
             self.held().insert(name.clone(), key.clone());
@@ -76,6 +120,9 @@ impl Places {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// How many signatures a keeper makes at once.
+const KEEPERS: usize = 4;
 
 fn name_of(key: &PrivateKey) -> String {
     hex(&sha256(&key.public_key_spki()))

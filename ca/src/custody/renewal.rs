@@ -9,7 +9,7 @@ use crate::custody::Place;
 /// How the renewal of the intermediate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
-    /// The root is here, and the server renews by itself.
+    /// The root is here, or the authority above is asked: the server renews by itself.
     Automatic,
     /// Enough life is left.
     NotYet,
@@ -53,12 +53,13 @@ impl Renewal {
 impl Certifier {
     /// How the renewal of the intermediate stands.
     pub(crate) fn renewal(&self) -> Renewal {
-        renewal(&self.authorities.current(), self.ttls.renewal_lead, self.ttls.x509_svid, self.now_secs())
+        let by_itself = self.authorities.upstream().is_some();
+        renewal(&self.authorities.current(), by_itself, self.ttls.renewal_lead, self.ttls.x509_svid, self.now_secs())
     }
 }
 
-fn renewal(signing: &Signing, lead: f64, svid_ttl: std::time::Duration, now: i64) -> Renewal {
-    if signing.root_place != Place::Offline {
+fn renewal(signing: &Signing, by_itself: bool, lead: f64, svid_ttl: std::time::Duration, now: i64) -> Renewal {
+    if by_itself || signing.root_place != Place::Offline {
         return Renewal::Automatic;
     }
     let signs = i64::try_from(svid_ttl.as_secs()).unwrap_or(i64::MAX);

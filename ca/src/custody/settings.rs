@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use identity::key::KeyKind;
 use serde::{Deserialize, Serialize};
 
-use super::Place;
+use super::{ExternalSigner, Place};
 use crate::settings::SettingsProblem;
 
 /// Settings `custody` of the role `ca`. Each has a default.
@@ -20,6 +20,10 @@ pub struct CustodySettings {
     pub passphrase_file: Option<PathBuf>,
     /// The same, as the name of a systemd credential (a file in `$CREDENTIALS_DIRECTORY`).
     pub passphrase_credential: Option<String>,
+    /// The token of `pkcs11`.
+    pub pkcs11: Option<Pkcs11Token>,
+    /// The signer of `external_signer`.
+    pub external_signer: Option<ExternalSigner>,
     /// The authority that a new database begins with, instead of a self-made root.
     pub import: Option<ImportFiles>,
     /// A new database begins with a CSR for an offline root, instead of a self-made root.
@@ -38,6 +42,10 @@ pub enum KeyPlace {
     Disk,
     /// In this process alone: they never touch a disk, and each start makes new authorities.
     Memory,
+    /// In a PKCS#11 token.
+    Pkcs11,
+    /// With an external signer.
+    ExternalSigner,
 }
 
 impl KeyPlace {
@@ -45,8 +53,32 @@ impl KeyPlace {
         match self {
             Self::Disk => Place::Disk,
             Self::Memory => Place::Memory,
+            Self::Pkcs11 => Place::Pkcs11,
+            Self::ExternalSigner => Place::ExternalSigner,
         }
     }
+}
+
+/// A token of a PKCS#11 module.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pkcs11Token {
+    /// The module, a shared library.
+    pub module: PathBuf,
+    /// The token's label.
+    pub token_label: String,
+    /// Where the user's PIN is.
+    pub pin: SecretSource,
+}
+
+/// Where a secret is: never in the settings themselves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case")]
+pub enum SecretSource {
+    /// A file that only its owner reads.
+    File(PathBuf),
+    /// A systemd credential (a file in `$CREDENTIALS_DIRECTORY`).
+    Credential(String),
 }
 
 /// A certificate with its key, as PEM files.
@@ -75,6 +107,8 @@ impl Default for CustodySettings {
             keys: KeyPlace::Disk,
             passphrase_file: None,
             passphrase_credential: None,
+            pkcs11: None,
+            external_signer: None,
             import: None,
             offline_root: false,
             renewal_lead: RENEWAL_LEAD_DEFAULT,
@@ -103,6 +137,12 @@ impl CustodySettings {
         if self.import.is_some() && self.offline_root {
             return refuse("import", "give this or `offline_root`, not both");
         }
+        if self.keys == KeyPlace::Pkcs11 && (self.pkcs11.is_none() || !cfg!(feature = "pkcs11")) {
+            return refuse("keys", "`pkcs11` needs the section `pkcs11`, and a program built with that feature");
+        }
+        if self.keys == KeyPlace::ExternalSigner && self.external_signer.is_none() {
+            return refuse("keys", "`external_signer` needs the section `external_signer`");
+        }
         if self.keys == KeyPlace::Memory && shared {
             return refuse("keys", "`memory` serves one process; with PostgreSQL replicas need keys that all can use");
         }
@@ -113,6 +153,16 @@ impl CustodySettings {
             );
         }
         Ok(())
+    }
+
+    /// The same for an authority below another.
+    pub(crate) fn check_below_upstream(&self) -> Result<(), SettingsProblem> {
+        let begins_otherwise = self.import.is_some() || self.offline_root || self.keys == KeyPlace::Memory;
+        if !begins_otherwise {
+            return Ok(());
+        }
+        let problem = "`upstream` goes with neither `import` nor `offline_root` nor keys in memory".to_owned();
+        Err(SettingsProblem::Custody { setting: "import", problem })
     }
 }
 
@@ -140,6 +190,8 @@ mod tests {
             let settings = CustodySettings { renewal_lead: lead, ..CustodySettings::default() };
             assert!(settings.check(false).unwrap_err().to_string().contains("renewal_lead"), "{lead}");
         }
+        assert!(problem(|it| it.keys = KeyPlace::Pkcs11, false).contains("section `pkcs11`"));
+        assert!(problem(|it| it.keys = KeyPlace::ExternalSigner, false).contains("section `external_signer`"));
         assert!(problem(|it| it.keys = KeyPlace::Memory, true).contains("one process"));
         assert!(problem(|it| it.passphrase_credential = Some("../x".into()), false).contains("credential"));
         let both = |it: &mut CustodySettings| {
@@ -151,6 +203,9 @@ mod tests {
 
     #[test]
     fn the_words_of_a_file_are_understood() {
+        let text = "pkcs11: {module: /m.so, token_label: ca, pin: {file: /pin}}\nexternal_signer: {socket: /s}\n";
+        let settings: CustodySettings = serde_saphyr::from_str(text).unwrap();
+        assert!(settings.pkcs11.is_some() && settings.external_signer.is_some_and(|signer| signer.owner.is_none()));
         let text = "key_type: P-384\nkeys: memory\npassphrase_credential: kek\n";
         let settings: CustodySettings = serde_saphyr::from_str(text).unwrap();
         assert_eq!((settings.key_type, settings.keys), (KeyKind::P384, KeyPlace::Memory));

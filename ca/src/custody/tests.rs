@@ -4,6 +4,8 @@
 mod imports;
 mod offline;
 pub(crate) mod openssl;
+#[cfg(feature = "pkcs11")]
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -47,5 +47,31 @@ fn tell(certifier: &Certifier, renewal: Renewal) {
     }
 }
 
+/// Watches the keepers of keys elsewhere, for ever: while one is away the server is not ready.
+pub(crate) async fn watch_keepers(certifier: Arc<Certifier>, readiness: Readiness) {
+    let mut blocks: Vec<Option<ReadyGuard>> = certifier.authorities.desks().iter().map(|_| None).collect();
+    for round in 0_u64.. {
+        for (desk, block) in certifier.authorities.desks().iter().zip(&mut blocks) {
+            if desk.trouble().is_some() || round.is_multiple_of(LOOK_EVERY) {
+                let desk = desk.clone();
+                // It blocks; whether it is there is asked next.
+                let _ = tokio::task::spawn_blocking(move || desk.look()).await;
+            }
+            match desk.trouble() {
+                None => *block = None,
+                Some(_) if block.is_some() => (),
+                Some(_) => {
+                    let text = format!("keys in {}: AUTHORITY_KEY_UNAVAILABLE", desk.place().as_str());
+                    *block = Some(readiness.block(text));
+                }
+            }
+        }
+        tokio::time::sleep(KEEPERS_LOOK_AGAIN).await;
+    }
+}
+
+const KEEPERS_LOOK_AGAIN: Duration = Duration::from_millis(500);
+/// Every so many rounds a keeper is looked at that seems well.
+const LOOK_EVERY: u64 = 20;
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const TELL_AGAIN: Duration = Duration::from_secs(6 * 3600);

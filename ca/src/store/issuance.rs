@@ -83,6 +83,8 @@ pub(crate) enum IssuanceKind {
     Wit,
     /// WIT-SVID for an administrator.
     MintWit,
+    /// CA certificate of a server below this one.
+    Downstream,
 }
 
 impl IssuanceKind {
@@ -97,6 +99,7 @@ impl IssuanceKind {
             Self::MintJwt => "mint_jwt",
             Self::Wit => "wit",
             Self::MintWit => "mint_wit",
+            Self::Downstream => "downstream",
         }
     }
 }

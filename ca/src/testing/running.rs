@@ -84,6 +84,19 @@ impl Running {
         Self { settings, addresses, certifier, shutdown, task: tokio::spawn(server.run()), dir }
     }
 
+    /// Below this authority.
+    pub(crate) async fn start_below(
+        dir: Arc<tempfile::TempDir>,
+        settings: Settings,
+        upstream: Arc<dyn crate::upstream::Upstream>,
+    ) -> Self {
+        let shutdown = Shutdown::new();
+        let (clock, logs) = (Clock::system(), LogControl::detached());
+        let server = settings.clone().build_below(Some(upstream), clock, logs, shutdown.clone()).await.unwrap();
+        let (addresses, certifier) = (server.addresses().clone(), server.certifier.clone());
+        Self { settings, addresses, certifier, shutdown, task: tokio::spawn(server.run()), dir }
+    }
+
     /// Ends it and starts it again on the same directory.
     pub(crate) async fn restart(self) -> Self {
         let (dir, settings) = (self.dir.clone(), self.settings.clone());

@@ -74,3 +74,25 @@ pub(crate) struct CaInstallArgs {
     #[command(flatten)]
     pub(crate) output: OutputArg,
 }
+
+#[derive(Debug, Args)]
+pub(crate) struct CaSignerArgs {
+    /// Folder with the keys, one file each; only its owner may read it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) keys: PathBuf,
+    /// Unix socket to serve at.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) socket: PathBuf,
+    /// Mode of the socket, octal: who may use it may have anything signed.
+    #[arg(long, default_value = "600", value_name = "MODE", value_parser = mode)]
+    pub(crate) mode: u32,
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).map_err(|_| "an octal mode such as 660".to_owned())?;
+    if mode & 0o007 == 0 && mode <= 0o777 {
+        Ok(mode)
+    } else {
+        Err("others must have no rights, such as in 660".to_owned())
+    }
+}

@@ -24,6 +24,8 @@ const AGENT: &[&str] = &[
 ];
 /// Methods that agents and administrators may call.
 const AGENT_AND_ADMIN: &[&str] = &["GetFederatedBundle"];
+/// Methods that servers below this one may call; everybody else may not.
+const DOWNSTREAM: &[&str] = &["NewDownstreamX509CA", "PublishJWTAuthority", "PublishWITAuthority"];
 /// Methods that anyone may call.
 const ANYONE: &[&str] = &["GetBundle", "AttestAgent"];
 
@@ -99,7 +101,13 @@ async fn refused(channel: &Channel, path: &str) -> Option<String> {
 
 async fn check(channel: Channel, open: &[&[&str]], reason: &str) {
     for (name, path) in methods() {
-        let expected = if open.iter().any(|group| group.contains(&name.as_str())) { None } else { Some(reason) };
+        let expected = match name.as_str() {
+            name if open.iter().any(|group| group.contains(&name)) => None,
+            name if DOWNSTREAM.contains(&name) && reason != "CLIENT_CERTIFICATE_MISSING" => {
+                Some("CALLER_NOT_DOWNSTREAM")
+            }
+            _ => Some(reason),
+        };
         assert_eq!(refused(&channel, &path).await.as_deref(), expected, "{path}");
     }
 }
@@ -118,6 +126,7 @@ async fn a_workload_may_no_more_than_anyone() {
         let expected = match name.as_str() {
             name if ANYONE.contains(&name) => None,
             name if AGENT.contains(&name) => Some("CALLER_NOT_AGENT"),
+            name if DOWNSTREAM.contains(&name) => Some("CALLER_NOT_DOWNSTREAM"),
             _ => Some("CALLER_NOT_ADMIN"),
         };
         assert_eq!(reason.as_deref(), expected, "{path}");
@@ -133,7 +142,8 @@ async fn an_agent_may_what_agents_may() {
 async fn the_local_socket_may_all_but_act_as_an_agent() {
     let ca = Running::start().await;
     let (channel, all) = (ca.local().await, methods());
-    let open: Vec<&str> = all.keys().map(String::as_str).filter(|name| !AGENT.contains(name)).collect();
+    let of_others = |name: &&str| AGENT.contains(name) || DOWNSTREAM.contains(name);
+    let open: Vec<&str> = all.keys().map(String::as_str).filter(|name| !of_others(name)).collect();
     check(channel, &[&open], "CALLER_NOT_AGENT").await;
     let mode =
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&ca.addresses.admin_socket).unwrap().permissions());

@@ -85,7 +85,7 @@ async fn an_administrator_mints_wits_and_nobody_else() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     let mut bundles = BundleClient::new(ca.local().await);
     let published = bundles.publish_wit_authority(PublishWitAuthorityRequest::default()).await;
-    assert_eq!(published.unwrap_err().code(), Code::Unimplemented, "there are no servers below this one");
+    assert_eq!(published.unwrap_err().code(), Code::PermissionDenied, "for servers below this one");
 }
 
 async fn the_bundle_tells_wit_keys_from_jwt_keys() {
