@@ -23,6 +23,9 @@ const FILES: &[&str] = &[
     "kasbah/federation.proto",
     "kasbah/revocation.proto",
     "kasbah/signer.proto",
+    "kasbah/rights.proto",
+    "spire/debug.proto",
+    "spire/logger.proto",
     "demo/helloworld.proto",
 ];
 

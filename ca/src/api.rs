@@ -6,9 +6,11 @@
 //! | holder of an SVID of the trust domain | see tree heads of the transparency log, and that they continue each other |
 //! | holder of an SVID whose entry says `downstream` | get an intermediate, publish keys of tokens |
 //! | agent (attested, not banned, with its current or newest SVID) | issue for its own entries, renew itself, report, watch |
-//! | administrator (local socket, or an SVID whose entry says `admin`) | everything else |
+//! | administrator | what his rights say ([`crate::rights`]); all with an SVID whose entry says `admin`, as root or as our own user |
 //!
-//! Every method begins by asking [`Api::admin`], [`Api::agent`] or [`Api::downstream`] for the caller, or has a comment saying why not.
+//! Every request passes [`crate::rights::gate`], which knows the right that its call needs. Every method begins by asking
+//! [`Api::admin`] (the whole right), [`Api::permit`] (the right for certain IDs, each of which is then checked) or
+//! [`Api::agent`] or [`Api::downstream`] for the caller, or has a comment saying why not.
 
 mod agent;
 mod attestation;
@@ -24,7 +26,9 @@ mod log;
 mod node;
 mod policy;
 mod revocation;
+mod rights;
 mod rotation;
+mod server;
 mod svid;
 mod trust_domain;
 mod wit;
@@ -32,6 +36,7 @@ mod wit;
 pub(crate) use convert::{EntryPatch, id_of, selectors_of, whole_mask};
 #[cfg(test)]
 pub(crate) use convert::{agent_message, entry_message};
+pub(crate) use server::ServerFacts;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -50,26 +55,32 @@ use proto::kasbah::ca::v1::federation_server::FederationServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
 use proto::kasbah::ca::v1::revocation_server::RevocationServer;
+use proto::kasbah::ca::v1::rights_server::RightsServer;
 use proto::kasbah::ca::v1::rotation_server::RotationServer;
 use proto::kasbah::node::v1::node_server::NodeServer;
 use proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use proto::spire::api::server::debug::v1::debug_server::DebugServer;
 use proto::spire::api::server::entry::v1::entry_server::EntryServer;
 use proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
+use proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
 
 use crate::agent::Agent;
 use crate::audit::Source;
 use crate::certifier::{Certifier, secs};
+use crate::custody::own_uid;
 use crate::refusal::Refusal;
+use crate::rights::table::{self, Call};
+use crate::rights::{Permit, Rights, Subject, Verb, gate};
 
 /// Where a request comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// TLS.
     Network,
-    /// The local socket, whose file mode decides who may use it.
+    /// The local socket; the kernel says who is at its other end.
     Local,
 }
 
@@ -78,6 +89,7 @@ pub(crate) enum Origin {
 pub(crate) struct Api {
     certifier: Arc<Certifier>,
     origin: Origin,
+    facts: Arc<ServerFacts>,
 }
 
 /// Who sends a request, and from where.
@@ -85,13 +97,17 @@ pub(crate) struct Api {
 pub(crate) struct Caller {
     pub(crate) who: Who,
     pub(crate) source: Source,
+    /// What is called; none when the request did not come through the gate.
+    pub(crate) call: Option<&'static Call>,
 }
 
 /// Who sends a request.
 #[derive(Clone, Debug)]
 pub(crate) enum Who {
-    /// A process with access to the local socket.
+    /// A process of root or of our own user, at the local socket.
     Local,
+    /// A process of another user there.
+    User { uid: u32, gid: u32 },
     /// A holder of an SVID of the trust domain.
     Peer(VerifiedPeer),
     /// Nobody in particular.
@@ -106,19 +122,44 @@ impl Caller {
     pub(crate) fn name(&self) -> String {
         match &self.who {
             Who::Local => "local".into(),
+            Who::User { uid, .. } => format!("uid:{uid}"),
             Who::Peer(peer) => peer.spiffe_id().to_string(),
             Who::Unknown => "-".into(),
         }
     }
+
+    /// Whether it shows the SVID of a node.
+    pub(crate) fn is_node(&self) -> bool {
+        matches!(&self.who, Who::Peer(peer) if peer.spiffe_id().path().starts_with(AGENT_PATH))
+    }
 }
 
 impl Api {
-    pub(crate) fn new(certifier: Arc<Certifier>, origin: Origin) -> Self {
-        Self { certifier, origin }
+    pub(crate) fn new(certifier: Arc<Certifier>, origin: Origin, facts: Arc<ServerFacts>) -> Self {
+        Self { certifier, origin, facts }
     }
 
-    /// The services as routes of a server.
-    pub(crate) fn routes(self) -> Routes {
+    /// The services behind the gate.
+    pub(crate) fn router(self) -> axum::Router {
+        let gate = axum::middleware::from_fn_with_state(self.clone(), gate::gate);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        // All live and die together; health is asked by name as well as for the whole.
+        let told = async move {
+            for service in table::services() {
+                health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+            }
+        };
+        // Nothing in it waits: the status is a value in memory.
+        futures_util::FutureExt::now_or_never(told);
+        let routes = self.routes().add_service(health_service);
+        let routes = match reflection() {
+            Some(service) => routes.add_service(service),
+            None => routes,
+        };
+        routes.prepare().into_axum_router().layer(gate)
+    }
+
+    fn routes(self) -> Routes {
         Routes::new(AgentServer::new(self.clone()))
             .add_service(EntryServer::new(self.clone()))
             .add_service(SvidServer::new(self.clone()))
@@ -132,38 +173,85 @@ impl Api {
             .add_service(CustodyServer::new(self.clone()))
             .add_service(FederationServer::new(self.clone()))
             .add_service(RevocationServer::new(self.clone()))
+            .add_service(RightsServer::new(self.clone()))
+            .add_service(DebugServer::new(self.clone()))
+            .add_service(LoggerServer::new(self.clone()))
             .add_service(NodeServer::new(self))
     }
 
     /// Who sends a request with these extensions.
-    fn caller(&self, extensions: &Extensions) -> Caller {
+    pub(crate) fn caller(&self, extensions: &Extensions) -> Caller {
         let source = Source::of(extensions);
-        if self.origin == Origin::Local {
-            return Caller { who: Who::Local, source };
-        }
-        let peer = extensions.get::<PeerIdentity>().and_then(|identity| identity.0.clone());
-        Caller { who: peer.map_or(Who::Unknown, Who::Peer), source }
+        let call = extensions.get::<&'static Call>().copied();
+        let who = match (self.origin, source) {
+            (Origin::Local, Source::Process(peer)) if peer.uid == 0 || peer.uid == own_uid() => Who::Local,
+            (Origin::Local, Source::Process(peer)) => Who::User { uid: peer.uid, gid: peer.gid },
+            (Origin::Local, _) => Who::Unknown,
+            (Origin::Network, _) => {
+                let peer = extensions.get::<PeerIdentity>().and_then(|identity| identity.0.clone());
+                peer.map_or(Who::Unknown, Who::Peer)
+            }
+        };
+        Caller { who, source, call }
     }
 
-    /// The caller, when it is an administrator.
+    pub(crate) fn certifier(&self) -> &Certifier {
+        &self.certifier
+    }
+
+    /// The rights in force.
+    pub(crate) fn rights(&self) -> Arc<Rights> {
+        self.certifier.rights.current()
+    }
+
+    /// The caller, when it has the whole right that its call needs.
     fn admin<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
-        match &caller.who {
-            Who::Local => Ok(caller),
+        self.permit(caller)?.check_whole()?;
+        Ok(caller)
+    }
+
+    /// What the caller has of the right that its call needs. Whoever asks this must check each ID that is concerned.
+    fn permit(&self, caller: &Caller) -> Result<Permit, Refusal> {
+        match caller.call.and_then(|call| call.need.verb()) {
+            Some(verb) => self.permit_for(caller, verb),
+            // A call that the table does not open for administrators is not theirs.
+            None => Err(Refusal::NotOffered("this call")),
+        }
+    }
+
+    /// What the caller has of a verb.
+    pub(crate) fn permit_for(&self, caller: &Caller, verb: Verb) -> Result<Permit, Refusal> {
+        let who = caller.name();
+        let subject = match &caller.who {
+            Who::Local => return Ok(Permit::whole(&who, verb)),
+            Who::Unknown => return Err(Refusal::CallerUnknown),
+            Who::User { uid, gid } => Subject::User { uid: *uid, gid: *gid },
             Who::Peer(peer) => {
                 self.unrevoked(peer)?;
                 let now = self.certifier.now();
-                let admin =
-                    peer.not_after() > now && self.certifier.store.registry().is_admin(peer.spiffe_id(), secs(now));
-                if admin { Ok(caller) } else { Err(Refusal::CallerNotAdmin) }
+                let live = peer.not_after() > now;
+                if live && self.certifier.store.registry().is_admin(peer.spiffe_id(), secs(now)) {
+                    return Ok(Permit::whole(&who, verb));
+                }
+                // Patterns are of paths: the same path in another trust domain is somebody else.
+                if !live || !peer.spiffe_id().is_member_of(&self.certifier.trust_domain) {
+                    return Err(Refusal::CallerNotAdmin { who, verb });
+                }
+                Subject::Id(peer.spiffe_id().clone())
             }
-            Who::Unknown => Err(Refusal::CallerUnknown),
+        };
+        let rights = self.rights();
+        match rights.permit(&subject, &who, verb) {
+            Some(permit) => Ok(permit),
+            None if rights.knows(&subject) => Err(Refusal::RightMissing { who, verb, what: String::new() }),
+            None => Err(Refusal::CallerNotAdmin { who, verb }),
         }
     }
 
     /// The caller, when it is anybody of the trust domain.
-    fn member<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
+    pub(crate) fn member<'a>(&self, caller: &'a Caller) -> Result<&'a Caller, Refusal> {
         match &caller.who {
-            Who::Local => Ok(caller),
+            Who::Local | Who::User { .. } => Ok(caller),
             Who::Peer(peer) if peer.not_after() > self.certifier.now() => self.unrevoked(peer).map(|()| caller),
             Who::Peer(_) | Who::Unknown => Err(Refusal::CallerUnknown),
         }
@@ -174,7 +262,7 @@ impl Api {
     async fn agent(&self, caller: &Caller) -> Result<Arc<Agent>, Refusal> {
         let peer = match &caller.who {
             Who::Peer(peer) => peer,
-            Who::Local => return Err(Refusal::CallerNotAgent),
+            Who::Local | Who::User { .. } => return Err(Refusal::CallerNotAgent),
             Who::Unknown => return Err(Refusal::CallerUnknown),
         };
         let id = peer.spiffe_id();
@@ -225,7 +313,7 @@ impl Api {
         Ok(Response::new(outcome?))
     }
 
-    fn note(&self, rpc: &'static str, caller: &Caller, refusal: Option<&Refusal>) {
+    pub(crate) fn note(&self, rpc: &'static str, caller: &Caller, refusal: Option<&Refusal>) {
         self.certifier.counts.request(rpc, refusal.map_or("", Refusal::reason));
         match refusal {
             None => tracing::debug!(rpc, caller = caller.name(), "request answered"),
@@ -236,6 +324,24 @@ impl Api {
                 self.certifier.refusals.add(caller, audit::action_of(rpc), "", refusal.reason(), self.certifier.now());
                 tracing::info!(rpc, caller = caller.name(), reason = refusal.reason(), error = %refusal, "request refused");
             }
+        }
+    }
+}
+
+/// gRPC reflection over what is served here.
+fn reflection()
+-> Option<tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>> {
+    let mut builder = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    for service in table::services() {
+        builder = builder.with_service_name(service);
+    }
+    match builder.build_v1() {
+        Ok(service) => Some(service),
+        Err(error) => {
+            tracing::error!(reason = "REFLECTION_UNAVAILABLE", %error, "reflection not served");
+            None
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) enum Source {
 pub(crate) struct LocalPeer {
     pub(crate) pid: i32,
     pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Source {
@@ -49,7 +50,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => address.fmt(f),
-            Self::Process(LocalPeer { pid, uid }) => write!(f, "pid {pid}, uid {uid}"),
+            Self::Process(LocalPeer { pid, uid, .. }) => write!(f, "pid {pid}, uid {uid}"),
             Self::Unknown => f.write_str("-"),
         }
     }
@@ -110,6 +111,11 @@ impl Certifier {
     /// The store, whose next write leaves `act` of `caller` in the audit trail, in the same transaction.
     pub(crate) fn acting(&self, caller: &Caller, act: Act) -> Store {
         self.store.audited(act.record(caller, self.now()))
+    }
+
+    /// A record of `act` of `caller`, for a write that brings its own.
+    pub(crate) fn record_of(&self, caller: &Caller, act: Act) -> AuditRecord {
+        act.record(caller, self.now())
     }
 
     /// The same for what the authority does by itself.

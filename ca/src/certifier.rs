@@ -16,7 +16,9 @@ use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
 use crate::refusal::Refusal;
 use crate::revocation::Revocations;
+use crate::rights::RightsInForce;
 use crate::rotation::contacts::Contacts;
+use crate::service_account::SUBJECT_PREFIX;
 use crate::settings::Settings;
 use crate::store::{IssuanceKind, Store};
 
@@ -33,6 +35,10 @@ pub(crate) struct Certifier {
     pub(crate) authorities: Authorities,
     pub(crate) log: TransparencyLog,
     pub(crate) policy: PolicyInForce,
+    /// Other names of the mesh.
+    pub(crate) aliases: Vec<TrustDomain>,
+    /// Who may administer what.
+    pub(crate) rights: RightsInForce,
     /// Fetches foreign bundles.
     pub(crate) federation: federation::Client,
     pub(crate) revocations: Revocations,
@@ -109,11 +115,17 @@ impl Certifier {
         }
         let mut callers = self.names_of(caller);
         if kind == IssuanceKind::Csr {
-            // Who shows the token of a service account is that workload.
-            callers.push(id.to_string());
+            // Who shows the token of a service account is that workload, also when it asks for another's certificate.
+            callers.extend(self.workload_of(caller).map(|id| id.to_string()));
         }
         let ask = Ask { id, callers: &callers, kind: kind.as_str(), ttl, dns_names, key };
         Ok(self.policy.judge(&ask, self.now())?)
+    }
+
+    /// The identity of the service account that a token's subject names.
+    fn workload_of(&self, subject: &str) -> Option<SpiffeId> {
+        let (namespace, name) = subject.strip_prefix(SUBJECT_PREFIX)?.split_once(':')?;
+        self.trust_domain.workload(namespace, name).ok()
     }
 
     /// All that a caller is called: a node by its aliases, too.

@@ -4,6 +4,7 @@
 //! from another (SPIFFE Federation, section 5). One replica fetches, all learn. A bundle that cannot be fetched, is older
 //! than the known one, or is not that of the trust domain changes nothing: the last good one stays.
 
+mod aliases;
 mod dial;
 pub(crate) mod endpoint;
 mod error;
@@ -14,6 +15,7 @@ mod schedule;
 mod settings;
 pub(crate) mod view;
 
+pub(crate) use aliases::with_aliases;
 pub use error::FetchError;
 pub(crate) use fetch::Client;
 pub(crate) use poll::{keep_polled, refresh};

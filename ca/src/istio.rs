@@ -1,6 +1,9 @@
 //! Istio's CSR API: a certificate for the service account whose token the caller shows.
 //!
-//! The identity is the token's. The CSR gives a key and the proof that the caller holds it; names in it do not count.
+//! The identity is the token's, or that of a workload on the caller's node ([`impersonation`]). The CSR gives a key and the
+//! proof that the caller holds it; names in it do not count.
+
+mod impersonation;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,16 +25,19 @@ use crate::refusal::Refusal;
 use crate::service_account::{ServiceAccount, ServiceAccounts, TokenError};
 use crate::store::IssuanceKind;
 
+pub use impersonation::IstioSettings;
+
 /// The service.
 #[derive(Debug)]
 pub(crate) struct CsrService {
     certifier: Arc<Certifier>,
     accounts: ServiceAccounts,
+    settings: IstioSettings,
 }
 
 impl CsrService {
-    pub(crate) fn new(certifier: Arc<Certifier>, accounts: ServiceAccounts) -> Self {
-        Self { certifier, accounts }
+    pub(crate) fn new(certifier: Arc<Certifier>, accounts: ServiceAccounts, settings: IstioSettings) -> Self {
+        Self { certifier, accounts, settings }
     }
 
     pub(crate) fn routes(self) -> Routes {
@@ -41,16 +47,23 @@ impl CsrService {
     async fn create(&self, request: Request<IstioCertificateRequest>) -> Result<IstioCertificateResponse, Refusal> {
         let account = self.caller(request.metadata())?;
         let message = request.into_inner();
-        check_metadata(&message, &account)?;
+        check_signer(&message)?;
+        let (id, entry_id) = match impersonated(&message, &account)? {
+            None => (account.id().clone(), String::new()),
+            Some(wanted) => {
+                let entry = self.settings.judge(&self.certifier, &account, wanted)?;
+                (entry.spiffe_id.clone(), entry.id.clone())
+            }
+        };
         let ttl = self.ttl(message.validity_duration)?;
         let csr = Csr::decode_pem(message.csr.as_bytes()).map_err(Refusal::Csr)?;
         let order = X509Order {
             kind: IssuanceKind::Csr,
-            id: account.id().clone(),
+            id,
             dns_names: Vec::new(),
             ip_addresses: Vec::new(),
             ttl,
-            entry_id: String::new(),
+            entry_id,
             caller: account.subject().to_owned(),
         };
         let issued = self.certifier.issue_x509(order, &csr).await?;
@@ -126,18 +139,29 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, TokenError> {
     }
 }
 
-/// Nobody may act for others here, and there is one signer.
-fn check_metadata(message: &IstioCertificateRequest, account: &ServiceAccount) -> Result<(), Refusal> {
-    let field = |name: &str| message.metadata.as_ref()?.fields.get(name)?.kind.as_ref();
-    match field("ImpersonatedIdentity").map(text_of) {
-        Some(Some("")) | None => (),
-        Some(Some(id)) if id == account.id().as_str() => (),
-        Some(_) => return Err(Refusal::Impersonation),
+/// Whose certificate is wanted, when it is somebody else's.
+fn impersonated<'a>(
+    message: &'a IstioCertificateRequest,
+    account: &ServiceAccount,
+) -> Result<Option<&'a str>, Refusal> {
+    match field(message, "ImpersonatedIdentity").map(text_of) {
+        Some(Some("")) | None => Ok(None),
+        Some(Some(id)) if id == account.id().as_str() => Ok(None),
+        Some(Some(id)) => Ok(Some(id)),
+        Some(None) => Err(Refusal::Impersonation),
     }
-    match field("CertSigner").map(text_of) {
+}
+
+/// There is one signer.
+fn check_signer(message: &IstioCertificateRequest) -> Result<(), Refusal> {
+    match field(message, "CertSigner").map(text_of) {
         Some(Some("")) | None => Ok(()),
         Some(_) => Err(Refusal::CertSigner),
     }
+}
+
+fn field<'a>(message: &'a IstioCertificateRequest, name: &str) -> Option<&'a prost_types::value::Kind> {
+    message.metadata.as_ref()?.fields.get(name)?.kind.as_ref()
 }
 
 /// `None` for what is neither text nor null.

@@ -133,6 +133,7 @@ fn status(certifier: &Certifier) -> Value {
         "crl_number": certifier.revocations.current().lists.number,
         "agents_enforcing_revocations": certifier.nodes_enforcing_revocations().0,
         "database": certifier.store.health().trouble().map_or("OK", |error| error.reason()),
+        "rights": certifier.rights.problem().map_or_else(|| "OK".into(), |error| error.to_string()),
         "federation": federation::view::status(certifier),
         "leads": certifier.store.lease().is_held(),
         "issued": certifier.counts.recorded(),

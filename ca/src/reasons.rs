@@ -37,6 +37,27 @@ pub const REASONS: &[ReasonDoc] = &[
     doc("AGENT_NOT_ATTESTED", "The node never joined, or was deleted.", "Let the node join with a new token."),
     doc("AGENT_UNKNOWN", "There is no such node.", "See `kasbah node list`."),
     doc(
+        "APPROVALS_FULL",
+        "As many calls wait for a second person as may.",
+        "Approve or deny some: `kasbah ca approvals list`.",
+    ),
+    doc(
+        "APPROVAL_DECIDED",
+        "The call was approved already.",
+        "Let its requester make it; or deny it to take the approval back.",
+    ),
+    doc(
+        "APPROVAL_NEEDED",
+        "The rights file wants a second person for this verb.",
+        "Let somebody else with the same right run `kasbah ca approvals approve ID`, then repeat the call.",
+    ),
+    doc("APPROVAL_SAME_PERSON", "Who wants to make a call cannot approve it.", "Let somebody else approve it."),
+    doc(
+        "APPROVAL_UNKNOWN",
+        "No call with this id waits, or its time is over.",
+        "See `kasbah ca approvals list`; repeat the call to ask again.",
+    ),
+    doc(
         "ATTESTATION_BUSY",
         "More nodes attest at this moment than are served at once.",
         "Nothing to do; the agent tries again.",
@@ -437,6 +458,12 @@ pub const REASONS: &[ReasonDoc] = &[
         "Let the agent listen on an allowed port.",
     ),
     doc(
+        "REFLECTION_UNAVAILABLE",
+        "gRPC reflection cannot be served.",
+        "Everything else is; tell the developers what the log says.",
+    ),
+    doc("REQUEST_TOO_LARGE", "A request that needs approval is larger than 4 MiB.", "Send several smaller requests."),
+    doc(
         "REVOCATIONS_TOO_MANY",
         "More SVIDs of one authority would be revoked than a revocation list may hold.",
         "Replace the authority: `kasbah ca rotate`; what the old one signed is then worth nothing.",
@@ -445,6 +472,21 @@ pub const REASONS: &[ReasonDoc] = &[
         "REVOCATION_INVALID",
         "A revocation names nothing, a malformed serial number, or a reason that RFC 5280 does not know.",
         "Give --reason as in RFC 5280, 5.3.1, and the serial number or SHA-256 in hexadecimal.",
+    ),
+    doc(
+        "RIGHTS_INVALID",
+        "The rights file says something impossible.",
+        "Correct the place that the message names; `kasbah ca rights check FILE` tries it.",
+    ),
+    doc(
+        "RIGHTS_UNREADABLE",
+        "The file of the setting `rights_file` cannot be read.",
+        "Correct the setting or the file's rights.",
+    ),
+    doc(
+        "RIGHT_MISSING",
+        "The caller has rights, but not the one that the call needs, or not for this identity.",
+        "See `kasbah ca rights explain`; add it to a role of his in the rights file.",
     ),
     doc("ROTATION_BUSY", "Another server changed the authorities at the same time.", "Try again."),
     doc(
@@ -580,6 +622,7 @@ mod tests {
             "policy.rs",
             "policy/document.rs",
             "federation/error.rs",
+            "rights/document.rs",
             "federation/endpoint.rs",
         ];
         for source in sources {

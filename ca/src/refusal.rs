@@ -17,6 +17,7 @@ use crate::attest::AttestError;
 use crate::authorities::{AuthoritiesError, StepError};
 use crate::clock_watch::ClockJump;
 use crate::policy::PolicyRefusal;
+use crate::rights::Verb;
 use crate::rotation::machine::Refused;
 use crate::service_account::TokenError;
 use crate::store::StoreError;
@@ -32,8 +33,51 @@ pub enum Refusal {
     #[error("authorization denied: the caller is no agent")]
     CallerNotAgent,
     /// The caller is no administrator.
-    #[error("authorization denied: the caller is no administrator")]
-    CallerNotAdmin,
+    #[error("authorization denied: {who} is no administrator and lacks the right `{verb}`")]
+    CallerNotAdmin {
+        /// The caller.
+        who: String,
+        /// What the call needs.
+        verb: Verb,
+    },
+    /// The caller has some rights, but not this one, or not for this.
+    #[error("authorization denied: {who} lacks the right `{verb}`{what}")]
+    RightMissing {
+        /// The caller.
+        who: String,
+        /// What the call needs.
+        verb: Verb,
+        /// For what, with a space in front; empty: at all.
+        what: String,
+    },
+    /// A second person has to approve the call.
+    #[error(
+        "`{verb}` needs a second person: the request {id} waits; let somebody else run `kasbah ca approvals approve {id}`, then \
+         do the same again within {minutes} minutes"
+    )]
+    ApprovalNeeded {
+        /// What the call needs.
+        verb: Verb,
+        /// Of the request.
+        id: String,
+        /// How long it waits, from its making.
+        minutes: u64,
+    },
+    /// As many requests wait as may.
+    #[error("{} calls wait for approval already", crate::rights::approvals::APPROVALS_MAX)]
+    ApprovalsFull,
+    /// No such request, or none any more.
+    #[error("no call with this id waits for approval")]
+    ApprovalUnknown,
+    /// Who asks does not approve.
+    #[error("a call is approved by somebody else than who wants to make it")]
+    ApprovalSamePerson,
+    /// Approved already.
+    #[error("the call is approved already")]
+    ApprovalDecided,
+    /// A message that cannot wait for approval.
+    #[error("the request is too large")]
+    MessageTooLarge,
     /// The caller is no server below this one.
     #[error("authorization denied: the caller's entry is not marked `downstream`")]
     CallerNotDownstream,
@@ -252,8 +296,15 @@ impl Refusal {
         match self {
             Self::CallerUnknown => "CLIENT_CERTIFICATE_MISSING",
             Self::CallerNotAgent => "CALLER_NOT_AGENT",
-            Self::CallerNotAdmin => "CALLER_NOT_ADMIN",
             Self::CallerNotDownstream => "CALLER_NOT_DOWNSTREAM",
+            Self::CallerNotAdmin { .. } => "CALLER_NOT_ADMIN",
+            Self::RightMissing { .. } => "RIGHT_MISSING",
+            Self::ApprovalNeeded { .. } => "APPROVAL_NEEDED",
+            Self::ApprovalsFull => "APPROVALS_FULL",
+            Self::ApprovalUnknown => "APPROVAL_UNKNOWN",
+            Self::ApprovalSamePerson => "APPROVAL_SAME_PERSON",
+            Self::ApprovalDecided => "APPROVAL_DECIDED",
+            Self::MessageTooLarge => "REQUEST_TOO_LARGE",
             Self::AgentNotAttested => "AGENT_NOT_ATTESTED",
             Self::AgentBanned => "AGENT_BANNED",
             Self::AgentExpired => "AGENT_EXPIRED",
@@ -318,9 +369,11 @@ impl Refusal {
             Self::Policy(_)
             | Self::CallerUnknown
             | Self::CallerNotAgent
-            | Self::CallerNotAdmin
             | Self::CallerNotDownstream
             | Self::NotLocal
+            | Self::CallerNotAdmin { .. }
+            | Self::RightMissing { .. }
+            | Self::ApprovalSamePerson
             | Self::AgentNotAttested
             | Self::AgentBanned
             | Self::AgentExpired
@@ -355,6 +408,7 @@ impl Refusal {
             | Self::IssuanceUnknown
             | Self::NoRotation
             | Self::BundleUnknown
+            | Self::ApprovalUnknown
             | Self::RelationshipUnknown => Code::NotFound,
             Self::EntryExists
             | Self::EntryIdTaken
@@ -363,9 +417,13 @@ impl Refusal {
             | Self::RelationshipExists => Code::AlreadyExists,
             Self::Federation { passing: true, .. } => Code::Unavailable,
             Self::Federation { .. } => Code::FailedPrecondition,
-            Self::RelationshipsFull => Code::ResourceExhausted,
             Self::Store(StoreError::RevokedTooMany) => Code::FailedPrecondition,
-            Self::BundleInUse | Self::NotNow(_) | Self::NotAcknowledged(_) => Code::FailedPrecondition,
+            Self::RelationshipsFull | Self::ApprovalsFull | Self::MessageTooLarge => Code::ResourceExhausted,
+            Self::BundleInUse
+            | Self::ApprovalNeeded { .. }
+            | Self::ApprovalDecided
+            | Self::NotNow(_)
+            | Self::NotAcknowledged(_) => Code::FailedPrecondition,
             Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
             Self::NotOffered(_) => Code::Unimplemented,

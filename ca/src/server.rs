@@ -19,7 +19,7 @@ use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::api::{Api, Origin};
+use crate::api::{Api, Origin, ServerFacts};
 use crate::attest::Attestors;
 use crate::audit::{LocalPeer, Refusals};
 use crate::authorities::{Authorities, AuthoritiesError};
@@ -32,6 +32,7 @@ use crate::metrics::Counts;
 use crate::policy::{PolicyError, PolicyFile, PolicyInForce};
 use crate::refusal::Refusal;
 use crate::revocation::{self, Revocations};
+use crate::rights::{RightsError, RightsFile, RightsInForce};
 use crate::rotation::contacts::Contacts;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
@@ -74,6 +75,9 @@ pub enum RunError {
     /// The web certificate of the bundle endpoint.
     #[error(transparent)]
     WebCertificate(#[from] CertificateError),
+    /// The rights.
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     /// The signing authorities.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
@@ -111,6 +115,7 @@ impl RunError {
             Self::Open(error) => error.reason(),
             Self::Policy(error) => error.reason(),
             Self::WebCertificate(error) => error.reason(),
+            Self::Rights(error) => error.reason(),
             Self::Authorities(error) => error.reason(),
             Self::OwnSvid(error) => error.reason(),
             Self::BundleFile { .. } => "BUNDLE_FILE_UNWRITABLE",
@@ -154,6 +159,8 @@ pub struct Server {
     writer: TaskSet,
     readiness: Readiness,
     policy_file: Option<PolicyFile>,
+    rights_file: Option<RightsFile>,
+    facts: Arc<ServerFacts>,
     _lock: File,
 }
 
@@ -208,8 +215,10 @@ impl Settings {
         let authorities = Authorities::load_below(&store, &self, upstream, clock.now()).await?;
         let log = TransparencyLog::load(&store, authorities.seal_key(), secs(clock.now())).await?;
         let (policy_file, policy) = open_policy(&self)?;
+        let (rights_file, rights) = open_rights(&self)?;
         let certifier = Arc::new(Certifier {
             trust_domain: self.trust_domain.clone(),
+            aliases: self.trust_domain_aliases.clone(),
             server_id,
             ttls: Ttls::of(&self),
             jwt_issuer: self.oidc_issuer.clone(),
@@ -218,6 +227,7 @@ impl Settings {
             authorities,
             log,
             policy,
+            rights,
             federation: crate::federation::Client::new(&self.federation),
             revocations: Revocations::new(&self.revocation),
             refusals: Refusals::default(),
@@ -245,7 +255,7 @@ impl Settings {
             housekeeping::write_bundle_file(&certifier, file).map_err(unwritable)?;
         }
         let server = Server::bind(self, certifier, svid, logs, writer, lock)?;
-        Ok(Server { policy_file, ..server })
+        Ok(Server { policy_file, rights_file, ..server })
     }
 }
 
@@ -262,7 +272,7 @@ impl Server {
         let web_endpoint = settings.federation.web_endpoint.clone().map(open_web_endpoint).transpose()?;
         let listeners = Listeners {
             grpc: listen::tcp(settings.grpc)?,
-            local: listen::unix(&settings.admin_socket(), 0o600)?,
+            local: listen::unix(&settings.admin_socket(), socket_mode(&certifier))?,
             istio_csr: optional(settings.istio_csr)?,
             bundle_endpoint: optional(settings.bundle_endpoint)?,
             web_endpoint,
@@ -270,6 +280,7 @@ impl Server {
             revocation: optional(settings.revocation.listen)?,
         };
         let readiness = Readiness::new();
+        let facts = Arc::new(ServerFacts::new(svid.clone(), logs.clone()));
         let parts = pages::admin_parts(&settings, &certifier, &svid, &readiness, logs);
         let admin = settings.admin.map(|addr| Admin::build(addr, parts)).transpose()?;
         let addr_of = |listener: &Option<TcpListener>| listener.as_ref().map(TcpListener::local_addr).transpose();
@@ -293,6 +304,8 @@ impl Server {
             writer,
             readiness,
             policy_file: None,
+            rights_file: None,
+            facts,
             _lock: lock,
         })
     }
@@ -307,15 +320,21 @@ impl Server {
     /// # Errors
     /// When a part ends although nobody asked it to.
     pub async fn run(self) -> Result<(), RunError> {
-        let Self { settings, addresses, certifier, svid, listeners, admin, mut writer, readiness, policy_file, _lock } =
-            self;
+        let Self {
+            settings, addresses, certifier, svid, listeners, admin, mut writer, readiness, facts, _lock, ..
+        } = self;
+        let (policy_file, rights_file) = (self.policy_file, self.rights_file);
         let shutdown = certifier.shutdown.clone();
         let mut tasks = TaskSet::new();
-        spawn_services(&mut tasks, &settings, &addresses, &certifier, &svid, listeners);
+        spawn_services(&mut tasks, &settings, &addresses, &certifier, &svid, facts, listeners);
         spawn_chores(&mut tasks, &settings, &certifier, svid, &readiness);
         if let Some(file) = policy_file {
             let asked = shutdown.clone();
             tasks.spawn("issuance policy", async move { asked.unless(file.keep_read()).await.unwrap_or_default() });
+        }
+        if let Some(file) = rights_file {
+            let asked = shutdown.clone();
+            tasks.spawn("rights", async move { asked.unless(file.keep_read()).await.unwrap_or_default() });
         }
         if let Some(admin) = admin {
             tasks.spawn("admin", admin.run(shutdown.clone()));
@@ -339,6 +358,7 @@ fn spawn_services(
     addresses: &Addresses,
     certifier: &Arc<Certifier>,
     svid: &Arc<ServerSvid>,
+    facts: Arc<ServerFacts>,
     listeners: Listeners,
 ) {
     let (source, shutdown): (Source, _) = (svid.clone(), certifier.shutdown.clone());
@@ -349,9 +369,9 @@ fn spawn_services(
             tracing::error!(reason = error.reason(), error = ?error, "service not started");
         }
     };
-    let network = Api::new(certifier.clone(), Origin::Network).routes().prepare().into_axum_router();
+    let network = Api::new(certifier.clone(), Origin::Network, facts.clone()).router();
     tasks.spawn("grpc", tls(listeners.grpc, source.clone(), ClientAuth::Optional, network, shutdown.clone()));
-    let local = Api::new(certifier.clone(), Origin::Local).routes().prepare().into_axum_router();
+    let local = Api::new(certifier.clone(), Origin::Local, facts).router();
     let accept = |stream: LocalStream| async move {
         let facts = local_peer(&stream);
         Some((stream, facts))
@@ -359,7 +379,8 @@ fn spawn_services(
     tasks.spawn("admin socket", serve::run(listeners.local, accept, local, Limits::default(), shutdown.clone()));
     if let Some(listener) = listeners.istio_csr {
         let accounts = ServiceAccounts::new(certifier.trust_domain.clone(), &settings.service_account_issuers);
-        let router = CsrService::new(certifier.clone(), accounts).routes().prepare().into_axum_router();
+        let router =
+            CsrService::new(certifier.clone(), accounts, settings.istio.clone()).routes().prepare().into_axum_router();
         tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
     }
     if let Some(listener) = listeners.bundle_endpoint {
@@ -441,11 +462,23 @@ fn open_policy(settings: &Settings) -> Result<(Option<PolicyFile>, PolicyInForce
     Ok((Some(file), policy))
 }
 
+/// The rights that the settings name, and what follows their file; without one administrators alone have any.
+fn open_rights(settings: &Settings) -> Result<(Option<RightsFile>, RightsInForce), RightsError> {
+    let Some(file) = settings.rights_file.clone() else { return Ok((None, RightsInForce::default())) };
+    let (file, rights) = RightsFile::open(file)?;
+    Ok((Some(file), rights))
+}
+
+/// Where rights speak of local users, all may connect: the kernel says who each is. Otherwise the file keeps them out already.
+fn socket_mode(certifier: &Certifier) -> u32 {
+    if certifier.rights.current().has_local_users() { 0o666 } else { 0o600 }
+}
+
 /// Who is at the other end of the local socket, for the audit trail.
 fn local_peer(stream: &LocalStream) -> http::Extensions {
     let mut facts = http::Extensions::new();
     if let Ok(peer) = stream.peer() {
-        facts.insert(LocalPeer { pid: peer.pid().unwrap_or(0), uid: peer.uid() });
+        facts.insert(LocalPeer { pid: peer.pid().unwrap_or(0), uid: peer.uid(), gid: peer.gid() });
     }
     facts
 }

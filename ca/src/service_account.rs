@@ -22,6 +22,11 @@ pub(crate) struct ServiceAccounts {
 pub(crate) struct ServiceAccount {
     id: SpiffeId,
     subject: String,
+    issuer: String,
+    /// `NAMESPACE/NAME`.
+    account: String,
+    /// The node that the token is bound to.
+    node: Option<String>,
 }
 
 impl ServiceAccount {
@@ -33,6 +38,21 @@ impl ServiceAccount {
     /// As the token names it.
     pub(crate) fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// Who issued the token.
+    pub(crate) fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// `NAMESPACE/NAME`.
+    pub(crate) fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The node that the token is bound to, if to any.
+    pub(crate) fn node(&self) -> Option<&str> {
+        self.node.as_deref()
     }
 }
 
@@ -109,7 +129,14 @@ impl ServiceAccounts {
         let claims = issuer.keys.verify(token, &expect).map_err(|why| issuer.refuse(why))?;
         let (namespace, name) = account_of(&claims)?;
         let id = self.trust_domain.workload(namespace, name).map_err(|_| TokenError::Subject)?;
-        Ok(ServiceAccount { id, subject: format!("system:serviceaccount:{namespace}:{name}") })
+        let node = claims.claims().get("kubernetes.io").and_then(|bound| bound.pointer("/node/name")?.as_str());
+        Ok(ServiceAccount {
+            id,
+            subject: format!("{SUBJECT_PREFIX}{namespace}:{name}"),
+            issuer: issuer.settings.issuer.clone(),
+            account: format!("{namespace}/{name}"),
+            node: node.map(str::to_owned),
+        })
     }
 }
 
@@ -153,6 +180,8 @@ pub(crate) fn account_of(claims: &VerifiedClaims) -> Result<(&str, &str), TokenE
     Ok((namespace, name))
 }
 
+/// What the subjects of service accounts begin with.
+pub(crate) const SUBJECT_PREFIX: &str = "system:serviceaccount:";
 const PARTS_MAX: usize = 4;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::attest::{AttestorProblem, NodeAttestors};
 use crate::custody::CustodySettings;
 use crate::federation::FederationSettings;
+use crate::istio::IstioSettings;
 use crate::upstream::UpstreamSettings;
 
 /// Settings of the role `ca`. Each but the first two has a default.
@@ -87,12 +88,21 @@ pub struct Settings {
     /// Issuance policy: who may get which SVIDs. Followed while the authority runs; without it entries decide alone.
     #[serde(default)]
     pub policy_file: Option<PathBuf>,
+    /// Rights: who may administer what. Followed while the authority runs; without it only administrators may.
+    #[serde(default)]
+    pub rights_file: Option<PathBuf>,
     /// Whose service account tokens the CSR API accepts.
     #[serde(default)]
     pub service_account_issuers: Vec<ServiceAccountIssuer>,
+    /// Node proxies at the CSR API.
+    #[serde(default)]
+    pub istio: IstioSettings,
     /// How nodes prove what they are.
     #[serde(default)]
     pub node_attestors: NodeAttestors,
+    /// Other names of this mesh, while it moves between trust domains: every workload gets their bundles.
+    #[serde(default)]
+    pub trust_domain_aliases: Vec<TrustDomain>,
     /// Bundles of other trust domains.
     #[serde(default)]
     pub federation: FederationSettings,
@@ -157,6 +167,12 @@ pub enum SettingsProblem {
     IssuerTwice {
         /// Its name.
         issuer: String,
+    },
+    /// A node proxy's account that cannot be.
+    #[error("`istio.trusted_node_accounts` holds {account:?}, which is not NAMESPACE/NAME")]
+    NodeAccount {
+        /// The account.
+        account: String,
     },
     /// An attestor that cannot be.
     #[error("the setting `node_attestors.{setting}`: {problem}")]
@@ -228,8 +244,11 @@ impl Settings {
             backdate: default_backdate(),
             server_names: Vec::new(),
             policy_file: None,
+            rights_file: None,
             service_account_issuers: Vec::new(),
+            istio: IstioSettings::default(),
             node_attestors: NodeAttestors::default(),
+            trust_domain_aliases: Vec::new(),
             federation: FederationSettings::default(),
             revocation: crate::revocation::RevocationSettings::default(),
             record_kept: default_record_kept(),
@@ -301,6 +320,9 @@ impl Settings {
     fn check_issuers(&self) -> Result<(), SettingsProblem> {
         if self.istio_csr.is_some() && self.service_account_issuers.is_empty() {
             return Err(SettingsProblem::NoIssuer);
+        }
+        if let Some(account) = self.istio.misfit() {
+            return Err(SettingsProblem::NodeAccount { account: account.clone() });
         }
         let mut seen = std::collections::BTreeSet::new();
         for ServiceAccountIssuer { issuer, audiences, .. } in &self.service_account_issuers {

@@ -6,6 +6,7 @@
 //! database; their transactions follow one another, and each hears at once what another one changed.
 
 mod agents;
+mod approvals;
 mod audit;
 mod authorities;
 mod entries;
@@ -33,6 +34,7 @@ use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AnyPool, Row};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use approvals::{Approval, Asked, Decided};
 pub(crate) use audit::{AuditFilter, AuditRecord};
 pub(crate) use authorities::{
     Authorities as StoredAuthorities, AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, RotationRow,

@@ -1,9 +1,13 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
+mod bundle;
+mod ca;
 mod ca_keys;
 mod cert;
 mod check;
+mod federation;
 mod revoke;
+mod rights;
 mod rotate;
 
 use std::path::PathBuf;
@@ -13,10 +17,14 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 
+pub(crate) use bundle::{BundleCommand, BundleFormat, DeleteMode};
+pub(crate) use ca::CaArg;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
 pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
+pub(crate) use federation::{EndpointArg, FederationCommand, ProfileArg};
 pub(crate) use revoke::{RevocationsCommand, RevokeArgs};
+pub(crate) use rights::{ApprovalsCommand, ExplainRightsArgs, RightsCommand};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
 
 /// Identity and security for service meshes: certificate authority, node agent, proxies, discovery and policy in one binary.
@@ -35,7 +43,7 @@ const TOP_EXAMPLES: &str = "Examples:
   kasbah help reasons                         every reason code with cause and remedy";
 
 /// Where the mesh of a verb lives.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct DirArg {
     /// Folder of the mesh: configuration, data, logs, sockets.
     #[arg(long, env = "KASBAH_DIR", default_value = ".kasbah", value_name = "DIR")]
@@ -104,9 +112,12 @@ It gets an identity if a registration entry has the selector launch:name:NAME.")
     /// Attested nodes.
     #[command(subcommand)]
     Node(NodeCommand),
-    /// Trust bundles.
+    /// Trust bundles: the own one, and those of other trust domains.
     #[command(subcommand)]
     Bundle(BundleCommand),
+    /// Federation: which trust domains' bundles are fetched, and from where.
+    #[command(subcommand)]
+    Federation(FederationCommand),
     /// The transparency log over everything that was issued.
     #[command(subcommand)]
     Log(LogCommand),
@@ -280,6 +291,12 @@ key, unless --moved says that nothing was done.")]
     /// The issuance policy, tried out without issuing anything.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Rights: who may administer what.
+    #[command(subcommand)]
+    Rights(RightsCommand),
+    /// Calls that wait for a second person.
+    #[command(subcommand)]
+    Approvals(ApprovalsCommand),
     /// Replace the root (or the JWT key) everywhere, without anybody noticing; or take one step of it.
     #[command(after_help = "Examples:
   kasbah ca rotate                            the whole rotation; asks once
@@ -340,7 +357,7 @@ pub(crate) enum PolicyCommand {
     #[command(after_help = "Examples:
   kasbah ca policy explain --spiffe-id spiffe://cluster.local/ns/pay/sa/api --node spiffe://cluster.local/node/local
   kasbah ca policy explain --file policy.yaml --spiffe-id spiffe://cluster.local/ns/pay/sa/api --node local --kind mint_x509")]
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
 }
 
 #[derive(Debug, Args)]
@@ -471,16 +488,6 @@ pub(crate) enum FetchCommand {
         #[command(flatten)]
         output: OutputArg,
     },
-}
-
-/// Which CA an administration verb talks to.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct CaArg {
-    #[command(flatten)]
-    pub(crate) dir: DirArg,
-    /// The CA's admin socket [default: that of DIR].
-    #[arg(long, value_name = "PATH")]
-    pub(crate) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -767,26 +774,6 @@ pub(crate) struct NodeFilterArgs {
     /// Only nodes whose SVID has ended.
     #[arg(long, conflicts_with = "expires_before")]
     pub(crate) expired: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BundleCommand {
-    /// Print the trust domain's bundle.
-    Show {
-        #[command(flatten)]
-        ca: CaArg,
-        /// PEM certificates or SPIFFE JSON.
-        #[arg(long, value_enum, default_value = "pem")]
-        format: BundleFormat,
-    },
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum BundleFormat {
-    /// X.509 authorities as PEM.
-    Pem,
-    /// The SPIFFE bundle document (JWKS).
-    Spiffe,
 }
 
 #[derive(Debug, Subcommand)]

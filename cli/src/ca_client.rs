@@ -1,6 +1,9 @@
-//! The one way in which verbs talk to a certificate authority: SPIRE's server API over the CA's local admin socket.
+//! The one way in which verbs talk to a certificate authority: SPIRE's server API over the CA's local admin socket, or over
+//! mTLS to one elsewhere ([`remote`]).
 
 mod custody;
+mod federation;
+pub(crate) mod remote;
 mod rotation;
 
 use std::path::Path;

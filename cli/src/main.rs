@@ -1,6 +1,7 @@
 //! The `kasbah` binary: every role and every verb. Composition only; what a role does is in its own crate.
 
 mod args;
+mod bundle_message;
 mod ca_client;
 mod demo;
 mod exit;
@@ -48,6 +49,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Run(args) => verbs::launch::run(&args),
         Command::Ca(CaCommand::Run(args)) => roles::ca(&args),
         Command::Ca(CaCommand::Policy(command)) => verbs::policy::run(&command),
+        Command::Ca(CaCommand::Rights(command)) => verbs::rights::run(&command),
+        Command::Ca(CaCommand::Approvals(command)) => verbs::rights::approvals(&command),
         Command::Ca(CaCommand::Rotate(args)) => verbs::rotate::run(&args),
         Command::Ca(CaCommand::Keys(args)) => verbs::ca_keys::keys(&args),
         Command::Ca(CaCommand::Signer(args)) => roles::signer(&args),
@@ -64,6 +67,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Entry(command) => verbs::entry::run(&command),
         Command::Node(command) => verbs::node::run(&command),
         Command::Bundle(command) => verbs::bundle::run(&command),
+        Command::Federation(command) => verbs::federation::run(&command),
         Command::Log(command) => verbs::log::run(&command),
         Command::Audit(command) => verbs::audit::run(&command),
         Command::Demo(DemoCommand::Token(args)) => demo::token_verb(&args),

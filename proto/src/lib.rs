@@ -94,6 +94,22 @@ pub mod spire {
                     "spire.api.server.trustdomain.v1"
                 );
             }
+            /// Facts about the server.
+            pub mod debug {
+                generated!(
+                    /// Version 1.
+                    v1,
+                    "spire.api.server.debug.v1"
+                );
+            }
+            /// The server's log.
+            pub mod logger {
+                generated!(
+                    /// Version 1.
+                    v1,
+                    "spire.api.server.logger.v1"
+                );
+            }
             /// Signing authorities.
             pub mod localauthority {
                 generated!(
@@ -203,13 +219,16 @@ mod tests {
                 "kasbah.ca.v1.IssuancePolicy",
                 "kasbah.ca.v1.Log",
                 "kasbah.ca.v1.Revocation",
+                "kasbah.ca.v1.Rights",
                 "kasbah.ca.v1.Rotation",
                 "kasbah.node.v1.Node",
                 "kasbah.signer.v1.Signer",
                 "spire.api.server.agent.v1.Agent",
                 "spire.api.server.bundle.v1.Bundle",
+                "spire.api.server.debug.v1.Debug",
                 "spire.api.server.entry.v1.Entry",
                 "spire.api.server.localauthority.v1.LocalAuthority",
+                "spire.api.server.logger.v1.Logger",
                 "spire.api.server.svid.v1.SVID",
                 "spire.api.server.trustdomain.v1.TrustDomain",
             ]

@@ -10,5 +10,5 @@ pub mod tools;
 pub mod wait;
 
 pub use mesh::{Mesh, MeshOptions};
-pub use program::{Answer, Program};
+pub use program::{Answer, Program, Running};
 pub use tools::Skipped;

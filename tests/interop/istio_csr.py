@@ -22,10 +22,13 @@ def main():
     parser.add_argument("--token", default="")
     parser.add_argument("--uri", default="spiffe://cluster.local/ns/shop/sa/cart", help="what the CSR claims")
     parser.add_argument("--break-signature", action="store_true")
+    parser.add_argument("--impersonate", default="", help="ask for this identity, as a node proxy does")
     args = parser.parse_args()
     roots = args.bundle.read_bytes()
     key = ec.generate_private_key(ec.SECP256R1())
     request = messages.IstioCertificateRequest(csr=csr(key, args), validity_duration=3600)
+    if args.impersonate:
+        request.metadata.update({"ImpersonatedIdentity": args.impersonate})
     metadata = [("authorization", f"Bearer {args.token}")] if args.token else []
     with grpc.secure_channel(args.address, grpc.ssl_channel_credentials(root_certificates=roots)) as channel:
         stub = services.IstioCertificateServiceStub(channel)

@@ -12,6 +12,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared("csr::the_identity_is_the_tokens", the_identity_is_the_tokens),
         shared("csr::a_csr_with_a_bad_signature_is_refused", a_csr_with_a_bad_signature_is_refused),
         shared("csr::bad_tokens_are_refused", bad_tokens_are_refused),
+        shared("csr::nobody_gets_the_identity_of_somebody_else", nobody_gets_the_identity_of_somebody_else),
         shared("csr::the_server_speaks_only_tls13", the_server_speaks_only_tls13),
     ]
 }
@@ -65,6 +66,23 @@ fn bad_tokens_are_refused(mesh: &Mesh) -> Result<()> {
         let reason = ["JWT_", "TOKEN_"].iter().any(|reason| error.to_string().contains(reason));
         ensure!(reason, "no reason code with {what}: {error}");
     }
+    Ok(())
+}
+
+/// As grpcio sees it: one code and one text, whatever the reason.
+fn nobody_gets_the_identity_of_somebody_else(mesh: &Mesh) -> Result<()> {
+    let token = service_account_token(mesh, &[])?;
+    for wanted in ["spiffe://cluster.local/ns/default/sa/test", "spiffe://elsewhere/ns/default/sa/test", "nonsense"] {
+        let answer = client(mesh, &token)?.args(["--impersonate", wanted]).run()?;
+        ensure!(answer.code != 0, "it was signed: {}", answer.stdout);
+        let error = answer.json()?;
+        ensure!(error.get("code").and_then(Value::as_str) == Some("UNAUTHENTICATED"), "{wanted}: {error}");
+        let text = error.get("message").and_then(Value::as_str);
+        ensure!(text == Some("request impersonation authentication failure"), "{wanted}: {error}");
+    }
+    let own = "spiffe://cluster.local/ns/shop/sa/cart";
+    let names = client(mesh, &token)?.args(["--impersonate", own]).ok()?.json()?;
+    ensure!(names.to_string().contains(own), "its own identity: {names}");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 //! Most tests share one mesh; those that change or hurt it have their own. Every mesh is stopped at the end, and a
 //! failed test shows the end of its mesh's logs. `KASBAH_BIN` names another binary to test.
 
+mod administration;
 mod admission;
 mod authority_rotation;
 mod cert_verbs;
@@ -15,6 +16,7 @@ mod database;
 mod demo;
 mod drill;
 mod failures;
+mod federation;
 mod interop;
 mod mtls;
 mod policy;
@@ -42,11 +44,13 @@ fn main() -> ExitCode {
         csr::trials,
         cert_verbs::trials,
         check::trials,
+        administration::trials,
         certificates::trials,
         cli::trials,
         config::trials,
         interop::trials,
         failures::trials,
+        federation::trials,
         recovery::trials,
         revocation::trials,
         database::trials,

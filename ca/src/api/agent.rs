@@ -1,6 +1,7 @@
 //! Nodes: attestation, renewal, reports, administration.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::StreamExt;
 use identity::csr::Csr;
@@ -24,6 +25,7 @@ use crate::certifier::Certifier;
 use crate::entry::{Entry, Selector};
 use crate::issue::{IssuedX509, X509Order};
 use crate::refusal::Refusal;
+use crate::rights::Permit;
 use crate::store::{Issuance, IssuanceKind};
 
 #[tonic::async_trait]
@@ -34,9 +36,10 @@ impl agent_server::Agent for Api {
     ) -> Result<Response<CountAgentsResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let filter = AgentFilter::of_count(request.into_inner().filter)?;
-            let count = self.certifier.store.registry().agents().filter(|agent| filter.matches(agent)).count();
+            let wanted = |agent: &&Arc<Agent>| permit.covers(&agent.id) && filter.matches(agent);
+            let count = self.certifier.store.registry().agents().filter(wanted).count();
             Ok(CountAgentsResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
         };
         self.answer("CountAgents", &caller, work).await
@@ -45,12 +48,12 @@ impl agent_server::Agent for Api {
     async fn list_agents(&self, request: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let ListAgentsRequest { filter, output_mask, page_size, page_token } = request.into_inner();
             let filter = AgentFilter::of_list(filter)?;
             let registry = self.certifier.store.registry();
-            let found =
-                registry.agents().filter(|agent| agent.id.as_str() > page_token.as_str() && filter.matches(agent));
+            let wanted = |agent: &&Arc<Agent>| permit.covers(&agent.id) && filter.matches(agent);
+            let found = registry.agents().filter(|agent| agent.id.as_str() > page_token.as_str()).filter(wanted);
             let (agents, next_page_token) = page(found, page_size, |agent| agent.id.to_string());
             let agents = agents.into_iter().map(|agent| agent_message(agent, output_mask.as_ref())).collect();
             Ok(ListAgentsResponse { agents, next_page_token })
@@ -61,9 +64,10 @@ impl agent_server::Agent for Api {
     async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<types::Agent>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let GetAgentRequest { id, output_mask } = request.into_inner();
             let id = self.agent_id(id.as_ref())?;
+            permit.check(&id)?;
             let agent = self.certifier.store.registry().agent(&id).ok_or(Refusal::AgentUnknown)?;
             Ok(agent_message(&agent, output_mask.as_ref()))
         };
@@ -73,8 +77,9 @@ impl agent_server::Agent for Api {
     async fn delete_agent(&self, request: Request<DeleteAgentRequest>) -> Result<Response<()>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let id = self.agent_id(request.into_inner().id.as_ref())?;
+            permit.check(&id)?;
             let store = self.certifier.acting(&caller, Act::new("node.evict", &id).of(&id));
             if !store.delete_agent(&id).await? {
                 return Err(Refusal::AgentUnknown);
@@ -88,8 +93,9 @@ impl agent_server::Agent for Api {
     async fn ban_agent(&self, request: Request<BanAgentRequest>) -> Result<Response<()>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let id = self.agent_id(request.into_inner().id.as_ref())?;
+            permit.check(&id)?;
             let store = self.certifier.acting(&caller, Act::new("node.ban", &id).of(&id));
             let ban = store.change_agent(&id, |agent| {
                 agent.banned = true;
@@ -147,8 +153,8 @@ impl agent_server::Agent for Api {
     ) -> Result<Response<types::JoinToken>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
-            create_join_token(&self.certifier, &caller, request.into_inner()).await
+            let permit = self.permit(&caller)?;
+            create_join_token(&self.certifier, &caller, &permit, request.into_inner()).await
         };
         self.answer("CreateJoinToken", &caller, work).await
     }
@@ -205,6 +211,7 @@ pub(super) async fn report(
 async fn create_join_token(
     certifier: &Certifier,
     caller: &Caller,
+    permit: &Permit,
     request: CreateJoinTokenRequest,
 ) -> Result<types::JoinToken, Refusal> {
     let now = certifier.now_secs();
@@ -218,6 +225,10 @@ async fn create_join_token(
         Some(alias) => Some(alias_of(certifier, &id, &alias, now)?),
         None => None,
     };
+    match &alias {
+        Some(alias) => permit.check(&alias.spiffe_id)?,
+        None => permit.check_whole()?,
+    }
     // The token itself is a secret: the node that will be is named by its alias only.
     let act = Act::new("token.create", "").detail(format_args!("valid for {ttl} s"));
     let act = alias.iter().fold(act, |act, alias| act.of(&alias.spiffe_id));

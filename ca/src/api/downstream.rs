@@ -24,7 +24,7 @@ impl Api {
     pub(super) fn downstream(&self, caller: &Caller) -> Result<Arc<Entry>, Refusal> {
         let peer = match &caller.who {
             Who::Peer(peer) => peer,
-            Who::Local => return Err(Refusal::CallerNotDownstream),
+            Who::Local | Who::User { .. } => return Err(Refusal::CallerNotDownstream),
             Who::Unknown => return Err(Refusal::CallerUnknown),
         };
         let now = self.certifier.now();

@@ -20,7 +20,9 @@ use super::{Answers, Api, BATCH_ITEMS_MAX, Caller, next_message, page};
 use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::entry::Entry;
+use crate::federation::with_aliases;
 use crate::refusal::Refusal;
+use crate::rights::{Permit, Verb};
 use crate::store::{Created, Updated};
 
 #[tonic::async_trait]
@@ -31,9 +33,10 @@ impl entry_server::Entry for Api {
     ) -> Result<Response<CountEntriesResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let filter = EntryFilter::of_count(request.into_inner().filter)?;
-            let count = self.certifier.store.registry().entries_after("").filter(|entry| filter.matches(entry)).count();
+            let wanted = |entry: &&Arc<Entry>| permit.covers(&entry.spiffe_id) && filter.matches(entry);
+            let count = self.certifier.store.registry().entries_after("").filter(wanted).count();
             Ok(CountEntriesResponse { count: i32::try_from(count).unwrap_or(i32::MAX) })
         };
         self.answer("CountEntries", &caller, work).await
@@ -45,11 +48,12 @@ impl entry_server::Entry for Api {
     ) -> Result<Response<ListEntriesResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let ListEntriesRequest { filter, output_mask, page_size, page_token } = request.into_inner();
             let filter = EntryFilter::of_list(filter)?;
             let registry = self.certifier.store.registry();
-            let found = registry.entries_after(&page_token).filter(|entry| filter.matches(entry));
+            let wanted = |entry: &&Arc<Entry>| permit.covers(&entry.spiffe_id) && filter.matches(entry);
+            let found = registry.entries_after(&page_token).filter(wanted);
             let (entries, next_page_token) = page(found, page_size, |entry| entry.id.clone());
             let entries = entries.into_iter().map(|entry| entry_message(entry, output_mask.as_ref())).collect();
             Ok(ListEntriesResponse { entries, next_page_token })
@@ -60,9 +64,10 @@ impl entry_server::Entry for Api {
     async fn get_entry(&self, request: Request<GetEntryRequest>) -> Result<Response<types::Entry>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let GetEntryRequest { id, output_mask } = request.into_inner();
             let entry = self.certifier.store.registry().entry(&id).ok_or(Refusal::EntryUnknown)?;
+            permit.check(&entry.spiffe_id)?;
             Ok(entry_message(&entry, output_mask.as_ref()))
         };
         self.answer("GetEntry", &caller, work).await
@@ -74,11 +79,12 @@ impl entry_server::Entry for Api {
     ) -> Result<Response<BatchCreateEntryResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.entry_permit(&caller)?;
             let BatchCreateEntryRequest { entries, output_mask } = request.into_inner();
             check_batch(entries.len())?;
             let mask = output_mask.as_ref();
-            let created = join_all(entries.iter().map(|message| create(&self.certifier, &caller, message))).await;
+            let created =
+                join_all(entries.iter().map(|message| create(&self.certifier, &caller, &permit, message))).await;
             let results = created.into_iter().map(|(status, entry)| batch_create_entry_response::Result {
                 status: Some(status),
                 entry: entry.map(|entry| entry_message(&entry, mask)),
@@ -94,13 +100,13 @@ impl entry_server::Entry for Api {
     ) -> Result<Response<BatchUpdateEntryResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.entry_permit(&caller)?;
             let BatchUpdateEntryRequest { entries, input_mask, output_mask } = request.into_inner();
             check_batch(entries.len())?;
             let (whole, mask) = (whole_mask(), output_mask.as_ref());
             let input = input_mask.as_ref().unwrap_or(&whole);
             let updated =
-                join_all(entries.iter().map(|message| update(&self.certifier, &caller, message, input))).await;
+                join_all(entries.iter().map(|message| update(&self.certifier, &caller, &permit, message, input))).await;
             let results = updated.into_iter().map(|outcome| match outcome {
                 Ok(entry) => {
                     batch_update_entry_response::Result { status: Some(ok()), entry: Some(entry_message(&entry, mask)) }
@@ -120,10 +126,10 @@ impl entry_server::Entry for Api {
     ) -> Result<Response<BatchDeleteEntryResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.entry_permit(&caller)?;
             let ids = request.into_inner().ids;
             check_batch(ids.len())?;
-            let deleted = join_all(ids.iter().map(|id| delete(&self.certifier, &caller, id))).await;
+            let deleted = join_all(ids.iter().map(|id| delete(&self.certifier, &caller, &permit, id))).await;
             let mut results = Vec::with_capacity(ids.len());
             for (id, deleted) in ids.into_iter().zip(deleted) {
                 let status = deleted.map_or_else(|refusal| refusal.item_status(), |()| ok());
@@ -164,10 +170,36 @@ impl entry_server::Entry for Api {
     }
 }
 
+/// What of entries somebody may write.
+struct EntryPermit {
+    write: Permit,
+    /// Entries that make administrators or authorities, too; or why not.
+    admin: Result<Permit, Refusal>,
+}
+
+impl EntryPermit {
+    /// Whoever may write some entries must not make himself an administrator by one of them.
+    fn check(&self, entry: &Entry) -> Result<(), Refusal> {
+        self.write.check(&entry.spiffe_id)?;
+        match &self.admin {
+            Err(_) if entry.admin || entry.downstream => {
+                self.write.refuse(Verb::EntryAdmin, " for entries that say `admin` or `downstream`")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl Api {
+    fn entry_permit(&self, caller: &Caller) -> Result<EntryPermit, Refusal> {
+        Ok(EntryPermit { write: self.permit(caller)?, admin: self.permit_for(caller, Verb::EntryAdmin) })
+    }
+
     async fn authorized(&self, caller: &Caller) -> Result<Vec<Arc<Entry>>, Refusal> {
         let agent = self.agent(caller).await?;
-        Ok(self.certifier.store.registry().authorized(&agent, self.certifier.now_secs()))
+        let registry = self.certifier.store.registry();
+        let entries = registry.authorized(&agent, self.certifier.now_secs());
+        Ok(with_aliases(entries, &self.certifier.aliases, &registry))
     }
 }
 
@@ -235,12 +267,17 @@ fn revisions_page(entries: &[Arc<Entry>], more: bool) -> SyncAuthorizedEntriesRe
     }
 }
 
-async fn create(certifier: &Certifier, caller: &Caller, message: &types::Entry) -> (types::Status, Option<Arc<Entry>>) {
+async fn create(
+    certifier: &Certifier,
+    caller: &Caller,
+    permit: &EntryPermit,
+    message: &types::Entry,
+) -> (types::Status, Option<Arc<Entry>>) {
     let refused = |refusal: &Refusal| {
         certifier.note_refusal(caller, "entry.create", &message.id, refusal.reason());
         refusal.item_status()
     };
-    match try_create(certifier, caller, message).await {
+    match try_create(certifier, caller, permit, message).await {
         Ok(Created::New(entry)) => {
             tracing::info!(entry_id = entry.id, spiffe_id = %entry.spiffe_id, caller = caller.name(), "entry created");
             (ok(), Some(entry))
@@ -251,20 +288,27 @@ async fn create(certifier: &Certifier, caller: &Caller, message: &types::Entry) 
     }
 }
 
-async fn try_create(certifier: &Certifier, caller: &Caller, message: &types::Entry) -> Result<Created, Refusal> {
+async fn try_create(
+    certifier: &Certifier,
+    caller: &Caller,
+    permit: &EntryPermit,
+    message: &types::Entry,
+) -> Result<Created, Refusal> {
     let patch = EntryPatch::read(message, &whole_mask(), &certifier.trust_domain, ttl_max(certifier))?;
     check_federation(certifier, &patch)?;
     let entry = patch.into_entry(entry_id_of(&message.id)?, certifier.now_secs())?;
+    permit.check(&entry)?;
     Ok(certifier.acting(caller, act("entry.create", &entry)).create_entry(entry).await?)
 }
 
 async fn update(
     certifier: &Certifier,
     caller: &Caller,
+    permit: &EntryPermit,
     message: &types::Entry,
     mask: &types::EntryMask,
 ) -> Result<Arc<Entry>, Refusal> {
-    let updated = try_update(certifier, caller, message, mask).await;
+    let updated = try_update(certifier, caller, permit, message, mask).await;
     if let Err(refusal) = &updated {
         certifier.note_refusal(caller, "entry.update", &message.id, refusal.reason());
     }
@@ -274,6 +318,7 @@ async fn update(
 async fn try_update(
     certifier: &Certifier,
     caller: &Caller,
+    permit: &EntryPermit,
     message: &types::Entry,
     mask: &types::EntryMask,
 ) -> Result<Arc<Entry>, Refusal> {
@@ -282,6 +327,8 @@ async fn try_update(
     let known = certifier.store.registry().entry(&message.id).ok_or(Refusal::EntryUnknown)?;
     let mut wanted = Entry::clone(&known);
     patch.clone().apply(&mut wanted);
+    permit.check(&known)?;
+    permit.check(&wanted)?;
     let store = certifier.acting(caller, act("entry.update", &wanted));
     match store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
         Updated::Done(entry) => {
@@ -293,8 +340,12 @@ async fn try_update(
     }
 }
 
-async fn delete(certifier: &Certifier, caller: &Caller, id: &str) -> Result<(), Refusal> {
+async fn delete(certifier: &Certifier, caller: &Caller, permit: &EntryPermit, id: &str) -> Result<(), Refusal> {
     let known = certifier.store.registry().entry(id);
+    if let Some(Err(refusal)) = known.as_ref().map(|entry| permit.check(entry)) {
+        certifier.note_refusal(caller, "entry.delete", id, refusal.reason());
+        return Err(refusal);
+    }
     let act = known.map_or_else(|| Act::new("entry.delete", id), |entry| act("entry.delete", &entry));
     let refusal = match certifier.acting(caller, act).delete_entry(id).await {
         Ok(true) => {

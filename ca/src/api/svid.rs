@@ -22,6 +22,7 @@ use crate::entry::Entry;
 use crate::issue::{IssuedToken, IssuedX509, JwtOrder, X509Order};
 use crate::names;
 use crate::refusal::Refusal;
+use crate::rights::Permit;
 use crate::store::{Issuance, IssuanceKind};
 
 #[tonic::async_trait]
@@ -32,8 +33,8 @@ impl svid_server::Svid for Api {
     ) -> Result<Response<MintX509svidResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
-            mint_x509(&self.certifier, &caller, request.into_inner()).await
+            let permit = self.permit(&caller)?;
+            mint_x509(&self.certifier, &caller, &permit, request.into_inner()).await
         };
         self.answer("MintX509SVID", &caller, work).await
     }
@@ -44,8 +45,8 @@ impl svid_server::Svid for Api {
     ) -> Result<Response<MintJwtsvidResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
-            mint_jwt(&self.certifier, &caller, request.into_inner()).await
+            let permit = self.permit(&caller)?;
+            mint_jwt(&self.certifier, &caller, &permit, request.into_inner()).await
         };
         self.answer("MintJWTSVID", &caller, work).await
     }
@@ -56,8 +57,8 @@ impl svid_server::Svid for Api {
     ) -> Result<Response<MintWitsvidResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
-            wit::mint(&self.certifier, &caller, request.into_inner()).await
+            let permit = self.permit(&caller)?;
+            wit::mint(&self.certifier, &caller, &permit, request.into_inner()).await
         };
         self.answer("MintWITSVID", &caller, work).await
     }
@@ -206,6 +207,7 @@ async fn new_jwt(
 async fn mint_x509(
     certifier: &Certifier,
     caller: &Caller,
+    permit: &Permit,
     request: MintX509svidRequest,
 ) -> Result<MintX509svidResponse, Refusal> {
     let csr = Csr::decode_der(&request.csr).map_err(Refusal::Csr)?;
@@ -217,6 +219,7 @@ async fn mint_x509(
         return Err(Refusal::IdRefused { field, problem: "is not the ID of a workload of this trust domain" });
     }
     check_not_reserved(field, &id)?;
+    permit.check(&id)?;
     if !csr.dns_names().iter().all(|name| names::is_dns_name(name)) {
         return Err(Refusal::CsrNames);
     }
@@ -236,9 +239,11 @@ async fn mint_x509(
 async fn mint_jwt(
     certifier: &Certifier,
     caller: &Caller,
+    permit: &Permit,
     request: MintJwtsvidRequest,
 ) -> Result<MintJwtsvidResponse, Refusal> {
     let id = workload_of("id", request.id.as_ref(), &certifier.trust_domain)?;
+    permit.check(&id)?;
     let order = JwtOrder {
         kind: IssuanceKind::MintJwt,
         id: id.clone(),

@@ -17,6 +17,7 @@ use crate::entry::Entry;
 use crate::issue::IssuedToken;
 use crate::issue::wit::{WitOrder, holder_key};
 use crate::refusal::Refusal;
+use crate::rights::Permit;
 use crate::store::{Issuance, IssuanceKind};
 
 /// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome.
@@ -68,9 +69,11 @@ fn sign_for_entry(
 pub(super) async fn mint(
     certifier: &Certifier,
     caller: &Caller,
+    permit: &Permit,
     request: MintWitsvidRequest,
 ) -> Result<MintWitsvidResponse, Refusal> {
     let id = workload_of("id", request.id.as_ref(), &certifier.trust_domain)?;
+    permit.check(&id)?;
     let order = WitOrder {
         kind: IssuanceKind::MintWit,
         id: id.clone(),

@@ -95,7 +95,7 @@ async fn a_flood_of_refusals_is_one_counted_record_with_its_address() {
 fn many_kinds_of_refusals_become_one() {
     let refusals = Refusals::default();
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-    let caller = Caller { who: crate::api::Who::Unknown, source: Source::Unknown };
+    let caller = Caller { who: crate::api::Who::Unknown, source: Source::Unknown, call: None };
     let actions: Vec<&'static str> = (0..1_000).map(|n| &*String::leak(format!("action-{n}"))).collect();
     for action in &actions {
         refusals.add(&caller, action, "", "CALLER_NOT_ADMIN", now);

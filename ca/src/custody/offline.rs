@@ -88,8 +88,12 @@ impl Opened {
 
     /// The store, whose next write leaves this act in the audit trail.
     fn acting(&self, action: &'static str) -> Store {
-        let peer = LocalPeer { pid: i32::try_from(std::process::id()).unwrap_or(0), uid: own_uid() };
-        let caller = Caller { who: Who::Local, source: Source::Process(peer) };
+        let peer = LocalPeer {
+            pid: i32::try_from(std::process::id()).unwrap_or(0),
+            uid: own_uid(),
+            gid: rustix::process::getegid().as_raw(),
+        };
+        let caller = Caller { who: Who::Local, source: Source::Process(peer), call: None };
         self.store.audited(Act::new(action, "x509").record(&caller, runtime::clock::now()))
     }
 

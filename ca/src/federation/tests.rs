@@ -15,6 +15,8 @@ use proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use proto::spire::api::server::bundle::v1::{
     BatchSetFederatedBundleRequest, GetBundleRequest, GetFederatedBundleRequest,
 };
+use proto::spire::api::server::entry::v1::GetAuthorizedEntriesRequest;
+use proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use proto::spire::api::server::localauthority::v1::PrepareX509AuthorityRequest;
 use proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
 use proto::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
@@ -381,6 +383,31 @@ async fn relationships_are_listed_by_page_limited_and_deleted_with_their_bundle(
     assert_eq!(reason(refresh(&home, "other.org").await), "FEDERATION_UNKNOWN");
 }
 
+async fn workloads_get_the_bundles_of_aliases_whatever_their_entries_say() {
+    let home = Running::start_with(|settings| settings.trust_domain_aliases = vec![other_domain()]).await;
+    let other = other_with(|_| ()).await;
+    let node = home.node(Some("/node/local")).await;
+    home.entry("/web", "/node/local").await;
+    let seen = async || {
+        let mut client = EntryClient::new(home.network(Some(&node)));
+        let answer = client.get_authorized_entries(GetAuthorizedEntriesRequest::default()).await.unwrap();
+        let entry = answer.into_inner().entries.into_iter().next().unwrap();
+        (entry.federates_with, entry.revision_number)
+    };
+    assert_eq!(seen().await, (Vec::new(), 0), "nothing is known of the alias yet");
+    let set = BatchSetFederatedBundleRequest { bundle: vec![own_bundle(&other).await], output_mask: None };
+    BundleClient::new(home.local().await).batch_set_federated_bundle(set).await.unwrap();
+    let (federates_with, revision) = seen().await;
+    assert_eq!(federates_with, ["other.org"]);
+    assert!(revision > i64::from(u32::MAX), "agents fetch the entry anew: {revision}");
+    let stored =
+        home.certifier.store.registry().entries_after("").find(|one| one.spiffe_id.path() == "/web").unwrap().clone();
+    assert!(stored.federates_with.is_empty(), "the entry itself says nothing of it");
+    let request = GetFederatedBundleRequest { trust_domain: "other.org".into(), output_mask: None };
+    let bundle = BundleClient::new(home.network(Some(&node))).get_federated_bundle(request).await.unwrap().into_inner();
+    assert_eq!(bundle.x509_authorities, own_bundle(&other).await.x509_authorities, "its own, not merged with ours");
+}
+
 /// One fetches, both know.
 #[tokio::test]
 async fn what_one_replica_fetches_the_other_knows() {
@@ -401,4 +428,5 @@ database::on_each_database! {
     what_does_not_fit_is_refused_and_the_last_good_bundle_stays,
     strange_endpoints_bring_nothing,
     relationships_are_listed_by_page_limited_and_deleted_with_their_bundle,
+    workloads_get_the_bundles_of_aliases_whatever_their_entries_say,
 }

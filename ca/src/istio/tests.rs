@@ -11,6 +11,7 @@ use proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateSe
 use tonic::Code;
 
 use super::*;
+use crate::entry::Selector;
 use crate::testing::running::{Running, reason};
 use crate::testing::{TokenIssuer, id, trust_domain};
 
@@ -180,7 +181,108 @@ async fn nothing_else_is_served_beside_it() {
     );
 }
 
+/// A node that Kubernetes calls `name`, attested.
+async fn attested(ca: &Running, path: &str, cluster: &str, name: &str) {
+    let node = ca.node(None).await;
+    let id = node.id().clone();
+    let (cluster, name) = (format!("cluster:{cluster}"), format!("agent_node_name:{name}"));
+    let change = ca.certifier.store.change_agent(&id, move |agent| {
+        agent.selectors = [Selector::new("k8s_psat", cluster), Selector::new("k8s_psat", name)].into();
+    });
+    change.await.unwrap().unwrap();
+    ca.entry(path, id.path()).await;
+}
+
+/// The token of an account that is bound to a node.
+fn bound(issuer: &TokenIssuer, namespace: &str, name: &str, node: &str) -> String {
+    let node = node.to_owned();
+    let token = issuer.token_with(namespace, name, move |claims| {
+        claims.insert("kubernetes.io".into(), serde_json::json!({"node": {"name": node}}));
+    });
+    format!("Bearer {token}")
+}
+
+fn uris(chain: &[String]) -> Vec<String> {
+    let leaf = pem::decode_certificates(chain[0].as_bytes()).unwrap().remove(0);
+    identity::summary::CertificateSummary::decode(&leaf).unwrap().uris
+}
+
+async fn a_node_proxy_gets_the_identities_of_its_own_node_and_no_others() {
+    let issuer = TokenIssuer::new();
+    let ca = Running::start_with(|settings| {
+        settings.istio_csr = Some("127.0.0.1:0".parse().unwrap());
+        settings.service_account_issuers = vec![issuer.settings()];
+        settings.istio.trusted_node_accounts = vec!["istio-system/ztunnel".into()];
+    });
+    let mesh = Mesh { ca: ca.await, issuer };
+    attested(&mesh.ca, "/ns/default/sa/cart", "one", "node-a").await;
+    attested(&mesh.ca, "/ns/default/sa/db", "one", "node-b").await;
+    let ask =
+        async |token: &str, wanted: &str| mesh.ask(Some(token), with_metadata("ImpersonatedIdentity", wanted)).await;
+    let on = |node: &str| bound(&mesh.issuer, "istio-system", "ztunnel", node);
+    let cart = "spiffe://example.org/ns/default/sa/cart";
+    let chain = ask(&on("node-a"), cart).await.unwrap();
+    assert_eq!(uris(&chain), [cart]);
+    let recorded = mesh.ca.certifier.store.issued(10).await.unwrap().into_iter().map(|record| record.issuance);
+    let recorded = recorded.into_iter().find(|record| record.spiffe_id == cart).expect("recorded");
+    assert_eq!(recorded.caller, "system:serviceaccount:istio-system:ztunnel");
+    assert!(!recorded.entry_id.is_empty(), "by which entry");
+    let of_a = |entry: &&Arc<crate::entry::Entry>| entry.spiffe_id == id("/ns/default/sa/cart");
+    let parent = mesh.ca.certifier.store.registry().entries_after("").find(of_a).unwrap().parent_id.path().to_owned();
+    mesh.ca.entry_with("/ns/default/sa/boss", &parent, |entry| entry.admin = true).await.unwrap();
+
+    let unbound = format!("Bearer {}", mesh.issuer.token("istio-system", "ztunnel"));
+    let stranger = bound(&mesh.issuer, "default", "cart", "node-b");
+    for (what, token, wanted) in [
+        ("on another node", on("node-a"), "spiffe://example.org/ns/default/sa/db"),
+        ("of an administrator", on("node-a"), "spiffe://example.org/ns/default/sa/boss"),
+        ("of nobody", on("node-a"), "spiffe://example.org/ns/default/sa/none"),
+        ("of another trust domain", on("node-a"), "spiffe://other.org/ns/default/sa/cart"),
+        ("that is no service account", on("node-a"), "spiffe://example.org/spire/server"),
+        ("that is no ID", on("node-a"), "cart"),
+        ("from a node that nobody attested", on("node-c"), cart),
+        ("without a node", unbound, cart),
+        ("by an account that is not trusted", stranger, "spiffe://example.org/ns/default/sa/db"),
+    ] {
+        let status = ask(&token, wanted).await.unwrap_err();
+        let fixed = "request impersonation authentication failure";
+        assert_eq!((status.code(), status.message()), (Code::Unauthenticated, fixed), "{what}");
+        assert_eq!(reason::<()>(Err(status)), "IMPERSONATION_REFUSED", "{what}");
+    }
+    let own = "spiffe://example.org/ns/istio-system/sa/ztunnel";
+    assert_eq!(uris(&ask(&on("node-a"), own).await.unwrap()), [own]);
+
+    // Two nodes of one name: nobody knows which is meant.
+    attested(&mesh.ca, "/ns/default/sa/cart", "two", "node-a").await;
+    assert!(ask(&on("node-a"), cart).await.is_err());
+    let node = mesh
+        .ca
+        .certifier
+        .store
+        .registry()
+        .agents()
+        .find(|a| a.selectors.contains(&Selector::new("k8s_psat", "agent_node_name:node-b")))
+        .unwrap()
+        .id
+        .clone();
+    let ban = mesh.ca.certifier.store.change_agent(&node, |agent| agent.banned = true);
+    ban.await.unwrap().unwrap();
+    assert!(ask(&on("node-b"), "spiffe://example.org/ns/default/sa/db").await.is_err(), "a banned node");
+}
+
+#[test]
+fn accounts_of_node_proxies_have_a_namespace_and_a_name() {
+    let check = |account: &str| {
+        IstioSettings { trusted_node_accounts: vec![account.into()], ..IstioSettings::default() }.misfit().is_none()
+    };
+    assert!(check("istio-system/ztunnel"));
+    for bad in ["", "ztunnel", "/ztunnel", "istio-system/", "a/b/c", "A/b", "system:serviceaccount:a:b"] {
+        assert!(!check(bad), "{bad}");
+    }
+}
+
 crate::testing::database::on_each_database! {
+    a_node_proxy_gets_the_identities_of_its_own_node_and_no_others,
     a_service_account_gets_its_identity_in_the_layout_that_istio_reads,
     the_identity_is_the_tokens_whatever_the_csr_says,
     who_proves_nothing_is_unauthenticated_and_told_nothing,

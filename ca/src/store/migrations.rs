@@ -24,6 +24,7 @@ const ALL: &[(i64, &str, &str)] = &[
     (5, "custody", include_str!("../../../migrations/0005_custody.sql")),
     (6, "revocation", include_str!("../../../migrations/0006_revocation.sql")),
     (7, "federation", include_str!("../../../migrations/0007_federation.sql")),
+    (8, "approvals", include_str!("../../../migrations/0008_approvals.sql")),
     (10, "rotation_steps", include_str!("../../../migrations/0010_rotation_steps.sql")),
 ];
 

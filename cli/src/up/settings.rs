@@ -76,6 +76,8 @@ fn ca(layout: &Layout, addresses: &Addresses, database: Option<&str>) -> Value {
         },
         "admin": loopback(addresses.ca_admin),
         "server_names": ["localhost", "127.0.0.1", "istiod.istio-system.svc"],
+        // Meshes of several folders on this machine may federate.
+        "federation": {"allowed_networks": ["127.0.0.0/8"]},
         "service_account_issuers": [{
             "issuer": SERVICE_ACCOUNT_ISSUER,
             "jwks_file": layout.run("service-account-jwks.json"),

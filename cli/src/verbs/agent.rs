@@ -173,7 +173,7 @@ fn whoami(dir: &crate::args::DirArg, pid: u32, output: OutputArg) -> Result<(), 
 
 /// Why entries that the agent does not know are not for this process; nothing when no CA runs here.
 async fn explain(dir: &crate::args::DirArg, answer: &WhoAmI) -> Option<Explanation> {
-    let ca = ca(&CaArg { dir: dir.clone(), socket: None }).await.ok()?;
+    let ca = ca(&CaArg { dir: dir.clone(), ..CaArg::default() }).await.ok()?;
     let split = |text: &String| text.split_once(':').map(|(kind, value)| (kind.to_owned(), value.to_owned()));
     let question = Question {
         selectors: answer.selectors.iter().filter_map(split).collect(),

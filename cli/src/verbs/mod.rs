@@ -10,6 +10,7 @@ pub(crate) mod database;
 pub(crate) mod documents;
 pub(crate) mod down;
 pub(crate) mod entry;
+pub(crate) mod federation;
 pub(crate) mod filters;
 pub(crate) mod help;
 pub(crate) mod launch;
@@ -18,6 +19,7 @@ pub(crate) mod node;
 pub(crate) mod policy;
 pub(crate) mod registration;
 pub(crate) mod revoke;
+pub(crate) mod rights;
 pub(crate) mod rotate;
 pub(crate) mod status;
 pub(crate) mod token;
@@ -25,7 +27,7 @@ pub(crate) mod token;
 use std::future::Future;
 
 use crate::args::CaArg;
-use crate::ca_client::CaClient;
+use crate::ca_client::{CaClient, remote};
 use crate::exit::Failure;
 use crate::up::layout::Layout;
 
@@ -36,6 +38,9 @@ pub(crate) fn wait<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<
 
 /// The CA that the options name.
 pub(crate) async fn ca(arg: &CaArg) -> Result<CaClient, Failure> {
+    if let Some(server) = &arg.server {
+        return remote::connect(server, arg).await;
+    }
     let socket = match &arg.socket {
         Some(path) => path.clone(),
         None => Layout::of(&arg.dir.dir)?.socket("ca-admin.sock"),

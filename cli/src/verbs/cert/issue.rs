@@ -13,10 +13,11 @@ use proto::spire::api::types::X509svid;
 use serde_json::json;
 
 use crate::args::{CaArg, OutputArg};
+use crate::bundle_message;
 use crate::exit::{Exit, Failure, chain};
 use crate::output::{self, Format};
 use crate::up::layout::write_atomically;
-use crate::verbs::{bundle, ca, time_text, wait};
+use crate::verbs::{ca, time_text, wait};
 
 /// What is asked for.
 pub(super) struct Order<'a> {
@@ -44,7 +45,7 @@ pub(super) fn run(ca_arg: &CaArg, order: &Order<'_>, write: Option<&Path>, outpu
         write_atomically(&folder.join("svid.key"), key.pkcs8_pem().as_bytes(), 0o600)?;
     }
     write_atomically(&folder.join("svid.pem"), text.as_bytes(), 0o644)?;
-    write_atomically(&folder.join("bundle.pem"), bundle::from_wire(&bundle)?.to_pem().as_bytes(), 0o644)?;
+    write_atomically(&folder.join("bundle.pem"), bundle_message::from_wire(&bundle)?.to_pem().as_bytes(), 0o644)?;
     output::message(&format!("wrote the identity to {}", folder.display()));
     print(&svid, "", output)
 }

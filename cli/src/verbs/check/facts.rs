@@ -79,7 +79,7 @@ async fn pages(admin: SocketAddr) -> BTreeMap<&'static str, Value> {
 }
 
 async fn rotations(dir: &DirArg) -> Vec<StatusResponse> {
-    let Ok(client) = ca(&CaArg { dir: dir.clone(), socket: None }).await else { return Vec::new() };
+    let Ok(client) = ca(&CaArg { dir: dir.clone(), ..CaArg::default() }).await else { return Vec::new() };
     let asked = join_all([Kind::X509, Kind::Jwt, Kind::Wit].map(|kind| client.rotation(kind)));
     asked.await.into_iter().flatten().collect()
 }
