@@ -152,10 +152,7 @@ impl Api {
         // Nothing in it waits: the status is a value in memory.
         futures_util::FutureExt::now_or_never(told);
         let routes = self.routes().add_service(health_service);
-        let routes = match reflection() {
-            Some(service) => routes.add_service(service),
-            None => routes,
-        };
+        let routes = with_reflection(routes);
         routes.prepare().into_axum_router().layer(gate)
     }
 
@@ -328,20 +325,19 @@ impl Api {
     }
 }
 
-/// gRPC reflection over what is served here.
-fn reflection()
--> Option<tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>> {
-    let mut builder = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    for service in table::services() {
-        builder = builder.with_service_name(service);
-    }
-    match builder.build_v1() {
-        Ok(service) => Some(service),
-        Err(error) => {
+/// Adds gRPC reflection over what is served here, in both versions: older tools know the first only.
+fn with_reflection(routes: Routes) -> Routes {
+    let described = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        table::services().into_iter().fold(builder, tonic_reflection::server::Builder::with_service_name)
+    };
+    match (described().build_v1(), described().build_v1alpha()) {
+        (Ok(current), Ok(alpha)) => routes.add_service(current).add_service(alpha),
+        (Err(error), _) | (_, Err(error)) => {
             tracing::error!(reason = "REFLECTION_UNAVAILABLE", %error, "reflection not served");
-            None
+            routes
         }
     }
 }

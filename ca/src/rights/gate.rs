@@ -57,4 +57,4 @@ fn name_of(call: &'static Call) -> &'static str {
 }
 
 /// The largest request that can wait for an approval; what gRPC takes by default.
-const MESSAGE_BYTES_MAX: usize = 4 << 20;
+pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 20;

@@ -158,6 +158,7 @@ pub(crate) const CALLS: &[Call] = &[
     call("/grpc.health.v1.Health/Check", Anyone),
     call("/grpc.health.v1.Health/Watch", Anyone),
     call("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Member),
+    call("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Member),
 ];
 
 #[cfg(test)]

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::svid::X509Svid;
+use prost::Message as _;
 use proto::kasbah::ca::v1::rights_client::RightsClient;
 use proto::kasbah::ca::v1::{DecideApprovalRequest, ExplainRightsRequest, ListApprovalsRequest};
 use proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use proto::spire::api::server::agent::v1::{BanAgentRequest, CreateJoinTokenRequest, ListAgentsRequest};
+use proto::spire::api::server::bundle::v1::BatchSetFederatedBundleRequest;
+use proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use proto::spire::api::server::debug::v1::GetInfoRequest;
 use proto::spire::api::server::debug::v1::debug_client::DebugClient;
 use proto::spire::api::server::entry::v1::entry_client::EntryClient;
@@ -304,6 +307,22 @@ async fn what_needs_two_persons_waits_for_the_second() {
     assert!(used.detail.starts_with(&format!("approved by {}", two.id())), "{used:?}");
 }
 
+async fn a_request_that_waits_has_a_size() {
+    let ca = with_rights("roles: {}\ntwo_person: [bundle.write]").await;
+    let request = |asn1: usize| {
+        let root = types::X509Certificate { asn1: vec![0; asn1], tainted: false };
+        let bundle = types::Bundle { x509_authorities: vec![root], ..types::Bundle::default() };
+        BatchSetFederatedBundleRequest { bundle: vec![bundle], output_mask: None }
+    };
+    let frame = 5;
+    let around = request(3 << 20).encoded_len() - (3 << 20);
+    let fits = gate::MESSAGE_BYTES_MAX - frame - around;
+    for (asn1, expected) in [(fits, "APPROVAL_NEEDED"), (fits + 1, "REQUEST_TOO_LARGE")] {
+        let answer = BundleClient::new(ca.local().await).batch_set_federated_bundle(request(asn1)).await;
+        assert_eq!(reason(answer), expected, "{asn1}");
+    }
+}
+
 async fn requests_for_approval_are_limited_and_end() {
     let ca = Running::start().await;
     let caller = crate::api::Caller { who: crate::api::Who::Local, source: crate::audit::Source::Unknown, call: None };
@@ -410,6 +429,7 @@ database::on_each_database! {
     a_new_file_is_followed_and_a_bad_one_changes_nothing,
     local_users_have_what_is_granted_to_them,
     what_needs_two_persons_waits_for_the_second,
+    a_request_that_waits_has_a_size,
     requests_for_approval_are_limited_and_end,
     rights_are_explained_over_the_api,
     the_server_tells_of_itself_and_its_log_level_is_set,
