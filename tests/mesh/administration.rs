@@ -1,11 +1,13 @@
 //! Administration from elsewhere: over mTLS, by files and by the Workload API, and who may not.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::{Mesh, Program, tools, wait};
+use harness::{Mesh, Program, Skipped, tools, wait};
 use libtest_mimic::Trial;
+use serde_json::json;
 
 use crate::trial::{alone, shared};
 
@@ -15,6 +17,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared("administration::who_may_not_is_told_who_he_is_and_what_is_missing", who_may_not_is_told),
         shared("administration::what_cannot_be_reached_or_believed_says_so", what_cannot_be_reached_says_so),
         alone("administration::rights_are_checked_and_explained_offline", rights_are_checked_offline),
+        alone("administration::local_users_have_what_is_granted_and_approve", local_users_have_what_is_granted),
     ]
 }
 
@@ -108,5 +111,51 @@ fn rights_are_checked_offline() -> Result<()> {
     std::fs::write(&file, "roles:\n  pay:\n    entry.write:\n")?;
     let answer = run(&["ca", "rights", "check", "rights.yaml"])?;
     ensure!(answer.code == 65 && answer.stdout.contains("rights.yaml:3:5:"), "{}", answer.said());
+    Ok(())
+}
+
+/// An authority whose socket everybody may open: the kernel says who each caller is.
+fn local_users_have_what_is_granted() -> Result<()> {
+    if tools::system("id")?.arg("-u").ok()?.stdout.trim() != "0" {
+        return Err(Skipped("only root can be another user".into()).into());
+    }
+    let folder = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir()?;
+    let file = |name: &str| folder.path().join(name);
+    let rights = json!({
+        "roles": {"reader": {"entry.read": ["/ns/pay/**"], "authority.rotate": []}},
+        "grants": [{"users": [12345], "roles": ["reader"]}],
+        "two_person": ["authority.rotate"],
+    });
+    std::fs::write(file("rights.yaml"), rights.to_string())?;
+    let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let settings = json!({
+        "trust_domain": "td.example",
+        "data_dir": file("data"),
+        "grpc": format!("127.0.0.1:{port}"),
+        "admin_socket": file("admin.sock"),
+        "rights_file": file("rights.yaml"),
+    });
+    std::fs::write(file("ca.yaml"), settings.to_string())?;
+    std::fs::copy(tools::kasbah(), file("kasbah"))?;
+    let _authority = kasbah(["ca", "run", "--config"]).arg(file("ca.yaml")).background(&file("ca.log"))?;
+    let own = |args: &[&str]| kasbah(args.iter().copied()).arg("--socket").arg(file("admin.sock"));
+    wait::until("the authority", Duration::from_secs(60), || own(&["entry", "list"]).ok())?;
+    let as_user = |uid: u32, args: &[&str]| -> Result<Program> {
+        let program = tools::system("setpriv")?.args([&format!("--reuid={uid}"), "--clear-groups"]);
+        Ok(program.arg(file("kasbah")).args(args).arg("--socket").arg(file("admin.sock")).in_folder(folder.path()))
+    };
+    as_user(12345, &["entry", "list"])?.ok()?;
+    for (uid, args, missing) in [(12345, ["node", "list"], "`node.read`"), (54321, ["entry", "list"], "uid:54321")] {
+        let answer = as_user(uid, &args)?.run()?;
+        ensure!(answer.code == 77 && answer.stderr.contains(missing), "{uid} {args:?}: {}", answer.said());
+    }
+    let asked = own(&["ca", "rotate", "prepare"]).run()?;
+    ensure!(asked.code == 1 && asked.stderr.contains("kasbah ca approvals approve"), "{}", asked.said());
+    let waiting = as_user(12345, &["ca", "approvals", "list", "-o", "json"])?.ok()?.json()?;
+    let id = waiting[0]["id"].as_str().unwrap_or_default();
+    let same = own(&["ca", "approvals", "approve", id]).run()?;
+    ensure!(same.code == 77, "the same person approved: {}", same.said());
+    as_user(12345, &["ca", "approvals", "approve", id])?.ok()?;
+    own(&["ca", "rotate", "prepare"]).ok()?;
     Ok(())
 }

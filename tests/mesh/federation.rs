@@ -12,10 +12,13 @@ use serde_json::{Value, json};
 use crate::trial::shared;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![shared("federation::a_root_rotation_there_arrives_at_a_workload_here", a_root_rotation_arrives)]
+    vec![
+        shared("federation::a_root_rotation_there_arrives_at_a_workload_here", a_root_rotation_arrives),
+        shared("federation::bundles_are_fetched_with_certificates_of_the_web", bundles_are_fetched_over_the_web),
+    ]
 }
 
-/// The authority of `other.org`.
+/// An authority of another trust domain.
 struct Other {
     folder: PathBuf,
     endpoint: u16,
@@ -23,11 +26,12 @@ struct Other {
 }
 
 impl Other {
-    fn start(mesh: &Mesh) -> Result<Self> {
-        let folder = mesh.scratch("other-org")?;
+    fn start(mesh: &Mesh, trust_domain: &str, federation: &Value) -> Result<Self> {
+        let folder = mesh.scratch(&format!("{trust_domain}-{}", free_port()?))?;
         let (grpc, endpoint) = (free_port()?, free_port()?);
         let settings = json!({
-            "trust_domain": "other.org",
+            "trust_domain": trust_domain,
+            "federation": federation,
             "data_dir": folder.join("data"),
             "grpc": format!("127.0.0.1:{grpc}"),
             "admin_socket": folder.join("admin.sock"),
@@ -59,7 +63,7 @@ fn free_port() -> Result<u16> {
 }
 
 fn a_root_rotation_arrives(mesh: &Mesh) -> Result<()> {
-    let other = Other::start(mesh)?;
+    let other = Other::start(mesh, "other.org", &json!({}))?;
     let bundle = other.folder.join("bundle.json");
     std::fs::write(&bundle, other.kasbah(["bundle", "show", "--format", "spiffe"])?.ok()?.stdout)?;
     curl_reads_the_endpoint(&other)?;
@@ -72,6 +76,35 @@ fn a_root_rotation_arrives(mesh: &Mesh) -> Result<()> {
     let outcome = with_relationship(mesh, &other);
     mesh.kasbah(["federation", "delete", "--trust-domain", "other.org"]).ok()?;
     outcome
+}
+
+/// Two authorities beside the mesh: one shows the certificate of the mesh's ingress gateway, the other trusts its root.
+fn bundles_are_fetched_over_the_web(mesh: &Mesh) -> Result<()> {
+    let (port, ingress) = (free_port()?, mesh.dir().join("data/ingress"));
+    let endpoint = json!({
+        "listen": format!("127.0.0.1:{port}"),
+        "cert_file": ingress.join("cert.pem"),
+        "key_file": ingress.join("key.pem"),
+    });
+    let other = Other::start(mesh, "other.org", &json!({"web_endpoint": endpoint, "serve_map": true}))?;
+    let trusting = json!({"web_roots_file": mesh.at("/ingress/ca_file")?, "allowed_networks": ["127.0.0.0/8"]});
+    let third = Other::start(mesh, "third.org", &trusting)?;
+    let url = format!("https://localhost:{port}/map");
+    let create =
+        third.kasbah(["federation", "create", "--trust-domain", "other.org", "--bundle-endpoint-url", &url])?;
+    create.args(["--bundle-endpoint-profile", "https_web"]).ok()?;
+    let expect = |roots: u64| {
+        let bundles = third.kasbah(["bundle", "list", "-o", "json"])?.ok()?.json()?;
+        ensure!(bundles[0]["x509_authorities"] == roots, "not {roots} roots: {bundles}");
+        Ok(())
+    };
+    wait::until("the first bundle, by itself", Duration::from_secs(60), || expect(1))?;
+    other.kasbah(["ca", "rotate", "prepare"])?.ok()?;
+    third.kasbah(["federation", "refresh", "--trust-domain", "other.org"])?.ok()?;
+    expect(2)?;
+    let map = harness::curl::get(&url).trusting(mesh.at("/ingress/ca_file")?).send()?.expect_status(200)?.json()?;
+    ensure!(map["trust_domains"]["other.org"]["spiffe_sequence"] == 2, "{map}");
+    Ok(())
 }
 
 fn with_relationship(mesh: &Mesh, other: &Other) -> Result<()> {
