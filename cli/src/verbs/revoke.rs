@@ -95,9 +95,10 @@ fn confirm(preview: &PreviewResponse) -> Result<(), Failure> {
 }
 
 fn preview_text(preview: &PreviewResponse) -> String {
-    let mut text = format!("{} SVIDs would be revoked", preview.total);
+    let svids = if preview.total == 1 { "SVID" } else { "SVIDs" };
+    let mut text = format!("{} {svids} would be revoked", preview.total);
     if preview.already > 0 {
-        text.push_str(&format!(", {} are revoked already", preview.already));
+        text.push_str(&format!(", already revoked: {}", preview.already));
     }
     let block = |title: &str, lines: &[String]| match lines {
         [] => String::new(),
@@ -214,7 +215,7 @@ mod tests {
             ..PreviewResponse::default()
         };
         let text = preview_text(&preview);
-        for part in ["2 SVIDs", "1 are revoked already", "spiffe://td/cart", "e1", "join_token/a"] {
+        for part in ["2 SVIDs", "already revoked: 1", "spiffe://td/cart", "e1", "join_token/a"] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

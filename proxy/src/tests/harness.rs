@@ -73,9 +73,18 @@ impl Authority {
 
     /// The bundles with a list of this number that revokes these SVIDs.
     pub(crate) fn revoking(&self, number: u64, svids: &[&X509Svid]) -> Arc<BundleSet> {
+        self.revoking_serials(number, svids.iter().map(|svid| svid.serial()))
+    }
+
+    /// The same by serial numbers.
+    pub(crate) fn revoking_serials<'a>(
+        &self,
+        number: u64,
+        serials: impl IntoIterator<Item = &'a str>,
+    ) -> Arc<BundleSet> {
         let now = SystemTime::now();
-        let revoked = svids.iter().map(|svid| RevokedSerial {
-            serial: identity::revocation::serial_bytes(svid.serial()).unwrap(),
+        let revoked = serials.into_iter().map(|serial| RevokedSerial {
+            serial: identity::revocation::serial_bytes(serial).unwrap(),
             at: now,
             reason: None,
         });

@@ -237,3 +237,24 @@ async fn the_same_bundles_again_change_nothing() {
     proxy.identity.set_bundles(Authority::new().bundles());
     assert_eq!(proxy.identity.generation(), generation + 1, "other roots");
 }
+
+/// What a worker spends on a new list, while it serves nobody else: 10,000 connections and a list of 10,000.
+#[test]
+fn ten_thousand_connections_are_judged_in_no_time() {
+    let authority = Authority::new();
+    let now = identity::unix_time(std::time::SystemTime::now());
+    let svids: Vec<_> = (0..100).map(|_| authority.svid("test", HOUR)).collect();
+    let peers: Vec<_> = svids
+        .iter()
+        .map(|svid| identity::verify::verify_peer(svid.chain(), &authority.bundles(), now).unwrap())
+        .collect();
+    let serials: Vec<String> = (0..9_999).map(|_| identity::digest::hex(&identity::digest::random_serial())).collect();
+    let bundles = authority.revoking_serials(1, serials.iter().map(String::as_str).chain([svids[7].serial()]));
+    let begun = Instant::now();
+    let refused = |peer| identity::verify::check_revocation(peer, &bundles, now).is_err();
+    let count: usize = (0..100).map(|_| peers.iter().filter(|peer| refused(peer)).count()).sum();
+    let took = begun.elapsed();
+    println!("10,000 connections judged by a list of 10,000 in {took:?}");
+    assert_eq!(count, 100);
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
