@@ -1,19 +1,22 @@
-//! Istio's CSR API: a certificate for the service account whose token the caller shows.
+//! Istio's CSR API: a certificate for the service account whose token the caller shows, or the next one for the holder of one
+//! ([`renewal`]).
 //!
 //! The identity is the token's, or that of a workload on the caller's node ([`impersonation`]). The CSR gives a key and the
 //! proof that the caller holds it; names in it do not count.
 
 mod impersonation;
+mod renewal;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use identity::csr::Csr;
-use identity::pem;
+use identity::{VerifiedPeer, pem};
 use proto::istio::v1::auth::istio_certificate_service_server::{
     IstioCertificateService, IstioCertificateServiceServer,
 };
 use proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use runtime::mtls::PeerIdentity;
 use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
@@ -45,6 +48,10 @@ impl CsrService {
     }
 
     async fn create(&self, request: Request<IstioCertificateRequest>) -> Result<IstioCertificateResponse, Refusal> {
+        let holder = request.extensions().get::<PeerIdentity>().and_then(|identity| identity.0.clone());
+        if let Some(holder) = holder.filter(|_| request.metadata().get("authorization").is_none()) {
+            return self.renew(&holder, request.into_inner()).await;
+        }
         let account = self.caller(request.metadata())?;
         let message = request.into_inner();
         check_signer(&message)?;
@@ -66,6 +73,21 @@ impl CsrService {
             entry_id,
             caller: account.subject().to_owned(),
         };
+        let issued = self.certifier.issue_x509(order, &csr).await?;
+        Ok(IstioCertificateResponse { cert_chain: self.cert_chain(&issued) })
+    }
+
+    async fn renew(
+        &self,
+        holder: &VerifiedPeer,
+        message: IstioCertificateRequest,
+    ) -> Result<IstioCertificateResponse, Refusal> {
+        check_signer(&message)?;
+        if !matches!(field(&message, "ImpersonatedIdentity").map(text_of), Some(Some("")) | None) {
+            return Err(Refusal::Impersonation);
+        }
+        let csr = Csr::decode_pem(message.csr.as_bytes()).map_err(Refusal::Csr)?;
+        let order = renewal::next(&self.certifier, holder, self.ttl(message.validity_duration)?).await?;
         let issued = self.certifier.issue_x509(order, &csr).await?;
         Ok(IstioCertificateResponse { cert_chain: self.cert_chain(&issued) })
     }
@@ -103,7 +125,9 @@ impl CsrService {
                 CsrCounts::count(&counts.csr().id_extraction_errors);
                 CsrCounts::count(&counts.csr().authentication_failures);
             }
-            Refusal::Token(_) | Refusal::Impersonation => CsrCounts::count(&counts.csr().authentication_failures),
+            Refusal::Token(_) | Refusal::Impersonation | Refusal::Renewal => {
+                CsrCounts::count(&counts.csr().authentication_failures)
+            }
             Refusal::Csr(_) => CsrCounts::count(&counts.csr().parsing_errors),
             _ => CsrCounts::count(&counts.csr().signing_errors),
         }

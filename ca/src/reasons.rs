@@ -462,6 +462,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "gRPC reflection cannot be served.",
         "Everything else is; tell the developers what the log says.",
     ),
+    doc(
+        "RENEWAL_REFUSED",
+        "A certificate is not renewed by showing it: no record of it is kept, its entry is gone, or it is a node's.",
+        "See the log for which; ask for the identity anew, by token, entry or `kasbah cert issue`.",
+    ),
     doc("REQUEST_TOO_LARGE", "A request that needs approval is larger than 4 MiB.", "Send several smaller requests."),
     doc(
         "REVOCATIONS_TOO_MANY",

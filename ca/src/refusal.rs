@@ -236,6 +236,9 @@ pub enum Refusal {
     /// No record of such an SVID, or none any more.
     #[error("no record of an SVID with this serial is kept")]
     IssuanceUnknown,
+    /// A certificate that is not renewed by showing it.
+    #[error("the certificate is not renewed: its identity must be asked for anew")]
+    Renewal,
     /// Nothing to give a receipt of.
     #[error("no rotation of this kind is on record")]
     NoRotation,
@@ -346,6 +349,7 @@ impl Refusal {
             Self::CertSigner => "CERT_SIGNER_UNKNOWN",
             Self::IssuanceUnknown => "ISSUANCE_UNKNOWN",
             Self::NoRotation => "ROTATION_UNKNOWN",
+            Self::Renewal => "RENEWAL_REFUSED",
             Self::Policy(refusal) => refusal.reason(),
             Self::Log(error) => error.reason(),
             Self::NotOffered(_) => "NOT_OFFERED",
@@ -370,6 +374,7 @@ impl Refusal {
             | Self::CallerUnknown
             | Self::CallerNotAgent
             | Self::CallerNotDownstream
+            | Self::Renewal
             | Self::NotLocal
             | Self::CallerNotAdmin { .. }
             | Self::RightMissing { .. }

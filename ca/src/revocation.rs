@@ -174,10 +174,11 @@ impl Current {
         self.list(issuer_id, LAST_PART)
     }
 
-    /// The lists that nodes are to have: of each issuer the whole one, or its parts where there are such.
+    /// The lists that nodes are to have: of each issuer the whole one, or its parts where there are such; and the last one of a
+    /// compromised root, which speaks of connections that are open yet.
     pub(crate) fn for_nodes(&self) -> impl Iterator<Item = &StoredList> {
         let in_parts = |id: &str| self.list(id, 1).is_some();
-        self.lists.lists.iter().filter(move |list| (list.part == 0) != in_parts(&list.issuer_id))
+        self.lists.lists.iter().filter(move |list| list.part == LAST_PART || (list.part == 0) != in_parts(&list.issuer_id))
     }
 
     /// Whether a certificate or token is revoked, by serial number or hash.

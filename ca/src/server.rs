@@ -381,7 +381,7 @@ fn spawn_services(
         let accounts = ServiceAccounts::new(certifier.trust_domain.clone(), &settings.service_account_issuers);
         let router =
             CsrService::new(certifier.clone(), accounts, settings.istio.clone()).routes().prepare().into_axum_router();
-        tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
+        tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::Optional, router, shutdown.clone()));
     }
     if let Some(listener) = listeners.bundle_endpoint {
         let router = endpoint::router(certifier.clone(), settings.federation.serve_map);

@@ -20,7 +20,7 @@ use crate::output::Format;
 pub(crate) use bundle::{BundleCommand, BundleFormat, DeleteMode};
 pub(crate) use ca::CaArg;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
-pub(crate) use cert::{CertCommand, StartTls, TargetArgs, TrustArgs, VerifyArgs};
+pub(crate) use cert::{CertCommand, RenewArgs, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
 pub(crate) use federation::{EndpointArg, FederationCommand, ProfileArg};
 pub(crate) use revoke::{RevocationsCommand, RevokeArgs};

@@ -18,6 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         shared("cert_verbs::revocation_lists_count", revocation_lists_count),
         shared("cert_verbs::bad_targets_are_named_with_the_remedy", bad_targets_are_named),
         shared("cert_verbs::postgresql_is_asked_for_tls_first", postgresql_is_asked_for_tls_first),
+        shared("cert_verbs::a_pair_of_files_is_renewed_and_whoever_uses_it_is_told", a_pair_of_files_is_renewed),
         own("cert_verbs::watch_tells_each_replacement", &["--leaf-ttl", "10s"], watch_tells_each_replacement),
     ]
 }
@@ -191,6 +192,37 @@ fn relay(listener: &std::net::TcpListener, to: &str) -> Result<()> {
     let _ = std::io::copy(&mut client, &mut server);
     let _ = server.shutdown(std::net::Shutdown::Both);
     let _ = down.join();
+    Ok(())
+}
+
+fn a_pair_of_files_is_renewed(mesh: &Mesh) -> Result<()> {
+    let folder = mesh.scratch("renewed")?;
+    let folder = folder.to_str().context("a path")?;
+    let id = "spiffe://cluster.local/ns/shop/sa/renewed";
+    mesh.kasbah(["cert", "issue", "--spiffe-id", id, "--ttl", "1h", "--write", folder]).ok()?;
+    let (cert, key) = (format!("{folder}/svid.pem"), format!("{folder}/svid.key"));
+    let renew = |more: &[&str]| mesh.kasbah([&["cert", "renew", "--cert", &cert, "--key", &key], more].concat());
+    let read = || Ok::<_, anyhow::Error>((std::fs::read_to_string(&cert)?, std::fs::read_to_string(&key)?));
+    let first = read()?;
+    let early = renew(&[]).ok()?;
+    ensure!(early.stderr.contains("need not be renewed") && read()? == first, "{}", early.said());
+    let told = format!("{folder}/told");
+    let renewed = renew(&["--force", "--ttl", "20m", "--exec", &format!("touch {told}")]).ok()?;
+    ensure!(renewed.stdout.contains(id) && std::path::Path::new(&told).exists(), "{}", renewed.said());
+    let second = read()?;
+    ensure!(second.0 != first.0 && second.1 != first.1, "certificate or key are the old ones");
+    let shown = mesh.kasbah(["cert", "show", &cert, "-o", "json"]).ok()?.json()?;
+    ensure!(shown["spiffe_id"] == id && shown["verdict"] == "ok", "{shown:#}");
+    let failing = renew(&["--force", "--exec", "false"]).run()?;
+    ensure!(failing.code == 1 && failing.stderr.contains("renewed, but"), "{}", failing.said());
+    let away = renew(&["--force", "--server", "127.0.0.1:1"]).run()?;
+    ensure!(away.code == 69, "{}", away.said());
+    let wrong = renew(&["--signal", "0:HUP"]).run()?;
+    ensure!(wrong.code == 64, "{}", wrong.said());
+    // A revoked one renews nothing.
+    mesh.kasbah(["cert", "revoke", "--spiffe-id", id, "--reason", "keyCompromise", "--yes"]).ok()?;
+    let revoked = renew(&["--force"]).run()?;
+    ensure!(revoked.code != 0, "{}", revoked.said());
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use identity::bundle::{BundleSet, TrustBundle};
 use identity::key::PrivateKey;
+use identity::svid::X509Svid;
 use identity::tls::{FixedSnapshot, PeerRule};
 use identity::{unix_time, verify};
 use proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -47,6 +48,47 @@ impl Mesh {
     fn bearer(&self) -> String {
         format!("Bearer {}", self.issuer.token("default", "cart"))
     }
+}
+
+impl Mesh {
+    /// Asks with a certificate in the place of a token.
+    async fn ask_as(&self, svid: X509Svid, request: IstioCertificateRequest) -> Result<Vec<String>, Status> {
+        let pem = std::fs::read(self.ca.path("bundle.pem")).unwrap();
+        let bundle = TrustBundle::from_pem(trust_domain(), &pem).unwrap();
+        let bundles = Arc::new(BundleSet::new([Arc::new(bundle)]));
+        let snapshot = FixedSnapshot { svid: Some(Arc::new(svid)), bundles };
+        let addr = self.ca.addresses.istio_csr.unwrap().to_string();
+        let channel = runtime::mtls::channel(&addr, Arc::new(snapshot), PeerRule::exactly(id("/spire/server")));
+        let answer = IstioCertificateServiceClient::new(channel).create_certificate(request).await?;
+        Ok(answer.into_inner().cert_chain)
+    }
+}
+
+fn svid_of(chain: &[String], key: PrivateKey) -> X509Svid {
+    let chain = chain[..chain.len() - 1].iter().flat_map(|text| pem::decode_certificates(text.as_bytes()).unwrap());
+    X509Svid::from_parts(chain.collect(), key).unwrap()
+}
+
+async fn a_certificate_is_renewed_by_showing_it_and_nothing_else_is() {
+    let mesh = Mesh::start().await;
+    let (first, second) = (PrivateKey::generate_p256().unwrap(), PrivateKey::generate_p256().unwrap());
+    let chain = mesh.ask(Some(&mesh.bearer()), request(&first)).await.unwrap();
+    let old = svid_of(&chain, first);
+    let new = svid_of(&mesh.ask_as(old.clone(), request(&second)).await.unwrap(), second);
+    assert_eq!((new.id(), new.serial() == old.serial()), (old.id(), false));
+    let for_another = with_metadata("ImpersonatedIdentity", "spiffe://example.org/ns/default/sa/other");
+    assert_eq!(reason(mesh.ask_as(old.clone(), for_another).await), "IMPERSONATION_REFUSED");
+    // A node's own certificate is no workload's.
+    let node = mesh.ca.node(None).await;
+    let key = PrivateKey::generate_p256().unwrap();
+    assert_eq!(reason(mesh.ask_as((*node).clone(), request(&key)).await), "RENEWAL_REFUSED");
+    // Nobody has a record of what another process signed with the same authority.
+    let signing = mesh.ca.certifier.authorities.current();
+    let profile = identity::authority::LeafProfile::new(old.id().clone(), std::time::Duration::from_secs(600));
+    let stray = signing.x509.sign_svid(&key.public_key_spki(), &profile, SystemTime::now()).unwrap();
+    let stray = X509Svid::from_parts(stray, key.clone()).unwrap();
+    assert_eq!(reason(mesh.ask_as(stray, request(&key)).await), "RENEWAL_REFUSED");
+    assert_eq!(mesh.ask(None, request(&key)).await.unwrap_err().code(), Code::Unauthenticated, "and nothing at all");
 }
 
 fn request(key: &PrivateKey) -> IstioCertificateRequest {
@@ -282,6 +324,7 @@ fn accounts_of_node_proxies_have_a_namespace_and_a_name() {
 }
 
 crate::testing::database::on_each_database! {
+    a_certificate_is_renewed_by_showing_it_and_nothing_else_is,
     a_node_proxy_gets_the_identities_of_its_own_node_and_no_others,
     a_service_account_gets_its_identity_in_the_layout_that_istio_reads,
     the_identity_is_the_tokens_whatever_the_csr_says,

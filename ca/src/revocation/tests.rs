@@ -383,26 +383,20 @@ async fn a_new_intermediate_has_a_list_at_once() {
 }
 
 /// A root that an operator revokes leaves a list behind on which its intermediates stand.
-async fn a_revoked_root_says_with_its_last_list_that_its_intermediates_are_revoked() {
-    use proto::spire::api::server::localauthority::v1::local_authority_client::LocalAuthorityClient;
-    use proto::spire::api::server::localauthority::v1::{
-        ActivateX509AuthorityRequest, GetX509AuthorityStateRequest, PrepareX509AuthorityRequest,
-        RevokeX509AuthorityRequest, TaintX509AuthorityRequest,
-    };
+async fn a_compromised_root_says_with_its_last_list_that_its_intermediates_are_revoked() {
+    use proto::kasbah::ca::v1::rotation_client::RotationClient;
+    use proto::kasbah::ca::v1::{StartRequest, StatusRequest};
     let ca = Running::start_with(serving).await;
     let svid = ca.mint("/before").await;
     let root = std::fs::read(ca.path("bundle.pem")).unwrap();
     let root = pem::decode_certificates(&root).unwrap().remove(0);
-    let mut steps = LocalAuthorityClient::new(ca.local().await);
-    let state = steps.get_x509_authority_state(GetX509AuthorityStateRequest {}).await.unwrap().into_inner();
-    let old = state.active.unwrap().authority_id;
-    let prepared = steps.prepare_x509_authority(PrepareX509AuthorityRequest {}).await.unwrap().into_inner();
-    let authority_id = prepared.prepared_authority.unwrap().authority_id;
-    steps.activate_x509_authority(ActivateX509AuthorityRequest { authority_id }).await.unwrap();
-    steps.taint_x509_authority(TaintX509AuthorityRequest { authority_id: old.clone() }).await.unwrap();
-    steps.revoke_x509_authority(RevokeX509AuthorityRequest { authority_id: old.clone() }).await.unwrap();
+    let mut rotations = RotationClient::new(ca.local().await);
+    let before = rotations.status(StatusRequest::default()).await.unwrap().into_inner();
+    let old = before.authorities[0].id.clone();
+    // A rotation in peace leaves no such list: see `a_rotation_in_peace_revokes_nothing`.
+    rotations.start(StartRequest { compromised: true, ..StartRequest::default() }).await.unwrap();
     let there = async || ca.certifier.revocations.current().last_list(&old).is_some();
-    until("the last list", Duration::from_secs(10), there).await;
+    until("the last list", Duration::from_secs(30), there).await;
     let (status, der) = get(&ca, &format!("/crl/{old}.crl")).await;
     assert_eq!(status, 200);
     let crl = Crl::decode(&der).unwrap();
@@ -410,11 +404,29 @@ async fn a_revoked_root_says_with_its_last_list_that_its_intermediates_are_revok
     let intermediate = identity::summary::CertificateSummary::decode(&svid.chain()[1]).unwrap();
     assert!(crl.find(&identity::revocation::serial_bytes(&intermediate.serial).unwrap()).is_some());
     let current = ca.certifier.revocations.current();
-    assert!(current.for_nodes().all(|list| list.issuer_id != old), "nodes have dropped the root itself");
+    assert!(current.for_nodes().any(|list| list.issuer_id == old), "nodes cut what the root had proven");
+}
+
+async fn a_rotation_in_peace_revokes_nothing() {
+    use proto::kasbah::ca::v1::rotation_client::RotationClient;
+    use proto::kasbah::ca::v1::{StartRequest, StatusRequest};
+    let ca = Running::start_with(serving).await;
+    ca.mint("/before").await;
+    let mut rotations = RotationClient::new(ca.local().await);
+    let old = rotations.status(StatusRequest::default()).await.unwrap().into_inner().authorities[0].id.clone();
+    rotations.start(StartRequest::default()).await.unwrap();
+    let over = async || {
+        let status = RotationClient::new(ca.local().await).status(StatusRequest::default()).await.unwrap().into_inner();
+        status.phase == "idle" && status.authorities.iter().all(|authority| authority.id != old)
+    };
+    until("the end of the rotation", Duration::from_secs(30), over).await;
+    let current = ca.certifier.revocations.current();
+    assert!(current.last_list(&old).is_none() && current.for_nodes().all(|list| list.issuer_id != old));
 }
 
 database::on_each_database! {
-    a_revoked_root_says_with_its_last_list_that_its_intermediates_are_revoked,
+    a_compromised_root_says_with_its_last_list_that_its_intermediates_are_revoked,
+    a_rotation_in_peace_revokes_nothing,
     every_authority_has_a_list_from_the_start_and_a_revoked_leaf_stands_on_it,
     bad_input_is_refused_with_its_place,
     a_preview_says_what_is_hit_and_what_would_be_issued_again,

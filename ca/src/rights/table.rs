@@ -188,6 +188,6 @@ mod tests {
     }
 
     fn is_ours(package: &str) -> bool {
-        package.starts_with("spire.api.server.") || package.starts_with("kasbah.")
+        package.starts_with("spire.api.server.") || package.starts_with("kasbah.ca.") || package == "kasbah.node.v1"
     }
 }

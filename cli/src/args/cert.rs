@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
+use rustix::process::Signal;
 
 use super::revoke::{REVOKE_EXAMPLES, RevocationsCommand, RevokeArgs};
 use super::{CaArg, DirArg, OutputArg, ttl};
@@ -109,6 +110,12 @@ Examples:
         #[arg(long)]
         lines: bool,
     },
+    /// Replace a certificate and its key in files, by showing the old one; once or for ever.
+    #[command(after_help = "Examples:
+  kasbah cert renew --cert svid.pem --key svid.key                          when less than half of its life is left
+  kasbah cert renew --cert svid.pem --key svid.key --force --exec 'nginx -s reload'
+  kasbah cert renew --cert svid.pem --key svid.key --bundle bundle.pem --server ca.example:15012 --daemon --signal 123")]
+    Renew(RenewArgs),
     /// Issue a certificate as an administrator: for a CSR, or with a new key.
     #[command(after_help = "Examples:
   kasbah cert issue --spiffe-id spiffe://cluster.local/ns/shop/sa/job --write ./identity
@@ -134,6 +141,61 @@ Examples:
         #[command(flatten)]
         output: OutputArg,
     },
+}
+
+/// A pair of files to be renewed.
+#[derive(Debug, Args)]
+pub(crate) struct RenewArgs {
+    /// The certificate (PEM, leaf first); it is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: PathBuf,
+    /// Its key (PEM, PKCS#8); it is replaced by a new one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// The trust bundle (PEM), to know the authority by; it is replaced by that of now [default: that of the mesh in DIR, not
+    /// replaced].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) dir: DirArg,
+    /// The authority's CSR API [default: that of the mesh in DIR].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) server: Option<String>,
+    /// Renew when less is left: a time such as `1h`, or a share of the whole life such as `33%`.
+    #[arg(long, value_name = "TIME|PERCENT", default_value = "50%")]
+    pub(crate) expires_in: Left,
+    /// Renew now, however much is left.
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Life to ask for [default: as the authority decides].
+    #[arg(long, value_parser = ttl, value_name = "TIME")]
+    pub(crate) ttl: Option<Duration>,
+    /// Go on for ever.
+    #[arg(long)]
+    pub(crate) daemon: bool,
+    /// How often a daemon looks.
+    #[arg(long, default_value = "10s", value_parser = ttl, value_name = "TIME")]
+    pub(crate) every: Duration,
+    /// Shell command to run after each renewal.
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) exec: Option<String>,
+    /// Process to signal after each renewal, such as `123` (HUP) or `123:USR1`.
+    #[arg(long, value_parser = signal, value_name = "PID[:SIGNAL]")]
+    pub(crate) signal: Option<(i32, Signal)>,
+}
+
+fn signal(text: &str) -> Result<(i32, Signal), String> {
+    let (pid, name) = text.split_once(':').unwrap_or((text, "HUP"));
+    let pid = pid.parse::<i32>().ok().filter(|pid| *pid > 0).ok_or("write PID or PID:SIGNAL, such as 123:USR1")?;
+    let signal = match name.trim_start_matches("SIG") {
+        "HUP" => Signal::HUP,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
+        "TERM" => Signal::TERM,
+        "INT" => Signal::INT,
+        _ => return Err("the signal is HUP, USR1, USR2, TERM or INT".to_owned()),
+    };
+    Ok((pid, signal))
 }
 
 /// A certificate, wherever it is.

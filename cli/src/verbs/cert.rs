@@ -3,6 +3,7 @@
 mod issue;
 mod judge;
 mod list;
+mod renew;
 mod source;
 mod verify;
 
@@ -30,6 +31,7 @@ pub(crate) fn run(command: &CertCommand) -> Result<(), Failure> {
         CertCommand::NeedsRenewal { target, expires_in, output } => needs_renewal(target, *expires_in, *output),
         CertCommand::Verify { target, .. } if target.limbo => filters::cert::verify_limbo(),
         CertCommand::Verify { target, output } => verify::run(target, *output),
+        CertCommand::Renew(args) => renew::run(args),
         CertCommand::Lint { lines: true, .. } => filters::cert::lint(),
         CertCommand::Lint { files, .. } => verify::lint(files),
         CertCommand::Issue { ca, spiffe_id, csr, dns, ttl, write, output } => {

@@ -282,7 +282,7 @@ impl Conns {
     /// takes nobody's connection at once: requests move over to new connections, streams get some time.
     pub(crate) fn judge(&self, bundles: &Arc<BundleSet>, now: UnixTime) {
         let before = self.judged.replace(bundles.clone());
-        let only_lists = !Arc::ptr_eq(&before, bundles) && before.iter().eq(bundles.iter());
+        let only_lists = !Arc::ptr_eq(&before, bundles) && !before.is_empty() && before.iter().eq(bundles.iter());
         for life in self.lives.borrow().values() {
             match life.judge(bundles, only_lists, now) {
                 Ok(()) => (),
