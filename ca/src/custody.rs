@@ -5,6 +5,7 @@
 //! | `disk` | in the database, sealed by the key-encryption key ([`kek`]) |
 //! | `memory` | in this process alone: each start makes new authorities |
 //! | `pkcs11` | in a token, made there and never extractable ([`pkcs11`]) |
+//! | `vault_transit` | in the transit engine of Vault or OpenBao ([`vault`]) |
 //! | `external_signer` | with another program, asked over a Unix socket ([`external`]) |
 //! | `offline` | not here: the root of an intermediate that was imported, or that a CSR was signed for |
 
@@ -17,6 +18,7 @@ mod pkcs11;
 pub(crate) mod places;
 pub(crate) mod renewal;
 pub(crate) mod settings;
+mod vault;
 pub(crate) mod watch;
 
 use std::path::Path;
@@ -26,6 +28,7 @@ pub use desk::KeeperError;
 pub use external::ExternalSigner;
 pub(crate) use places::{Made, Places};
 pub use settings::{CustodySettings, ImportFiles, KeyPlace, Pkcs11Token, SecretSource};
+pub use vault::{VaultAuth, VaultTransit};
 
 /// Where a key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,12 +36,14 @@ pub(crate) enum Place {
     Disk,
     Memory,
     Pkcs11,
+    VaultTransit,
     ExternalSigner,
     Offline,
 }
 
 impl Place {
-    const ALL: [Self; 5] = [Self::Disk, Self::Memory, Self::Pkcs11, Self::ExternalSigner, Self::Offline];
+    const ALL: [Self; 6] =
+        [Self::Disk, Self::Memory, Self::Pkcs11, Self::VaultTransit, Self::ExternalSigner, Self::Offline];
 
     /// As it is stored and shown.
     pub(crate) fn as_str(self) -> &'static str {
@@ -46,6 +51,7 @@ impl Place {
             Self::Disk => "disk",
             Self::Memory => "memory",
             Self::Pkcs11 => "pkcs11",
+            Self::VaultTransit => "vault_transit",
             Self::ExternalSigner => "external_signer",
             Self::Offline => "offline",
         }

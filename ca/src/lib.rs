@@ -63,7 +63,10 @@ pub use authorities::AuthoritiesError;
 pub use backup::{BackupError, BackupReport, RestoreOptions, backup, restore};
 pub use clock_watch::ClockJump;
 pub use custody::offline::{offline_csr, offline_install};
-pub use custody::{CustodySettings, ExternalSigner, ImportFiles, KeeperError, KeyPlace, Pkcs11Token, SecretSource};
+pub use custody::{
+    CustodySettings, ExternalSigner, ImportFiles, KeeperError, KeyPlace, Pkcs11Token, SecretSource, VaultAuth,
+    VaultTransit,
+};
 pub use federation::endpoint::CertificateError;
 pub use federation::{FederationSettings, FetchError, WebEndpoint};
 pub use istio::IstioSettings;

@@ -3,7 +3,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer, PrivateKeyDer};
+use rustls_pki_types::{
+    CertificateDer, CertificateRevocationListDer, CertificateSigningRequestDer, PrivateKeyDer, SubjectPublicKeyInfoDer,
+};
 
 /// Writes one certificate as PEM, with a newline at the end.
 pub fn certificate(der: &CertificateDer<'_>) -> String {
@@ -54,6 +56,11 @@ pub(crate) fn decode_crls(text: &[u8]) -> Result<Vec<CertificateRevocationListDe
         lists.push(list.map_err(|_| PemError::Malformed)?);
     }
     if lists.is_empty() { Err(PemError::NoCrl) } else { Ok(lists) }
+}
+
+/// Reads the first public key of a PEM text, as SubjectPublicKeyInfo.
+pub fn decode_public_key(text: &[u8]) -> Result<Vec<u8>, PemError> {
+    SubjectPublicKeyInfoDer::from_pem_slice(text).map(|der| der.to_vec()).map_err(|_| PemError::Malformed)
 }
 
 /// The one certificate signing request of a PEM text.

@@ -288,7 +288,7 @@ impl Keys {
                 let held = self.places.held_key(&row.key_name);
                 held.map(SigningKey::from).ok_or(AuthoritiesError::KeyLost("authority"))
             }
-            Place::Pkcs11 | Place::ExternalSigner => {
+            Place::Pkcs11 | Place::VaultTransit | Place::ExternalSigner => {
                 let spki = STANDARD.decode(&row.public_key).map_err(|_| AuthoritiesError::Unusable("public key"))?;
                 self.places.remote(row.place, &row.key_name, spki)
             }

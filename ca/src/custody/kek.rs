@@ -97,7 +97,6 @@ fn passphrase_file(settings: &Settings) -> Result<Option<PathBuf>, KeyFileError>
 ///
 /// # Errors
 /// When it cannot be read, or others can read it.
-#[cfg(feature = "pkcs11")]
 pub(crate) fn secret(source: &super::SecretSource) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
     match source {
         super::SecretSource::File(path) => read(path, true),

@@ -10,6 +10,7 @@ use identity::signing_key::SigningKey;
 
 use super::desk::{Desk, Keeper};
 use super::external::External;
+use super::vault::Vault;
 use super::{CustodySettings, Place};
 use crate::authorities::AuthoritiesError;
 
@@ -40,6 +41,10 @@ impl Places {
         if let Some(signer) = &settings.external_signer {
             let keeper = || -> Box<dyn Keeper> { Box::new(External::new(signer.clone())) };
             desks.push(Desk::open(Place::ExternalSigner, KEEPERS, keeper));
+        }
+        if let Some(vault) = &settings.vault_transit {
+            let keeper = || -> Box<dyn Keeper> { Box::new(Vault::new(vault.clone())) };
+            desks.push(Desk::open(Place::VaultTransit, KEEPERS, keeper));
         }
         #[cfg(feature = "pkcs11")]
         if let Some(token) = &settings.pkcs11 {

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use identity::key::KeyKind;
 use serde::{Deserialize, Serialize};
 
-use super::{ExternalSigner, Place};
+use super::vault::check_address;
+use super::{ExternalSigner, Place, VaultTransit};
 use crate::settings::SettingsProblem;
 
 /// Settings `custody` of the role `ca`. Each has a default.
@@ -22,6 +23,8 @@ pub struct CustodySettings {
     pub passphrase_credential: Option<String>,
     /// The token of `pkcs11`.
     pub pkcs11: Option<Pkcs11Token>,
+    /// The engine of `vault_transit`.
+    pub vault_transit: Option<VaultTransit>,
     /// The signer of `external_signer`.
     pub external_signer: Option<ExternalSigner>,
     /// The authority that a new database begins with, instead of a self-made root.
@@ -44,6 +47,8 @@ pub enum KeyPlace {
     Memory,
     /// In a PKCS#11 token.
     Pkcs11,
+    /// In the transit engine of Vault or OpenBao.
+    VaultTransit,
     /// With an external signer.
     ExternalSigner,
 }
@@ -54,6 +59,7 @@ impl KeyPlace {
             Self::Disk => Place::Disk,
             Self::Memory => Place::Memory,
             Self::Pkcs11 => Place::Pkcs11,
+            Self::VaultTransit => Place::VaultTransit,
             Self::ExternalSigner => Place::ExternalSigner,
         }
     }
@@ -108,6 +114,7 @@ impl Default for CustodySettings {
             passphrase_file: None,
             passphrase_credential: None,
             pkcs11: None,
+            vault_transit: None,
             external_signer: None,
             import: None,
             offline_root: false,
@@ -139,6 +146,12 @@ impl CustodySettings {
         }
         if self.keys == KeyPlace::Pkcs11 && (self.pkcs11.is_none() || !cfg!(feature = "pkcs11")) {
             return refuse("keys", "`pkcs11` needs the section `pkcs11`, and a program built with that feature");
+        }
+        if self.keys == KeyPlace::VaultTransit && self.vault_transit.is_none() {
+            return refuse("keys", "`vault_transit` needs the section `vault_transit`");
+        }
+        if let Some(Err(problem)) = self.vault_transit.as_ref().map(check_address) {
+            return refuse("vault_transit", &problem);
         }
         if self.keys == KeyPlace::ExternalSigner && self.external_signer.is_none() {
             return refuse("keys", "`external_signer` needs the section `external_signer`");
