@@ -178,7 +178,10 @@ impl Current {
     /// compromised root, which speaks of connections that are open yet.
     pub(crate) fn for_nodes(&self) -> impl Iterator<Item = &StoredList> {
         let in_parts = |id: &str| self.list(id, 1).is_some();
-        self.lists.lists.iter().filter(move |list| list.part == LAST_PART || (list.part == 0) != in_parts(&list.issuer_id))
+        self.lists
+            .lists
+            .iter()
+            .filter(move |list| list.part == LAST_PART || (list.part == 0) != in_parts(&list.issuer_id))
     }
 
     /// Whether a certificate or token is revoked, by serial number or hash.

@@ -80,16 +80,7 @@ impl VerifiedDevice {
 
     /// Checks that the other side holds the key: its `proof` is over `message`, which must hold randomness of ours.
     pub fn check_possession(&self, message: &[u8], proof: &PossessionProof) -> Result<(), DeviceError> {
-        let holds = match (&self.key, proof) {
-            (PublicKey::Rsa { modulus, exponent }, PossessionProof::Rsa(signature)) => {
-                pss::verifies(modulus, exponent, message, signature)
-            }
-            (PublicKey::Ec { curve, point }, PossessionProof::Ecdsa { r, s }) => {
-                key::ecdsa_verifies(*curve, point, message, r, s)
-            }
-            _ => return Err(DeviceError::ProofKind),
-        };
-        if holds { Ok(()) } else { Err(DeviceError::Possession) }
+        check_proof(&self.key, message, proof)
     }
 
     /// Which proof to ask for.
@@ -190,6 +181,29 @@ impl ExtendedKeyUsageValidator for AnyUsage {
     fn validate(&self, mut iter: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
         iter.try_for_each(|purpose| purpose.map(drop))
     }
+}
+
+fn check_proof(key: &PublicKey, message: &[u8], proof: &PossessionProof) -> Result<(), DeviceError> {
+    let holds = match (key, proof) {
+        (PublicKey::Rsa { modulus, exponent }, PossessionProof::Rsa(signature)) => {
+            pss::verifies(modulus, exponent, message, signature)
+        }
+        (PublicKey::Ec { curve, point }, PossessionProof::Ecdsa { r, s }) => {
+            key::ecdsa_verifies(*curve, point, message, r, s)
+        }
+        _ => return Err(DeviceError::ProofKind),
+    };
+    if holds { Ok(()) } else { Err(DeviceError::Possession) }
+}
+
+/// Checks that the other side holds the key of `certificate`, whoever issued that: its `proof` is over `message`, which must
+/// hold randomness of ours. What the certificate says counts only for who knows it by other means.
+pub fn check_possession(
+    certificate: &CertificateDer<'_>,
+    message: &[u8],
+    proof: &PossessionProof,
+) -> Result<(), DeviceError> {
+    check_proof(&key_of(certificate)?, message, proof)
 }
 
 /// Why a device is not believed.

@@ -21,7 +21,7 @@
 //! | [`device`] | device certificates and proofs that their key is held |
 //! | [`tls`] | rustls configurations on top of all that |
 //! | [`transparency`] | the Merkle tree of issuance records, its proofs and signed heads |
-//! | [`renewal`], [`seal`], [`digest`], [`pem`], [`strict_json`] | arithmetic, sealing at rest, hashes and randomness, text forms |
+//! | [`renewal`], [`seal`], [`digest`], [`pem`], [`pkcs12`], [`strict_json`] | arithmetic, sealing at rest, hashes and randomness, text forms |
 //! | [`reason`] | every reason code with its cause and remedy |
 
 pub mod authority;
@@ -41,6 +41,7 @@ mod leaf;
 pub mod limbo;
 pub mod path;
 pub mod pem;
+pub mod pkcs12;
 pub mod profile;
 pub mod public_key;
 pub mod reason;

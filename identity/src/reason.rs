@@ -496,6 +496,7 @@ pub const REASONS: &[ReasonDoc] = &[
         "A PEM text is malformed or lacks what was looked for.",
         "Check that the file is the right one and is complete.",
     ),
+    doc("PKCS12_NOT_WRITTEN", "An SVID does not fit into a PKCS#12 file.", "Use the PEM files."),
     doc(
         "PUBLIC_KEY_REFUSED",
         "A public key is malformed, too weak, or of an unsupported kind.",

@@ -31,6 +31,15 @@ generated!(
     "_"
 );
 
+/// The SPIFFE standards' further APIs.
+pub mod spiffe {
+    generated!(
+        /// The Broker API.
+        broker,
+        "spiffe.broker"
+    );
+}
+
 /// Istio's certificate signing API.
 pub mod istio {
     /// Version 1.
@@ -52,6 +61,17 @@ pub mod spire {
             types,
             "spire.api.types"
         );
+        /// The agent's services.
+        pub mod agent {
+            /// Identities of other workloads.
+            pub mod delegatedidentity {
+                generated!(
+                    /// Version 1.
+                    v1,
+                    "spire.api.agent.delegatedidentity.v1"
+                );
+            }
+        }
         /// The server's services.
         pub mod server {
             /// Nodes.
@@ -178,6 +198,9 @@ redacted! {
     workload::Jwtsvid { spiffe_id, hint }
     workload::Witsvid { spiffe_id, hint }
     workload::ValidateJwtsvidRequest { audience }
+    spiffe::broker::X509svid { spiffe_id, hint }
+    spiffe::broker::Jwtsvid { spiffe_id, hint }
+    spire::api::agent::delegatedidentity::v1::X509svidWithKey { x509_svid }
     spire::api::types::AttestationData { r#type }
     spire::api::types::JoinToken { expires_at }
     spire::api::types::Jwtsvid { id, expires_at, hint }
@@ -223,6 +246,8 @@ mod tests {
                 "kasbah.ca.v1.Rotation",
                 "kasbah.node.v1.Node",
                 "kasbah.signer.v1.Signer",
+                "spiffe.broker.API",
+                "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
                 "spire.api.server.agent.v1.Agent",
                 "spire.api.server.bundle.v1.Bundle",
                 "spire.api.server.debug.v1.Debug",

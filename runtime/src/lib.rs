@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod ask;
 pub mod clock;
+pub mod fetch;
 pub mod listen;
 pub mod logs;
 pub mod metrics;

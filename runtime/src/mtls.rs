@@ -11,14 +11,15 @@ use hyper_util::rt::TokioIo;
 use identity::tls::{self, ALPN_H2, ALPN_HTTP11, ClientAuth, PeerRule, Snapshot, TlsError};
 use identity::{VerifiedPeer, unix_time};
 use rustls_pki_types::ServerName;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::clock;
-use crate::serve::{self, Limits, RemoteAddr};
+use crate::serve::{self, Limits, LocalStream, RemoteAddr};
 use crate::shutdown::Shutdown;
 
 /// Where identity and trust come from.
@@ -115,6 +116,28 @@ pub async fn serve(
     Ok(())
 }
 
+/// As [`serve`], on a Unix socket and to those with an SVID only.
+///
+/// # Errors
+/// When no TLS configuration can be made.
+pub async fn serve_local(
+    listener: UnixListener,
+    source: Source,
+    peers: PeerRule,
+    router: Router,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Result<(), TlsError> {
+    let config = tls::server_config(source.clone(), ClientAuth::Required, peers, &[ALPN_H2])?;
+    let acceptor = TlsAcceptor::from(config);
+    let establish = |stream: LocalStream| {
+        let (acceptor, source) = (acceptor.clone(), source.clone());
+        async move { prove(&acceptor, &source, stream, "local").await }
+    };
+    serve::run(listener, establish, router, limits, shutdown).await;
+    Ok(())
+}
+
 /// The peer of a request that was served here.
 pub fn peer_of<T>(request: &tonic::Request<T>) -> Option<&VerifiedPeer> {
     request.extensions().get::<PeerIdentity>()?.0.as_ref()
@@ -140,16 +163,25 @@ pub async fn connect(
 ///
 /// An address that is no `HOST:PORT` makes a channel whose calls fail with that reason.
 pub fn channel(addr: &str, source: impl Snapshot + 'static, peers: PeerRule) -> Channel {
-    connector(addr, source, peers, None)
+    channel_with(addr, tls::client_config(Arc::new(source), peers, &[ALPN_H2]), None)
 }
 
 /// The same with a limit for each call: for tools, whose users wait.
 pub fn channel_within(addr: &str, source: impl Snapshot + 'static, peers: PeerRule, call_wait: Duration) -> Channel {
-    connector(addr, source, peers, Some(call_wait))
+    channel_with(addr, tls::client_config(Arc::new(source), peers, &[ALPN_H2]), Some(call_wait))
 }
 
-fn connector(addr: &str, source: impl Snapshot + 'static, peers: PeerRule, call_wait: Option<Duration>) -> Channel {
-    let connector = tls::client_config(Arc::new(source), peers, &[ALPN_H2]).map(TlsConnector::from).map_err(Arc::new);
+/// A gRPC channel to whoever answers at `addr`. Only for fetching what proves itself by another way.
+pub fn danger_unverified_channel(addr: &str) -> Channel {
+    channel_with(addr, tls::danger::unverified_client_config(&[ALPN_H2]), None)
+}
+
+fn channel_with(
+    addr: &str,
+    config: Result<Arc<rustls::ClientConfig>, TlsError>,
+    call_wait: Option<Duration>,
+) -> Channel {
+    let connector = config.map(TlsConnector::from).map_err(Arc::new);
     let addr: Arc<str> = addr.into();
     let dialer = tower::service_fn(move |_| {
         let (connector, addr) = (connector.clone(), addr.clone());
@@ -194,24 +226,38 @@ async fn accept(
     stream: TcpStream,
     remote: RemoteAddr,
 ) -> Option<(server::TlsStream<TcpStream>, Extensions)> {
+    let (stream, mut facts) = prove(acceptor, source, stream, remote.0).await?;
+    facts.insert(remote);
+    Some((stream, facts))
+}
+
+/// The handshake, and who the other side proved to be.
+async fn prove<S>(
+    acceptor: &TlsAcceptor,
+    source: &Source,
+    stream: S,
+    remote: impl std::fmt::Display,
+) -> Option<(server::TlsStream<S>, Extensions)>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let stream = match acceptor.accept(stream).await {
         Ok(stream) => stream,
         Err(error) => {
             let reason = tls::reason_of_io(&error).unwrap_or("TLS_HANDSHAKE_FAILED");
-            tracing::info!(remote = %remote.0, reason, %error, "connection refused");
+            tracing::info!(%remote, reason, %error, "connection refused");
             return None;
         }
     };
     let peer = match tls::peer_of(stream.get_ref().1, &source.bundles(), unix_time(clock::now())) {
         Ok(peer) => peer,
         Err(error) => {
-            tracing::info!(remote = %remote.0, reason = error.reason(), %error, "connection refused");
+            tracing::info!(%remote, reason = error.reason(), %error, "connection refused");
             return None;
         }
     };
     let mut facts = Extensions::new();
     facts.insert(PeerIdentity(peer));
-    facts.insert(remote);
     Some((stream, facts))
 }
 

@@ -43,6 +43,17 @@ pub const REASONS: &[ReasonDoc] = &[
         "See that the agent runs and that SPIFFE_ENDPOINT_SOCKET names its socket.",
     ),
     doc(
+        "FETCH_ANSWER_BAD",
+        "A web server did not answer with the document, or too much.",
+        "See that the URL is right; the host and its answer stand beside the code.",
+    ),
+    doc(
+        "FETCH_UNREACHABLE",
+        "A web server cannot be reached, or is not whom we expect.",
+        "See that the URL is right and the server runs.",
+    ),
+    doc("FETCH_URL_BAD", "A URL cannot be fetched.", "Write http://HOST/PATH or https://HOST/PATH."),
+    doc(
         "HANDSHAKE_TIMEOUT",
         "A client connected and did not finish the handshake.",
         "Usually a port scan or a dead network path; nothing to do.",

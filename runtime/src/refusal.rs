@@ -7,7 +7,12 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 /// A status with `reason` (UPPER_SNAKE) beside its text.
 pub fn status(code: Code, reason: &str, message: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
+    status_of(DOMAIN, code, reason, message)
+}
+
+/// The same with a reason code of somebody else's domain, where a standard names the codes.
+pub fn status_of(domain: &str, code: Code, reason: &str, message: impl Into<String>) -> Status {
+    let details = ErrorDetails::with_error_info(reason, domain, HashMap::new());
     Status::with_error_details(code, message, details)
 }
 

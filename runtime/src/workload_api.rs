@@ -2,6 +2,7 @@
 //!
 //! When the agent is away, the last identity stays in use. When the agent says that there is none any more, it is dropped.
 
+mod claims;
 mod endpoint;
 mod source;
 
@@ -14,7 +15,9 @@ use identity::revocation::RevocationIndex;
 use identity::svid::split_concatenated_der;
 use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use proto::workload::{JwtsvidRequest, WitsvidRequest, X509svid, X509svidRequest, X509svidResponse};
+use proto::workload::{
+    JwtsvidRequest, ValidateJwtsvidRequest, WitsvidRequest, X509svid, X509svidRequest, X509svidResponse,
+};
 use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
@@ -146,6 +149,26 @@ pub async fn fetch_jwt(
         Ok(JwtSvid { id, token: svid.svid, hint: svid.hint })
     };
     answer.svids.into_iter().map(decode).collect()
+}
+
+/// What the agent says of a JWT-SVID that it found valid.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidatedJwt {
+    /// Whom it proves.
+    pub id: SpiffeId,
+    /// Its claims, as JSON.
+    pub claims: serde_json::Value,
+}
+
+/// Has the agent validate a JWT-SVID for `audience`, by the bundles of this process.
+///
+/// # Errors
+/// As [`fetch_x509`]; a token that is not valid is refused.
+pub async fn validate_jwt(endpoint: &Endpoint, audience: &str, token: &str) -> Result<ValidatedJwt, WorkloadApiError> {
+    let request = with_header(ValidateJwtsvidRequest { audience: audience.to_owned(), svid: token.to_owned() });
+    let answer = connect(endpoint).await?.validate_jwtsvid(request).await?.into_inner();
+    let id = SpiffeId::parse(&answer.spiffe_id).map_err(|_| WorkloadApiError::Answer { what: "a SPIFFE ID" })?;
+    Ok(ValidatedJwt { id, claims: claims::decode(answer.claims.unwrap_or_default()) })
 }
 
 /// A WIT-SVID as the agent gave it, with its key.

@@ -21,10 +21,11 @@ const LAYERS: [(&str, u8); 11] = [
 ];
 
 /// The only crates that may touch these libraries.
-const RESERVED: [(&str, &[&str]); 5] = [
+const RESERVED: [(&str, &[&str]); 6] = [
     ("rcgen", &["identity"]),
     ("x509-parser", &["identity"]),
     ("jsonwebtoken", &["identity"]),
+    ("p12-keystore", &["identity"]),
     ("sqlx", &["ca", "discovery"]),
     ("clap", &["cli"]),
 ];

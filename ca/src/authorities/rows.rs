@@ -275,7 +275,7 @@ impl Keys {
     pub(super) fn holds(&self, row: &AuthorityRow) -> bool {
         match row.place {
             // Whether the keeper answers is found out when it is asked.
-            Place::Disk | Place::Pkcs11 | Place::ExternalSigner => true,
+            Place::Disk | Place::Pkcs11 | Place::ExternalSigner | Place::VaultTransit => true,
             Place::Memory => self.places.held_key(&row.key_name).is_some(),
             Place::Offline => false,
         }
