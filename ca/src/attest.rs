@@ -9,24 +9,25 @@ mod http_challenge;
 mod join_token;
 mod k8s_psat;
 mod oidc_jwt;
+pub(crate) mod old_svid;
 mod path;
 mod settings;
 mod x509pop;
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use identity::CertificateDer;
 use identity::spiffe_id::{SpiffeId, TrustDomain};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 pub use error::AttestError;
 pub(crate) use http_challenge::is_metadata;
 pub(crate) use join_token::token_agent_id;
 pub(crate) use settings::AttestorProblem;
 pub use settings::{
-    AgentIdSource, HttpChallenge, KubernetesCluster, KubernetesPsat, NodeAttestors, OidcIssuer, OidcJwt, X509Pop,
-    X509PopMode,
+    AgentIdSource, HttpChallenge, KubernetesCluster, KubernetesPsat, NodeAttestors, OidcIssuer, OidcJwt, OldSvid,
+    X509Pop, X509PopMode,
 };
 
 use crate::entry::Selector;
@@ -35,6 +36,8 @@ use crate::entry::Selector;
 #[derive(Debug)]
 pub(crate) struct Attestors {
     known: Vec<Attestor>,
+    /// How long after its end a node's SVID brings it back; `None`: never.
+    old_svid_age_max: Option<Duration>,
     places: Semaphore,
 }
 
@@ -101,7 +104,8 @@ impl Attestors {
         if let Some(settings) = &settings.http_challenge {
             known.push(Attestor::HttpChallenge(http_challenge::Attestor::build(settings)?));
         }
-        Ok(Self { known, places: Semaphore::new(AT_ONCE_MAX) })
+        let old_svid_age_max = Some(settings.old_svid.age_max).filter(|age_max| !age_max.is_zero());
+        Ok(Self { known, old_svid_age_max, places: Semaphore::new(AT_ONCE_MAX) })
     }
 
     /// Names of the attestors, for people.
@@ -125,8 +129,7 @@ impl Attestors {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(AttestError::Malformed("is too large"));
         }
-        // Whoever finds no place comes again; a queue of strangers would only grow.
-        let _place = self.places.try_acquire().map_err(|_| AttestError::Busy)?;
+        let _place = self.place()?;
         match attestor {
             Attestor::JoinToken => join_token::attest(payload, world),
             Attestor::X509Pop(attestor) => attestor.attest(payload, world, respondent).await,
@@ -134,6 +137,13 @@ impl Attestors {
             Attestor::OidcJwt(attestor) => attestor.attest(payload, world),
             Attestor::HttpChallenge(attestor) => attestor.attest(payload, world, respondent).await,
         }
+    }
+}
+
+impl Attestors {
+    /// A place among those who attest at this moment. Whoever finds none comes again; a queue of strangers would only grow.
+    pub(crate) fn place(&self) -> Result<SemaphorePermit<'_>, AttestError> {
+        self.places.try_acquire().map_err(|_| AttestError::Busy)
     }
 }
 

@@ -57,7 +57,7 @@ use runtime::shutdown::Shutdown;
 
 pub use attest::{
     AgentIdSource, AttestError, HttpChallenge, KubernetesCluster, KubernetesPsat, NodeAttestors, OidcIssuer, OidcJwt,
-    X509Pop, X509PopMode,
+    OldSvid, X509Pop, X509PopMode,
 };
 pub use authorities::AuthoritiesError;
 pub use backup::{BackupError, BackupReport, RestoreOptions, backup, restore};

@@ -448,6 +448,16 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("NOT_OFFERED", "The server does not offer this call.", "Use another way; the message names the call."),
     doc(
+        "OLD_SVID_TOO_OLD",
+        "A node came back with an SVID that ended longer ago than node_attestors.old_svid.age_max.",
+        "Give it new evidence, such as a join token, or raise age_max.",
+    ),
+    doc(
+        "OLD_SVID_UNKNOWN",
+        "A node came back with an SVID that is not the last one issued to it, or the node was evicted.",
+        "Give it new evidence, such as a join token; if you did not expect it, look who holds a copy of its key.",
+    ),
+    doc(
         "PART_ENDED",
         "A part of the process ended by itself.",
         "Look at the log lines before; the process should be started again.",

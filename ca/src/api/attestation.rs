@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use proto::spire::api::server::agent::v1::{
-    AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
+    AgentX509svidParams, AttestAgentRequest, AttestAgentResponse, attest_agent_request, attest_agent_response,
 };
 use runtime::shutdown::Shutdown;
 use tokio::sync::mpsc;
@@ -17,7 +17,7 @@ use super::agent::{csr_of, sign};
 use super::svid::x509_message;
 use super::{Api, Caller, next_message};
 use crate::agent::Agent;
-use crate::attest::{AttestError, Attested, Respondent, World};
+use crate::attest::{AttestError, Attested, Respondent, World, old_svid};
 use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::issue::IssuedX509;
@@ -95,6 +95,9 @@ async fn admit(
     let signing = certifier.authorities.current();
     let world =
         World { trust_domain: &certifier.trust_domain, roots: &signing.bundle.x509_authorities, now: certifier.now() };
+    if data.r#type == old_svid::NAME {
+        return come_back(certifier, caller, &data.payload, params.params.as_ref(), &world, &mut peer).await;
+    }
     let attested = certifier.attestors.attest(&data.r#type, &data.payload, &world, &mut peer).await?;
     let csr = csr_of(params.params.as_ref())?;
     let (token, now) = (attested.token().map(|token| token.reveal()), certifier.now_secs());
@@ -110,6 +113,59 @@ async fn admit(
     tracing::info!(agent = %attested.id(), attestation_type = attested.kind(), "agent attested");
     let svid = Some(x509_message(attested.id(), issued, ""));
     Ok(attest_agent_response::Result { svid, reattestable: attested.can_reattest() })
+}
+
+/// Lets a known node in again by its last SVID, under the facts that attestation once found. Of any number of attempts with one
+/// SVID, one succeeds.
+async fn come_back(
+    certifier: &Certifier,
+    caller: &Caller,
+    payload: &[u8],
+    params: Option<&AgentX509svidParams>,
+    world: &World<'_>,
+    peer: &mut Peer,
+) -> Result<attest_agent_response::Result, Refusal> {
+    let _place = certifier.attestors.place()?;
+    let old = certifier.attestors.read_old_svid(payload, world)?;
+    let known = certifier.store.registry().agent(&old.id).ok_or(AttestError::OldSvidUnknown)?;
+    if known.banned {
+        return Err(Refusal::AgentBanned);
+    }
+    let record = certifier.store.issued_one(&old.serial).await?;
+    let recorded = record.is_some_and(|record| {
+        let issued = &record.issuance;
+        issued.fingerprint == old.fingerprint && issued.spiffe_id == old.id.as_str() && record.kind == AGENT_KIND
+    });
+    if !recorded || !is_last(&known, &old.serial) {
+        return Err(AttestError::OldSvidUnknown.into());
+    }
+    old.prove(peer).await?;
+    let (issued, record) = sign(certifier, &old.id, &csr_of(params)?)?;
+    let act = Act::new("node.attest", &old.id).of(&old.id).detail(old_svid::NAME);
+    let (serial, not_after, now) = (issued.serial.clone(), issued.not_after, certifier.now_secs());
+    let last = old.serial.clone();
+    let store = certifier.acting(caller, act);
+    let admitted = store.renew_agent_if(
+        &old.id,
+        record.clone(),
+        move |agent| is_last(agent, &last),
+        move |agent| {
+            (agent.serial, agent.expires_at) = (serial, not_after);
+            (agent.new_serial, agent.new_expires_at) = (String::new(), 0);
+            agent.seen_at = now;
+        },
+    );
+    let admitted = admitted.await?.ok_or(AttestError::OldSvidUnknown)?;
+    certifier.recorded(&record);
+    tracing::info!(agent = %old.id, attestation_type = old_svid::NAME, "agent came back with its last SVID");
+    Ok(attest_agent_response::Result {
+        svid: Some(x509_message(&old.id, issued, "")),
+        reattestable: admitted.can_reattest,
+    })
+}
+
+fn is_last(agent: &Agent, serial: &str) -> bool {
+    !serial.is_empty() && (agent.serial == serial || agent.new_serial == serial)
 }
 
 fn check(admission: Admission) -> Result<(), Refusal> {
@@ -145,5 +201,7 @@ fn node(attested: &Attested, issued: &IssuedX509, now: i64) -> Agent {
 const MESSAGE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a whole attestation may take.
 const ATTESTATION_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Of the records of nodes' SVIDs.
+const AGENT_KIND: &str = "agent";
 const CHALLENGES_MAX: usize = 4;
 const ANSWER_BYTES_MAX: usize = 64 << 10;

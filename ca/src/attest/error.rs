@@ -50,6 +50,12 @@ pub enum AttestError {
     /// An SVID that may not be exchanged.
     #[error("the SVID may not be exchanged for a node's")]
     SvidNotExchangeable,
+    /// Not the last SVID of a node that is known.
+    #[error("the SVID is not the last one that was issued to this node, or the node is not known")]
+    OldSvidUnknown,
+    /// An SVID that ended too long ago.
+    #[error("the SVID ended longer ago than nodes may be away")]
+    OldSvidTooOld,
     /// Nobody here knows the cluster.
     #[error("the cluster is not one of those configured")]
     ClusterUnknown,
@@ -113,6 +119,8 @@ impl AttestError {
             Self::Device(error) => error.reason(),
             Self::RootsUnavailable => "DEVICE_ROOTS_UNAVAILABLE",
             Self::SvidNotExchangeable => "SVID_NOT_EXCHANGEABLE",
+            Self::OldSvidUnknown => "OLD_SVID_UNKNOWN",
+            Self::OldSvidTooOld => "OLD_SVID_TOO_OLD",
             Self::ClusterUnknown => "CLUSTER_UNKNOWN",
             Self::IssuerUnknown => "TOKEN_ISSUER_UNKNOWN",
             Self::Token(error) => error.reason(),

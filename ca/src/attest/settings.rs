@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,24 @@ pub struct NodeAttestors {
     /// Host names, proven by an answer over HTTP.
     #[serde(default)]
     pub http_challenge: Option<HttpChallenge>,
+    /// Nodes that come back with the last SVID they had, however they once attested.
+    #[serde(default)]
+    pub old_svid: OldSvid,
+}
+
+/// Nodes that come back after their SVID has run out, with a proof of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OldSvid {
+    /// How long after its end an SVID still brings its node back; `0s` switches this off.
+    #[serde(default = "old_svid_age_max", with = "humantime_serde")]
+    pub age_max: Duration,
+}
+
+impl Default for OldSvid {
+    fn default() -> Self {
+        Self { age_max: old_svid_age_max() }
+    }
 }
 
 /// Device certificates, with a proof that the key is held.
@@ -162,7 +181,14 @@ impl AttestorProblem {
 
 impl Default for NodeAttestors {
     fn default() -> Self {
-        Self { join_token: true, x509pop: None, k8s_psat: None, oidc_jwt: None, http_challenge: None }
+        Self {
+            join_token: true,
+            x509pop: None,
+            k8s_psat: None,
+            oidc_jwt: None,
+            http_challenge: None,
+            old_svid: OldSvid::default(),
+        }
     }
 }
 
@@ -285,6 +311,11 @@ impl HttpChallenge {
         }
         Ok(())
     }
+}
+
+/// A machine that slept for a week comes back by itself.
+const fn old_svid_age_max() -> Duration {
+    Duration::from_secs(14 * 86_400)
 }
 
 const fn yes() -> bool {

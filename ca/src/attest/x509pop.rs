@@ -92,7 +92,8 @@ impl Attestor {
             let device = &device;
             move |field| value_of(device, trimmed.as_deref(), field)
         })?;
-        prove(&device, respondent).await?;
+        let kind = device.key_kind().map_err(AttestError::Device)?;
+        prove(kind, |message, proof| device.check_possession(message, proof), respondent).await?;
         Ok(Attested { id, kind: NAME, selectors: facts(&device, world), can_reattest: true, token: None })
     }
 
@@ -108,10 +109,13 @@ impl Attestor {
 }
 
 /// Asks for the signature and checks it.
-async fn prove(device: &VerifiedDevice, respondent: &mut dyn Respondent) -> Result<(), AttestError> {
+pub(super) async fn prove(
+    kind: DeviceKeyKind,
+    check: impl Fn(&[u8], &PossessionProof) -> Result<(), DeviceError>,
+    respondent: &mut dyn Respondent,
+) -> Result<(), AttestError> {
     let ours = identity::digest::random::<NONCE_LEN>();
     let nonce = || Some(Nonce { nonce: STANDARD.encode(ours) });
-    let kind = device.key_kind().map_err(AttestError::Device)?;
     let challenge = match kind {
         DeviceKeyKind::Rsa => Challenge { rsa_signature: nonce(), ecdsa_signature: None },
         DeviceKeyKind::Ecdsa => Challenge { rsa_signature: None, ecdsa_signature: nonce() },
@@ -133,14 +137,14 @@ async fn prove(device: &VerifiedDevice, respondent: &mut dyn Respondent) -> Resu
     if theirs.len() != NONCE_LEN {
         return Err(AttestError::AnswerMalformed("has a nonce of another length than 32 bytes"));
     }
-    device.check_possession(&[&ours[..], &theirs].concat(), &proof).map_err(AttestError::Device)
+    check(&[&ours[..], &theirs].concat(), &proof).map_err(AttestError::Device)
 }
 
 fn decode(text: &str) -> Result<Vec<u8>, AttestError> {
     STANDARD.decode(text).map_err(|_| AttestError::AnswerMalformed("is not base64"))
 }
 
-fn chain_of(payload: &[u8]) -> Result<Vec<CertificateDer<'static>>, AttestError> {
+pub(super) fn chain_of(payload: &[u8]) -> Result<Vec<CertificateDer<'static>>, AttestError> {
     let payload: Payload =
         serde_json::from_slice(payload).map_err(|_| AttestError::Malformed("is not JSON of its kind"))?;
     if payload.certificates.len() > DEVICE_CHAIN_MAX {

@@ -44,10 +44,21 @@ impl Store {
         record: Issuance,
         change: impl FnOnce(&mut Agent) + Send + 'static,
     ) -> Result<Option<Arc<Agent>>, StoreError> {
+        self.renew_agent_if(id, record, |_| true, change).await
+    }
+
+    /// The same for a node that is still as `admits` wants it at the moment of writing.
+    pub(crate) async fn renew_agent_if(
+        &self,
+        id: &SpiffeId,
+        record: Issuance,
+        admits: impl FnOnce(&Agent) -> bool + Send + 'static,
+        change: impl FnOnce(&mut Agent) + Send + 'static,
+    ) -> Result<Option<Arc<Agent>>, StoreError> {
         let id = id.clone();
         self.write(move |conn| {
             Box::pin(async move {
-                let known = one(conn, &id).await?.filter(|agent| !agent.banned);
+                let known = one(conn, &id).await?.filter(|agent| !agent.banned && admits(agent));
                 let Some(mut agent) = known else { return Ok(Done::quiet(None)) };
                 change(&mut agent);
                 put(conn, &agent).await?;

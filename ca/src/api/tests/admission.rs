@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use identity::authority::{WebAuthority, WebCertificate};
+use identity::authority::{LeafProfile, WebAuthority, WebCertificate, X509Authority};
 use identity::device::{DeviceKey, PossessionProof};
 use proptest::prelude::*;
 use proto::spire::api::server::agent::v1::attest_agent_request::{Params, Step};
@@ -109,6 +109,66 @@ async fn a_device_attests_comes_again_and_serves_what_its_facts_allow() {
     assert_eq!(reason(refused), "AGENT_NOT_ACTIVE", "the SVID from before counts no more");
     let (other, _) = attest_device(&ca, &devices.device("rack-8")).await.unwrap();
     assert!(authorized(&ca, &other).await.is_empty());
+}
+
+/// A node shows its last SVID and proves its key with `key`.
+async fn come_back(ca: &Running, shown: &X509Svid, key: &X509Svid) -> Result<(Arc<X509Svid>, bool), Status> {
+    let payload = json!({"certificates": [STANDARD.encode(shown.leaf_der())]}).to_string().into_bytes();
+    let key = DeviceKey::from_pem(key.key().pkcs8_pem().as_bytes()).unwrap();
+    attest(ca, "old_svid", payload, move |challenge| {
+        let challenge: Value = serde_json::from_slice(challenge).unwrap();
+        let theirs = STANDARD.decode(challenge["ecdsa_signature"]["nonce"].as_str().unwrap()).unwrap();
+        let PossessionProof::Ecdsa { r, s } = key.prove(&[&theirs[..], &[5; 32]].concat()).unwrap() else {
+            panic!("an ECDSA key")
+        };
+        let (r, s) = (STANDARD.encode(r), STANDARD.encode(s));
+        json!({"ecdsa_signature": {"nonce": STANDARD.encode([5; 32]), "r": r, "s": s}}).to_string().into_bytes()
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_node_comes_back_once_with_its_last_svid_and_the_proof_of_its_key() {
+    let ca = Running::start().await;
+    let (first, stranger) = (ca.node(Some("/node/local")).await, ca.node(Some("/node/other")).await);
+    let web = ca.entry("/web", "/node/local").await;
+    assert_eq!(reason(come_back(&ca, &first, &stranger).await), "DEVICE_KEY_NOT_HELD");
+    let attempts = futures_util::future::join_all((0..8).map(|_| come_back(&ca, &first, &first))).await;
+    let (good, bad): (Vec<_>, Vec<_>) = attempts.into_iter().partition(Result::is_ok);
+    assert_eq!(good.len(), 1, "also in a race");
+    for refused in bad {
+        assert_eq!(reason(refused), "OLD_SVID_UNKNOWN");
+    }
+    let (second, _) = good.into_iter().next().unwrap().unwrap();
+    assert_eq!(second.id(), first.id());
+    assert_eq!(authorized(&ca, &second).await, [web], "it is the node that it was");
+    assert_eq!(reason(come_back(&ca, &first, &first).await), "OLD_SVID_UNKNOWN", "a copy of the old key is of no use");
+    let mut admin = AgentClient::new(ca.local().await);
+    let node = || Some(id_message(second.id().path()));
+    admin.ban_agent(BanAgentRequest { id: node() }).await.unwrap();
+    assert_eq!(reason(come_back(&ca, &second, &second).await), "AGENT_BANNED");
+    admin.delete_agent(DeleteAgentRequest { id: node() }).await.unwrap();
+    assert_eq!(reason(come_back(&ca, &second, &second).await), "OLD_SVID_UNKNOWN");
+}
+
+#[tokio::test]
+async fn no_certificate_but_the_one_on_record_brings_a_node_back() {
+    let ca = Running::start().await;
+    let node = ca.node(Some("/node/local")).await;
+    let web = ca.entry("/web", "/node/local").await;
+    let workload = issue(&ca, &node, &[&web]).await.remove(0).unwrap();
+    assert_eq!(reason(come_back(&ca, &workload, &workload).await), "OLD_SVID_UNKNOWN", "no SVID of a node");
+    let forger = X509Authority::generate_root(&trust_domain(), YEAR, std::time::SystemTime::now()).unwrap();
+    let key = PrivateKey::generate_p256().unwrap();
+    let csr = identity::csr::Csr::decode_der(&key.csr_der(None).unwrap()).unwrap();
+    let profile = LeafProfile::new(node.id().clone(), Duration::from_secs(60));
+    let chain = forger.sign_svid(csr.public_key_spki(), &profile, std::time::SystemTime::now()).unwrap();
+    let forged = X509Svid::from_parts(chain, key).unwrap();
+    assert_eq!(reason(come_back(&ca, &forged, &forged).await), "OLD_SVID_UNKNOWN");
+    assert_eq!(reason(attest(&ca, "old_svid", b"{}".to_vec(), |_| Vec::new()).await), "EVIDENCE_MALFORMED");
+    let off = Running::start_with(|settings| settings.node_attestors.old_svid.age_max = Duration::ZERO).await;
+    let node = off.node(Some("/node/local")).await;
+    assert_eq!(reason(come_back(&off, &node, &node).await), "ATTESTOR_UNKNOWN");
 }
 
 #[tokio::test]
