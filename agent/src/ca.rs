@@ -14,7 +14,7 @@ use crate::entry::Entry;
 use crate::evidence::Evidence;
 use crate::revocations::News;
 
-pub(crate) use grpc::GrpcCa;
+pub(crate) use grpc::{GrpcCa, danger_fetch_bundle};
 
 /// Why a call brought nothing.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,6 +41,12 @@ pub enum CaError {
     /// The CA does not offer the call.
     #[error("the CA does not offer this call")]
     Unsupported,
+    /// The CA's fresh SVIDs have ended by this machine's clock.
+    #[error("this machine's clock is about {} s ahead of the CA's: correct it (timedatectl, chronyc)", by.as_secs())]
+    ClockAhead {
+        /// By how much, about.
+        by: Duration,
+    },
     /// The answer makes no sense.
     #[error("the CA's answer is bad: {what}")]
     BadAnswer {
@@ -56,6 +62,7 @@ impl CaError {
             Self::Unavailable { reason, .. } => reason.unwrap_or("CA_UNAVAILABLE"),
             Self::Refused { .. } => "CA_REFUSED",
             Self::Unsupported => "CA_UNSUPPORTED",
+            Self::ClockAhead { .. } => "CLOCK_AHEAD",
             Self::BadAnswer { .. } => "CA_BAD_ANSWER",
         }
     }

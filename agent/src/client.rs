@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 pub use crate::admin::{NearMiss, WhoAmI, WhoAmIIdentity};
-pub use runtime::workload_api::WitSvid;
+pub use runtime::workload_api::{ValidatedJwt, WitSvid};
 
 use crate::launch::{Answer, REQUEST_BYTES_MAX, Request, WAIT_MAX};
 
@@ -72,6 +72,11 @@ impl ClientError {
             Self::Answer(_) => "AGENT_BAD_ANSWER".into(),
             Self::Admin(error) => error.reason().into(),
         }
+    }
+
+    /// Whether the agent has spoken: this process has no identity.
+    pub fn is_no_identity(&self) -> bool {
+        matches!(self, Self::WorkloadApi(error) if error.is_no_identity())
     }
 
     /// Whether the agent is not there, so that waiting or starting it may help.
@@ -183,6 +188,14 @@ pub async fn fetch_wit(address: &str, spiffe_id: Option<&str>) -> Result<Vec<Wit
     let parse = |id: &str| SpiffeId::parse(id).map_err(|source| ClientError::SpiffeId { id: id.to_owned(), source });
     let wanted = spiffe_id.map(parse).transpose()?;
     Ok(workload_api::fetch_wit(&Endpoint::parse(address)?, wanted.as_ref()).await?)
+}
+
+/// Has the agent validate a JWT-SVID for `audience`, by the bundles of this process.
+///
+/// # Errors
+/// When the agent is not there, refuses, or finds the token not valid.
+pub async fn validate_jwt(address: &str, audience: &str, token: &str) -> Result<ValidatedJwt, ClientError> {
+    Ok(workload_api::validate_jwt(&Endpoint::parse(address)?, audience, token).await?)
 }
 
 /// What process `pid` is to the agent whose admin address is `admin`, and why.

@@ -27,6 +27,8 @@ pub(crate) struct Entry {
     pub(crate) hint: String,
     /// Its SVID is for a store; no workload gets it.
     pub(crate) store_svid: bool,
+    /// The identity may administer the CA or sign: nobody gets it on another's behalf.
+    pub(crate) privileged: bool,
     pub(crate) revision: i64,
     pub(crate) created_at: i64,
 }
@@ -50,6 +52,14 @@ pub(crate) struct EntryError {
 impl Selector {
     pub(crate) fn new(kind: impl Into<String>, value: impl Into<String>) -> Self {
         Self { kind: kind.into(), value: value.into() }
+    }
+
+    pub(crate) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    pub(crate) fn value(&self) -> &str {
+        &self.value
     }
 }
 
@@ -86,6 +96,7 @@ impl Entry {
             federates_with,
             hint: wire.hint,
             store_svid: wire.store_svid,
+            privileged: wire.admin || wire.downstream,
             revision: wire.revision_number,
             created_at: wire.created_at,
         })
@@ -132,13 +143,15 @@ impl Entries {
 
     /// The costly facts that some entry asks for.
     pub(crate) fn wanted(&self) -> Wanted {
-        let asks = |prefixes: &[&str]| {
-            let unix = |selector: &&Selector| selector.kind == "unix";
-            let mut values =
-                self.by_id.values().flat_map(|entry| &entry.selectors).filter(unix).map(|selector| &selector.value);
-            values.any(|value| prefixes.iter().any(|prefix| value.starts_with(prefix)))
-        };
-        Wanted { sha256: asks(&["sha256:"]), names: asks(&["user:", "group:"]) }
+        let mut wanted = Wanted::default();
+        for selector in self.by_id.values().flat_map(|entry| &entry.selectors) {
+            let unix = |prefix: &str| selector.kind == "unix" && selector.value.starts_with(prefix);
+            wanted.sha256 |= unix("sha256:");
+            wanted.names |= unix("user:") || unix("group:") || unix("supplementary_group:");
+            wanted.cgroup |= ["systemd", "cgroup", "container"].contains(&selector.kind.as_str());
+            wanted.pod |= selector.kind == "k8s";
+        }
+        wanted
     }
 
     /// The foreign trust domains that some entry federates with.
@@ -247,7 +260,9 @@ pub(crate) mod tests {
         let entries = |selector: &str| Entries::new([decode(wire("a", "/a", &[selector]))]);
         assert_eq!(entries("unix:uid:1").wanted(), Wanted::default());
         assert!(entries("unix:sha256:ab").wanted().sha256);
-        assert!(entries("unix:group:staff").wanted().names);
+        assert!(entries("unix:group:staff").wanted().names && entries("unix:supplementary_group:staff").wanted().names);
+        assert!(entries("systemd:id:nginx.service").wanted().cgroup && entries("container:id:ab").wanted().cgroup);
+        assert!(entries("k8s:sa:web").wanted().pod && !entries("k8s:sa:web").wanted().cgroup);
         assert!(!entries("launch:sha256:ab").wanted().sha256);
     }
 }

@@ -9,6 +9,10 @@ mod host;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use identity::X509Svid;
+use identity::device::DeviceKey;
 use serde_json::json;
 
 use crate::ca::CaError;
@@ -36,7 +40,7 @@ pub(crate) struct Evidence {
 
 enum Answering {
     Nothing,
-    Device(identity::device::DeviceKey),
+    Device(DeviceKey),
     Host(Box<host::Host>),
 }
 
@@ -115,6 +119,13 @@ impl Source {
 }
 
 impl Evidence {
+    /// The node's last SVID, and the proof that its key is here: a way back for a node whose SVID has run out.
+    pub(crate) fn old_svid(svid: &X509Svid) -> Option<Self> {
+        let key = DeviceKey::from_pem(svid.key().pkcs8_pem().as_bytes()).ok()?;
+        let payload = json!({"certificates": [STANDARD.encode(svid.leaf_der())]}).to_string().into_bytes();
+        Some(Self { kind: OLD_SVID, payload, answering: Answering::Device(key) })
+    }
+
     /// Evidence that takes no challenge.
     #[cfg(test)]
     pub(crate) fn plain(kind: &'static str, payload: &[u8]) -> Self {
@@ -152,6 +163,8 @@ fn text(setting: &'static str, file: &Path) -> Result<String, JoinError> {
     if text.is_empty() { Err(bad("is empty")) } else { Ok(text.to_owned()) }
 }
 
+/// The attestor of nodes that come back with their last SVID.
+pub(crate) const OLD_SVID: &str = "old_svid";
 const JOIN_TOKEN_BYTES_MAX: u64 = 4096;
 const EVIDENCE_BYTES_MAX: u64 = 128 << 10;
 

@@ -78,6 +78,8 @@ pub(crate) enum Api {
     workload_api,
     #[expect(non_camel_case_types, reason = "the label's value")]
     sds,
+    #[expect(non_camel_case_types, reason = "the label's value")]
+    broker,
 }
 
 impl Numbers {

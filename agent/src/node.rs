@@ -14,11 +14,12 @@ use tokio::sync::watch;
 
 use crate::ca::{Ca, CaError};
 use crate::dice;
-use crate::evidence::Source;
+use crate::evidence::{Evidence, Source};
 use crate::metrics::{Holder, Numbers, Outcome};
 use crate::rotation::Prepared;
 use crate::state::State;
 use crate::store;
+use crate::trust::Trust;
 
 /// Why the agent has no identity.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +120,11 @@ pub enum JoinError {
 }
 
 impl JoinError {
+    /// Whether trying again may help.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+
     /// The stable code.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -221,6 +227,7 @@ pub(crate) struct Node {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) svid_file: PathBuf,
     pub(crate) evidence: Source,
+    pub(crate) trust: Arc<Trust>,
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
 }
@@ -231,35 +238,56 @@ impl Node {
     /// # Errors
     /// When there is no way to an identity without the operator.
     pub(crate) async fn start(&self, shutdown: &Shutdown) -> Result<(), JoinError> {
-        let expired = match self.load() {
-            Some(svid) if svid.not_after() > self.clock.now() && !self.is_left_behind(&svid) => {
+        let old = match self.load() {
+            Some(svid) if svid.not_after() > self.clock.now() && !self.is_left_behind(&svid).await => {
+                if self.identity.svid().is_some() {
+                    return Ok(());
+                }
                 tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), "stored SVID taken up");
                 // Its age is unknown, but `not_before` is: a restart does not put off the renewal.
                 let since = svid.not_before();
                 self.identity.set(svid, since);
                 return Ok(());
             }
-            found => found.map(|svid| svid.not_after()),
+            found => found,
         };
-        let joined = self.join(shutdown).await;
-        match (expired, joined) {
-            (Some(at), Err(source)) => Err(JoinError::Expired { expired: rfc3339(at), source: Box::new(source) }),
+        let joined = self.join(old.as_ref(), shutdown).await;
+        match (old, joined) {
+            (Some(old), Err(source)) if old.not_after() <= self.clock.now() => {
+                Err(JoinError::Expired { expired: rfc3339(old.not_after()), source: Box::new(source) })
+            }
             (_, joined) => joined,
         }
     }
 
-    /// Whether the bundle has moved on without this SVID while the agent slept, and there is something to join with.
-    fn is_left_behind(&self, svid: &X509Svid) -> bool {
-        let left_behind = !self.identity.state.current().is_clean(svid);
-        let can_join = self.evidence.is_repeatable();
-        if left_behind {
-            tracing::warn!(
-                reason = "ISSUER_TAINTED",
-                can_join,
-                "the authority of the stored SVID has left the bundle; the agent must join again"
-            );
+    /// One attempt to join, with the stored SVID if there is one and otherwise with evidence.
+    pub(crate) async fn try_start(&self) -> Result<(), JoinError> {
+        match self.load() {
+            Some(svid) if svid.not_after() > self.clock.now() => {
+                let since = svid.not_before();
+                self.identity.set(svid, since);
+                Ok(())
+            }
+            old => self.come_back(old.as_ref()).await,
         }
-        left_behind && can_join
+    }
+
+    /// Whether the bundle has moved on without this SVID while the agent slept, and there is something new to join with. With
+    /// nothing new the old SVID itself may bring the agent back; what it then has is in use when this answers.
+    async fn is_left_behind(&self, svid: &X509Svid) -> bool {
+        if self.identity.state.current().is_clean(svid) {
+            return false;
+        }
+        let can_join = self.evidence.is_repeatable();
+        tracing::warn!(
+            reason = "ISSUER_TAINTED",
+            can_join,
+            "the authority of the stored SVID has left the bundle; the agent must join again"
+        );
+        if !can_join && let Err(error) = self.reenroll(svid).await {
+            tracing::warn!(reason = error.reason(), error = chain_text(&error), "not let back with the old SVID");
+        }
+        can_join
     }
 
     /// Renews the agent's own SVID until `shutdown`.
@@ -340,15 +368,16 @@ impl Node {
         Ok(())
     }
 
-    /// Joins, as often as the CA is away.
-    async fn join(&self, shutdown: &Shutdown) -> Result<(), JoinError> {
+    /// Joins, as often as the CA is away: with the SVID of before, if there is one, otherwise with new evidence.
+    async fn join(&self, old: Option<&X509Svid>, shutdown: &Shutdown) -> Result<(), JoinError> {
         let mut failures = 0;
         loop {
-            let error = match shutdown.unless(self.attest()).await {
+            let error = match shutdown.unless(self.come_back(old)).await {
                 None => return Ok(()),
                 Some(Err(JoinError::Away(error))) => error,
                 Some(done) => return done,
             };
+            self.trust.look_again(&error, &self.identity.state).await;
             failures += 1;
             tracing::warn!(%error, reason = error.reason(), failures, "cannot join yet, trying again");
             let wait = retry_wait(failures, RETRY_WAIT_BASE, JOIN_RETRY_MAX, dice::roll());
@@ -358,11 +387,40 @@ impl Node {
         }
     }
 
+    /// The old SVID proves the node, if the CA lets it; what the settings say comes after that.
+    async fn come_back(&self, old: Option<&X509Svid>) -> Result<(), JoinError> {
+        let Some(old) = old else { return self.attest().await };
+        match self.reenroll(old).await {
+            Err(refused @ JoinError::Refused { .. }) => {
+                tracing::warn!(
+                    reason = refused.reason(),
+                    error = chain_text(&refused),
+                    "not let back with the old SVID"
+                );
+                match self.attest().await {
+                    // There is nothing else to show: then this was the reason.
+                    Err(JoinError::NoToken) => Err(refused),
+                    done => done,
+                }
+            }
+            done => done,
+        }
+    }
+
+    async fn reenroll(&self, old: &X509Svid) -> Result<(), JoinError> {
+        let evidence = Evidence::old_svid(old).ok_or(JoinError::Key)?;
+        self.show(evidence).await
+    }
+
     /// Shows the evidence once and takes up the SVID that it brings.
     async fn attest(&self) -> Result<(), JoinError> {
-        let mut evidence = self.evidence.gather().await?;
+        self.show(self.evidence.gather().await?).await
+    }
+
+    async fn show(&self, mut evidence: Evidence) -> Result<(), JoinError> {
         let prepared = Prepared::new().ok_or(JoinError::Key)?;
-        let chain = self.ca.attest(&mut evidence, prepared.csr()).await.map_err(|error| self.refused(error))?;
+        let chain = self.ca.attest(&mut evidence, prepared.csr()).await;
+        let chain = chain.map_err(|error| refused(evidence.kind, error))?;
         let svid = prepared.into_svid(chain).and_then(|svid| self.check(svid)).map_err(JoinError::Answer)?;
         self.keep(&svid)?;
         tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), attestation_type = evidence.kind, "joined");
@@ -370,25 +428,21 @@ impl Node {
         Ok(())
     }
 
-    fn refused(&self, source: CaError) -> JoinError {
-        match source {
-            source @ CaError::BadAnswer { .. } => JoinError::Answer(source),
-            source if source.is_refusal() => match self.evidence.kind() {
-                "join_token" => JoinError::TokenRefused(source),
-                kind => JoinError::Refused { kind, remedy: remedy_of(&source), source },
-            },
-            source => JoinError::Away(source),
-        }
-    }
-
     /// After a renewal that failed: joins anew, when the SVID has run out or the CA knows it no longer, and there is
     /// evidence that may be shown again. No person is needed.
     async fn rejoin(&self, error: &CaError, not_after: SystemTime) -> bool {
-        let lost = error.is_refusal() || not_after <= self.clock.now();
-        if !lost || !self.evidence.is_repeatable() {
+        self.trust.look_again(error, &self.identity.state).await;
+        // An SVID that has run out, or whose root has gone, opens no connection by which it could be renewed.
+        let useless = not_after <= self.clock.now() || !self.identity.is_clean();
+        if !error.is_refusal() && !useless {
             return false;
         }
-        match self.attest().await {
+        let joined = match self.identity.svid().filter(|_| useless) {
+            Some(old) => self.come_back(Some(&old)).await,
+            None if self.evidence.is_repeatable() => self.attest().await,
+            None => return false,
+        };
+        match joined {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(reason = error.reason(), error = chain_text(&error), "cannot join anew, trying again");
@@ -427,12 +481,29 @@ impl Node {
     }
 }
 
+fn refused(kind: &'static str, source: CaError) -> JoinError {
+    match source {
+        source @ CaError::BadAnswer { .. } => JoinError::Answer(source),
+        source if source.is_refusal() => match kind {
+            "join_token" => JoinError::TokenRefused(source),
+            kind => JoinError::Refused { kind, remedy: remedy_of(&source), source },
+        },
+        source => JoinError::Away(source),
+    }
+}
+
 /// What to do about a refusal of evidence that is no join token.
 fn remedy_of(source: &CaError) -> &'static str {
     match source.refused_because() {
         Some("AGENT_BANNED") => "it was banned; `kasbah node evict` at the CA lifts the ban",
         Some("AGENT_ALREADY_ATTESTED") => {
             "it attested before, and this attestor admits a node once; if this is the same machine set up anew, run `kasbah node evict` at the CA"
+        }
+        Some("OLD_SVID_TOO_OLD") => {
+            "it was away for longer than node_attestors.old_svid.age_max of the CA allows; give it new evidence, such as a join token"
+        }
+        Some("OLD_SVID_UNKNOWN") => {
+            "its SVID is not the last one that the CA issued for this node, or the node was evicted; give it new evidence, such as a join token"
         }
         Some("ATTESTOR_UNKNOWN") => "switch the attestor on in node_attestors of the CA's settings",
         Some("JWT_EXPIRED") => "its token has expired; see that the token file is refreshed, and compare the clocks",

@@ -9,6 +9,11 @@ const fn doc(code: &'static str, cause: &'static str, remedy: &'static str) -> R
 /// Every code of this crate, in lexical order.
 pub const REASONS: &[ReasonDoc] = &[
     doc(
+        "AFTER_CHANGE_FAILED",
+        "Files were written, but the program that uses them could not be told.",
+        "See the command or pid_file beside the code; it is told again at the next change.",
+    ),
+    doc(
         "AGENT_NOT_READY",
         "The agent has not heard of the CA yet, or the SVID has not been issued yet.",
         "Wait; if it stays, look at /healthz/ready of the agent.",
@@ -17,6 +22,16 @@ pub const REASONS: &[ReasonDoc] = &[
         "AGENT_SVID_EXPIRED",
         "The agent was off for longer than its SVID lives.",
         "Create a join token, put it into join_token_file, start again.",
+    ),
+    doc(
+        "ATTEST_AMBIGUOUS",
+        "Several processes hold one connection on loopback, so nobody can tell which of them calls.",
+        "Connect over the Unix socket, or let each process open a connection of its own.",
+    ),
+    doc(
+        "ATTEST_NOT_LOCAL",
+        "A caller is not on the loopback of this machine.",
+        "Run an agent on the machine of the workload.",
     ),
     doc(
         "ATTEST_NO_CREDENTIALS",
@@ -43,6 +58,21 @@ pub const REASONS: &[ReasonDoc] = &[
         "The process runs another program than when it connected.",
         "Connect again after exec.",
     ),
+    doc(
+        "CACHE_DAMAGED",
+        "The offline cache cannot be opened: damaged, of another trust domain, or its key has changed.",
+        "Nothing to do; it is written anew after the next contact with the CA.",
+    ),
+    doc(
+        "CACHE_KEY_BAD",
+        "The key of the offline cache cannot be read or made.",
+        "Give a readable file of 32 bytes as cache.key_file, or see that data_dir is writable.",
+    ),
+    doc(
+        "CACHE_NOT_WRITTEN",
+        "The offline cache cannot be written.",
+        "See that the disk is not full and data_dir writable; serving goes on meanwhile.",
+    ),
     doc("CA_BAD_ANSWER", "The CA's answer breaks the protocol.", "Compare the versions of agent and CA."),
     doc("CA_REFUSED", "The CA says no; its own words stand beside the code.", "Look at the CA's log for its reason."),
     doc(
@@ -52,9 +82,19 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("CA_UNSUPPORTED", "The CA does not offer a call.", "Nothing to do; the agent works without it."),
     doc(
+        "CLOCK_AHEAD",
+        "This machine's clock is further ahead of the CA's than an SVID lives.",
+        "Correct the clock, with timedatectl or chronyc.",
+    ),
+    doc(
         "DATA_DIR_UNWRITABLE",
         "A file in data_dir cannot be written.",
         "Make the directory writable for the agent's user, and see that the disk is not full.",
+    ),
+    doc(
+        "DELEGATE_NOT_ALLOWED",
+        "A program asked for the identities of others without being named in broker.delegates.",
+        "Add its SPIFFE ID there, if it may.",
     ),
     doc(
         "ENTRY_BAD",
@@ -62,6 +102,21 @@ pub const REASONS: &[ReasonDoc] = &[
         "Look at the named field of the entry.",
     ),
     doc("EXE_TOO_LARGE", "An executable is too large to be digested.", "Use other selectors than unix:sha256 for it."),
+    doc(
+        "FILES_IN_THE_WAY",
+        "A directory stands where a file of an identity is to be written.",
+        "Move it away, or choose another name.",
+    ),
+    doc(
+        "FILES_NOT_WRITTEN",
+        "The files of an identity cannot be written.",
+        "See that the directory is writable and the disk not full; the former version stays in force.",
+    ),
+    doc(
+        "FILES_OWNER_UNKNOWN",
+        "The owner or group of files is not known on this machine.",
+        "Correct access.owner or access.group.",
+    ),
     doc(
         "IDENTITY_NOT_ENTITLED",
         "The workload asked for an identity that no entry gives it.",
@@ -110,6 +165,11 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc("KEY_NOT_MADE", "The machine makes no keys.", "Look at the cause; this is a fault of the machine."),
     doc(
+        "KUBELET_UNAVAILABLE",
+        "The kubelet does not tell its pods, so their selectors are left out.",
+        "See kubelet in the settings: address, ca_file and token_file.",
+    ),
+    doc(
         "LAUNCH_ALREADY_NAMED",
         "A launched process, or a child of one, asked for another name.",
         "Start it from outside, or under the same name.",
@@ -142,6 +202,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Look at its log; it is started again by its supervisor.",
     ),
     doc("REQUEST_FIELD_EMPTY", "A mandatory field of a Workload API request is empty.", "Fill it."),
+    doc(
+        "ROOT_NOT_PINNED",
+        "None of the roots found has one of the fingerprints of root_pins.",
+        "Compare the fingerprints with kasbah bundle show at the CA.",
+    ),
     doc("SDS_REJECTED", "A proxy rejected the secrets it was sent.", "Look at its words beside the code."),
     doc(
         "SDS_SECRET_UNKNOWN",
@@ -161,6 +226,16 @@ pub const REASONS: &[ReasonDoc] = &[
         "Create a join token, put it into join_token_file, start again.",
     ),
     doc(
+        "SVID_ENDED",
+        "The last SVID of a workload ended, and the CA has not renewed it.",
+        "See the agent's log for why the CA cannot be reached.",
+    ),
+    doc(
+        "TOO_MANY_CALLS",
+        "A process, a user or all together have too many calls waiting for the CA.",
+        "Wait for answers before asking again.",
+    ),
+    doc(
         "TOKEN_REVOKED",
         "A JWT-SVID is valid by its signature, but was revoked.",
         "Let the workload fetch a new one, unless it was revoked for good reason.",
@@ -172,7 +247,7 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc(
         "TOO_MANY_STREAMS",
-        "A process, or all together, hold too many streams open.",
+        "A process, a user or all together hold too many streams open.",
         "Share one stream in the process.",
     ),
     doc(

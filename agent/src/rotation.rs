@@ -63,11 +63,11 @@ impl Rotator {
         let mut judged = self.state.current();
         loop {
             let (now, snapshot) = (self.clock.now(), changes.borrow_and_update().clone());
-            schedule.align(&snapshot.entries, now);
+            schedule.align(&snapshot.entries, &snapshot.held, now);
             self.renew_untrusted(&mut schedule, &mut judged, &snapshot, now);
             self.state.drop_expired(now);
             self.measure(now);
-            let due = schedule.due(now, BATCH_MAX);
+            let due = schedule.due(now, BATCH_MAX, &self.state.waited_for());
             if !due.is_empty() {
                 if shutdown.unless(self.renew(&mut schedule, due)).await.is_none() {
                     return;
@@ -92,11 +92,9 @@ impl Rotator {
         now: SystemTime,
     ) {
         if !Arc::ptr_eq(&judged.bundles, &snapshot.bundles) {
-            for (id, held) in snapshot.held.iter() {
-                if !snapshot.is_clean(&held.svid) {
-                    tracing::info!(entry = id, reason = "ISSUER_TAINTED", "SVID will be renewed early");
-                    schedule.renew_now(id, now);
-                }
+            for id in snapshot.unclean.iter() {
+                tracing::info!(entry = id, reason = "ISSUER_TAINTED", "SVID will be renewed early");
+                schedule.renew_now(id, now);
             }
         }
         if !Arc::ptr_eq(&judged.revocations, &snapshot.revocations) {
@@ -197,7 +195,8 @@ fn check(svid: &X509Svid, entry: &Entry, now: SystemTime) -> Result<(), CaError>
         return Err(CaError::BadAnswer { what: "an SVID of another identity" });
     }
     if svid.not_after() <= now {
-        return Err(CaError::BadAnswer { what: "an SVID that has expired" });
+        // Fresh from the CA and over: the two clocks are further apart than the SVID lives.
+        return Err(CaError::ClockAhead { by: now.duration_since(svid.not_before()).unwrap_or_default() });
     }
     Ok(())
 }

@@ -138,7 +138,7 @@ fn talk<D: Dialogue>(
                 continue;
             };
             guard.presence.expect();
-            if !snapshot.synced {
+            if !snapshot.is_known() {
                 continue;
             }
             let entries = match desk.entries(&mut caller, &snapshot).await {

@@ -8,37 +8,41 @@ use std::time::Duration;
 
 use axum::Router;
 use http::Extensions;
-use identity::TrustBundle;
 use runtime::admin::{Admin, AdminParts};
-use runtime::clock::Clock;
+use runtime::clock::{Clock, rfc3339};
 use runtime::listen::{self, ListenError};
 use runtime::logs::LogControl;
 use runtime::metrics::Metrics;
+use runtime::mtls;
 use runtime::readiness::{Readiness, ReadyGuard};
 use runtime::serve::{self, Limits, LocalStream};
 use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, watch};
 use tonic::service::Routes;
 
 use crate::admin::Pages;
-use crate::attest::{Attestor, Launches, Process};
+use crate::attest::{AttestError, Attestor, Launches, Process, process_of_tcp_peer};
+use crate::broker::{self, BrokerSettings};
 use crate::ca::{Ca, GrpcCa, Report};
-use crate::caller::{Desk, STREAMS_MAX, STREAMS_PER_PROCESS_MAX};
+use crate::cache::{self, Cache, CacheError};
+use crate::caller::{CALL_LIMITS, DELEGATED_LIMITS, Desk, STREAM_LIMITS};
 use crate::enforced::{Reporter, Streams};
 use crate::evidence::Source;
+use crate::files;
 use crate::launch;
 use crate::metrics::Numbers;
 use crate::node::{JoinError, Node, NodeIdentity};
 use crate::rotation::Rotator;
 use crate::sds::Sds;
 use crate::settings::{Settings, SettingsProblem};
-use crate::state::State;
+use crate::state::{self, State};
 use crate::store;
 use crate::sync::Syncer;
-use crate::tally::Tally;
-use crate::workload_api::WorkloadApi;
+use crate::tally::{Tally, TallyLimits};
+use crate::trust::{Loaded, Trust, TrustError};
+use crate::workload_api::{JwtCache, WorkloadApi};
 
 /// Why there is no agent.
 #[derive(Debug, thiserror::Error)]
@@ -56,21 +60,12 @@ pub enum BuildError {
         #[source]
         source: io::Error,
     },
-    /// The CA's roots cannot be read.
-    #[error("{}: trust_bundle cannot be read; take it from the CA with `kasbah bundle show`", file.display())]
-    TrustBundle {
-        /// Which file.
-        file: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The CA's roots are no certificates.
-    #[error("{}: trust_bundle holds no usable roots", file.display())]
-    TrustBundleContent {
-        /// Which file.
-        file: PathBuf,
-    },
+    /// Nobody can be trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The offline cache cannot be opened.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     /// An address cannot be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -82,7 +77,8 @@ impl BuildError {
         match self {
             Self::Settings(error) => error.reason(),
             Self::DataDir { .. } => "DATA_DIR_UNWRITABLE",
-            Self::TrustBundle { .. } | Self::TrustBundleContent { .. } => "BUNDLE_INVALID",
+            Self::Trust(error) => error.reason(),
+            Self::Cache(error) => error.reason(),
             Self::Listen(error) => error.reason(),
         }
     }
@@ -98,6 +94,9 @@ pub enum RunError {
     /// It cannot join.
     #[error(transparent)]
     Join(#[from] JoinError),
+    /// It knows nobody to join with.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// A part of it ended.
     #[error("the part `{part}` ended early; its log says why")]
     PartEnded {
@@ -107,11 +106,21 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// Whether the CA cannot be asked now, so that trying again may help.
+    pub fn is_away(&self) -> bool {
+        match self {
+            Self::Join(error) => error.is_away(),
+            Self::Trust(error) => error.is_away(),
+            Self::Build(_) | Self::PartEnded { .. } => false,
+        }
+    }
+
     /// The stable code.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Build(error) => error.reason(),
             Self::Join(error) => error.reason(),
+            Self::Trust(error) => error.reason(),
             Self::PartEnded { .. } => "PART_ENDED",
         }
     }
@@ -122,6 +131,8 @@ pub struct Agent {
     settings: Settings,
     logs: LogControl,
     state: Arc<State>,
+    trust: Arc<Trust>,
+    cache: Option<Arc<Cache>>,
     launches: Arc<Launches>,
     clock: Clock,
     sockets: Sockets,
@@ -130,9 +141,49 @@ pub struct Agent {
 
 struct Sockets {
     workload_api: UnixListener,
+    workload_api_tcp: Option<TcpListener>,
+    broker: Option<UnixListener>,
+    delegated: Option<UnixListener>,
     sds: Option<UnixListener>,
     launch: Option<UnixListener>,
     admin: TcpListener,
+}
+
+/// What a node became.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// Its SPIFFE ID.
+    pub spiffe_id: String,
+    /// When its SVID ends, RFC 3339.
+    pub not_after: String,
+}
+
+/// Joins once, without serving: the identity is kept in `data_dir` for the agent that runs later. A node that has joined
+/// already stays what it is.
+///
+/// # Errors
+/// When the CA does not let it in, or cannot be asked now.
+pub async fn join(settings: &Settings) -> Result<Joined, RunError> {
+    settings.validate().map_err(BuildError::from)?;
+    let data_dir = &settings.data_dir;
+    store::make_dir(data_dir).map_err(|source| BuildError::DataDir { dir: data_dir.clone(), source })?;
+    let trust = Arc::new(Trust::of(settings));
+    let state = Arc::new(State::new(trust.load().map_err(BuildError::from)?.bundle));
+    trust.try_complete(&state).await?;
+    let identity = Arc::new(NodeIdentity::new(state.clone()));
+    let node = Node {
+        ca: Arc::new(GrpcCa::new(settings.server.clone(), settings.trust_domain.clone(), identity.clone())),
+        identity: identity.clone(),
+        trust_domain: settings.trust_domain.clone(),
+        svid_file: data_dir.join(SVID_FILE),
+        evidence: Source::of(settings),
+        trust,
+        clock: Clock::system(),
+        numbers: Numbers::default(),
+    };
+    node.try_start().await?;
+    let svid = identity.svid().ok_or(JoinError::NoToken)?;
+    Ok(Joined { spiffe_id: svid.id().to_string(), not_after: rfc3339(svid.not_after()) })
 }
 
 /// Builds and runs an agent.
@@ -152,61 +203,34 @@ impl Settings {
         self.validate()?;
         runtime::process::raise_open_files();
         store::make_dir(&self.data_dir).map_err(|source| BuildError::DataDir { dir: self.data_dir.clone(), source })?;
-        let (bundle, has_run_before) = self.load_bundle()?;
+        let clock = Clock::system();
+        let trust = Arc::new(Trust::of(&self));
+        let Loaded { bundle, has_run_before } = trust.load()?;
         let state = Arc::new(State::new(bundle));
+        let cache = Cache::open(&self.cache, &self.data_dir, &self.trust_domain)?.map(Arc::new);
+        if let Some(stored) = cache.as_ref().and_then(|cache| cache.load(clock)) {
+            tracing::info!(entries = stored.entries.len(), svids = stored.held.len(), "serving from the offline cache");
+            state.restore(stored);
+        }
         let launches = Arc::new(Launches::load(self.data_dir.join(LAUNCHES_FILE)));
+        let broker = self.broker.as_ref();
         let open = |path: &PathBuf, mode| listen::unix(path, mode);
         let sockets = Sockets {
             workload_api: open(&self.workload_api, MODE_EVERYONE)?,
+            workload_api_tcp: self.workload_api_tcp.map(listen::tcp).transpose()?,
+            broker: broker
+                .and_then(|broker| broker.socket.as_ref())
+                .map(|path| open(path, MODE_EVERYONE))
+                .transpose()?,
+            delegated: broker
+                .and_then(|broker| broker.delegated_socket.as_ref())
+                .map(|path| open(path, MODE_EVERYONE))
+                .transpose()?,
             sds: self.sds.as_ref().map(|path| open(path, MODE_EVERYONE)).transpose()?,
             launch: self.launch.as_ref().map(|path| open(path, MODE_OWNER)).transpose()?,
             admin: listen::tcp(self.admin)?,
         };
-        Ok(Agent { settings: self, logs, state, launches, clock: Clock::system(), sockets, has_run_before })
-    }
-
-    /// The bundle that the CA last published, or the one of the settings: before the first contact, and when that file
-    /// was written later, for then somebody who may has told this node what to trust while it slept. Tells also whether
-    /// the agent has run before.
-    fn load_bundle(&self) -> Result<(TrustBundle, bool), BuildError> {
-        let stored = self.load_stored_bundle();
-        let modified = |file: &PathBuf| std::fs::metadata(file).and_then(|meta| meta.modified()).ok();
-        let given_later = modified(&self.trust_bundle) > modified(&self.data_dir.join(BUNDLE_FILE));
-        match (stored, self.load_given_bundle()) {
-            (Some(stored), Ok(given)) if given_later => {
-                if given.x509_authorities.iter().any(|root| !stored.x509_authorities.contains(root)) {
-                    tracing::warn!(file = %self.trust_bundle.display(), "trust_bundle is newer than what is stored, using it");
-                    return Ok((given, true));
-                }
-                Ok((stored, true))
-            }
-            (Some(stored), _) => Ok((stored, true)),
-            (None, given) => Ok((given?, false)),
-        }
-    }
-
-    fn load_stored_bundle(&self) -> Option<TrustBundle> {
-        let stored = self.data_dir.join(BUNDLE_FILE);
-        let document = store::read(&stored, BUNDLE_BYTES_MAX).ok().flatten()?;
-        match TrustBundle::parse_spiffe_json(self.trust_domain.clone(), &document) {
-            Ok(bundle) if !bundle.x509_authorities.is_empty() => return Some(bundle),
-            Ok(_) => tracing::warn!(file = %stored.display(), "stored bundle is empty, using trust_bundle"),
-            Err(error) => {
-                tracing::warn!(file = %stored.display(), %error, "stored bundle is damaged, using trust_bundle");
-            }
-        }
-        None
-    }
-
-    fn load_given_bundle(&self) -> Result<TrustBundle, BuildError> {
-        let file = self.trust_bundle.clone();
-        let text = match store::read(&file, BUNDLE_BYTES_MAX) {
-            Ok(Some(text)) => text,
-            Ok(None) => return Err(BuildError::TrustBundle { file, source: io::ErrorKind::NotFound.into() }),
-            Err(source) => return Err(BuildError::TrustBundle { file, source }),
-        };
-        let bundle = TrustBundle::from_pem(self.trust_domain.clone(), &text);
-        bundle.ok().filter(|bundle| !bundle.x509_authorities.is_empty()).ok_or(BuildError::TrustBundleContent { file })
+        Ok(Agent { settings: self, logs, state, trust, cache, launches, clock, sockets, has_run_before })
     }
 }
 
@@ -231,14 +255,19 @@ impl Agent {
         let ca: Arc<dyn Ca> =
             Arc::new(GrpcCa::new(settings.server.clone(), settings.trust_domain.clone(), own.clone()));
         let (unjoined, unsynced) = (readiness.block("own SVID"), readiness.block("first sync"));
+        // What an earlier process kept is as good as a sync until it ends.
+        let unsynced = (!state.current().warm).then_some(unsynced);
         let enforced = Arc::new(Streams::default());
         let desk = Arc::new(Desk {
             state: state.clone(),
             ca: ca.clone(),
-            attestor: Attestor::new(self.launches.clone()),
+            attestor: Attestor::new(self.launches.clone(), settings.kubelet.clone()),
             clock,
             numbers: numbers.clone(),
-            streams: Tally::new(STREAMS_MAX, STREAMS_PER_PROCESS_MAX),
+            streams: Tally::new(STREAM_LIMITS),
+            calls: Tally::new(CALL_LIMITS),
+            delegated: Tally::new(DELEGATED_LIMITS),
+            jwts: JwtCache::default(),
             enforced: enforced.clone(),
             shutdown: shutdown.clone(),
         });
@@ -249,9 +278,27 @@ impl Agent {
         let mut tasks = TaskSet::new();
         tasks.spawn("admin", Admin::on(self.sockets.admin, parts).run(shutdown.clone()));
         tasks.spawn("readiness", watch_readiness(state.clone(), own.clone(), clock, readiness, shutdown.clone()));
+        tasks.spawn("expiry", state::expire(state.clone(), clock, shutdown.clone()));
+        if let Some(cache) = self.cache {
+            tasks.spawn("cache", cache::keep(cache, state.clone(), shutdown.clone()));
+        }
         tasks.spawn("workload api", serve_workloads(self.sockets.workload_api, workload_api(&desk), desk.clone()));
         if let Some(listener) = self.sockets.sds {
             tasks.spawn("sds", serve_workloads(listener, sds(&desk), desk.clone()));
+        }
+        if let Some(listener) = self.sockets.workload_api_tcp {
+            tasks.spawn("workload api tcp", serve_tcp_workloads(listener, workload_api(&desk), desk.clone()));
+        }
+        if let (Some(settings), Some(listener)) = (&settings.broker, self.sockets.broker) {
+            tasks.spawn("broker", serve_brokers(listener, settings.clone(), own.clone(), desk.clone()));
+        }
+        if let (Some(settings), Some(listener)) = (&settings.broker, self.sockets.delegated) {
+            let router = broker::delegated(&desk, settings);
+            tasks.spawn("delegated identity", serve_workloads(listener, router, desk.clone()));
+        }
+        for settings in settings.files.clone() {
+            let keeper = files::Keeper { settings, state: state.clone(), ca: ca.clone(), clock };
+            tasks.spawn("files", keeper.run(shutdown.clone()));
         }
         if let Some(listener) = self.sockets.launch {
             tasks.spawn("launch", launch::serve(listener, self.launches, endpoint, shutdown.clone()));
@@ -262,13 +309,19 @@ impl Agent {
             trust_domain: settings.trust_domain.clone(),
             svid_file: settings.data_dir.join(SVID_FILE),
             evidence: Source::of(&settings),
+            trust: self.trust.clone(),
             clock,
             numbers: numbers.clone(),
         };
-        if let Err(error) = node.start(&shutdown).await {
+        let trusting = self.trust.complete(&state, &shutdown).await.map_err(RunError::from);
+        let started = match trusting {
+            Ok(()) => node.start(&shutdown).await.map_err(RunError::from),
+            refused => refused,
+        };
+        if let Err(error) = started {
             shutdown.trigger();
             tasks.run(&shutdown).await;
-            return Err(error.into());
+            return Err(error);
         }
         drop(unjoined);
         let resync = Arc::new(Notify::new());
@@ -278,11 +331,11 @@ impl Agent {
             state: state.clone(),
             numbers: numbers.clone(),
             interval: settings.sync_interval,
-            bundle_file: settings.data_dir.join(BUNDLE_FILE),
+            trust: self.trust.clone(),
             resync: resync.clone(),
             report: report.subscribe(),
             revision,
-            unsynced: Some(unsynced),
+            unsynced,
         };
         let reporter =
             Reporter { state: state.clone(), own, streams: enforced, revision: synced, report, has_run_before };
@@ -315,33 +368,67 @@ pub(crate) fn sds(desk: &Arc<Desk>) -> Router {
 pub(crate) async fn serve_workloads(listener: UnixListener, router: Router, desk: Arc<Desk>) {
     let (shutdown, numbers) = (desk.shutdown.clone(), desk.numbers.clone());
     drop(desk);
-    let connections = Tally::new(CONNECTIONS_MAX, CONNECTIONS_PER_PROCESS_MAX);
+    let connections = Tally::new(CONNECTION_LIMITS);
     let establish = |stream: LocalStream| {
         let (connections, numbers) = (connections.clone(), numbers.clone());
         async move {
-            let mut facts = Extensions::new();
-            match Process::of_peer(&stream) {
-                Ok(process) => {
-                    let Ok(counted) = connections.count(process.pid()) else {
-                        numbers.refused("TOO_MANY_CONNECTIONS");
-                        tracing::warn!(pid = process.pid(), reason = "TOO_MANY_CONNECTIONS", "workload refused");
-                        return None;
-                    };
-                    // The count rides with the connection's facts and ends with them.
-                    facts.insert(Arc::new(counted));
-                    facts.insert(Arc::new(process));
-                }
-                Err(error) => {
-                    // The connection stays, so that its calls are told.
-                    numbers.not_attested(error.reason());
-                    tracing::warn!(reason = error.reason(), %error, "peer process not identified");
-                }
-            }
+            let facts = facts_of(Process::of_peer(&stream), &connections, &numbers)?;
             Some((stream, facts))
         }
     };
     let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
     serve::run(listener, establish, router, limits, shutdown).await;
+}
+
+/// The same for a TCP address of the loopback.
+pub(crate) async fn serve_tcp_workloads(listener: TcpListener, router: Router, desk: Arc<Desk>) {
+    let (shutdown, numbers) = (desk.shutdown.clone(), desk.numbers.clone());
+    drop(desk);
+    let connections = Tally::new(CONNECTION_LIMITS);
+    let establish = |(stream, remote): (TcpStream, SocketAddr)| {
+        let (connections, numbers) = (connections.clone(), numbers.clone());
+        async move {
+            let local = stream.local_addr().ok()?;
+            // Looking through all processes takes long enough to leave this thread.
+            let found = tokio::task::spawn_blocking(move || process_of_tcp_peer(local, remote)).await;
+            let facts = facts_of(found.unwrap_or(Err(AttestError::Gone)), &connections, &numbers)?;
+            Some((stream, facts))
+        }
+    };
+    let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
+    serve::run(listener, establish, router, limits, shutdown).await;
+}
+
+/// What requests of a connection carry; `None` when its process has too many.
+fn facts_of(process: Result<Process, AttestError>, connections: &Tally, numbers: &Numbers) -> Option<Extensions> {
+    let mut facts = Extensions::new();
+    match process {
+        Ok(process) => {
+            let Ok(counted) = connections.count(process.pid(), process.uid()) else {
+                numbers.refused("TOO_MANY_CONNECTIONS");
+                tracing::warn!(pid = process.pid(), reason = "TOO_MANY_CONNECTIONS", "workload refused");
+                return None;
+            };
+            // The count rides with the connection's facts and ends with them.
+            facts.insert(Arc::new(counted));
+            facts.insert(Arc::new(process));
+        }
+        Err(error) => {
+            // The connection stays, so that its calls are told.
+            numbers.not_attested(error.reason());
+            tracing::warn!(reason = error.reason(), %error, "peer process not identified");
+        }
+    }
+    Some(facts)
+}
+
+async fn serve_brokers(listener: UnixListener, settings: BrokerSettings, own: Arc<NodeIdentity>, desk: Arc<Desk>) {
+    let (router, shutdown) = (broker::api(&desk, &settings), desk.shutdown.clone());
+    drop(desk);
+    let served = mtls::serve_local(listener, own, settings.peers(), router, Limits::default(), shutdown).await;
+    if let Err(error) = served {
+        tracing::error!(%error, reason = error.reason(), "the Broker API cannot be served");
+    }
 }
 
 /// Ready when all authorized entries have SVIDs, and the own one is valid. An entry that is new gets a moment's grace, so
@@ -359,9 +446,9 @@ async fn watch_readiness(
     let mut missing_since = None;
     loop {
         let (snapshot, now) = (changes.borrow_and_update().clone(), clock.now());
-        if snapshot.synced && snapshot.missing(now) == 0 {
+        if snapshot.is_known() && snapshot.missing(now) == 0 {
             (unissued, missing_since) = (None, None);
-        } else if snapshot.synced && unissued.is_none() {
+        } else if snapshot.is_known() && unissued.is_none() {
             let since = *missing_since.get_or_insert_with(tokio::time::Instant::now);
             if since.elapsed() >= GRACE {
                 unissued = Some(readiness.block(UNISSUED));
@@ -382,18 +469,23 @@ async fn watch_readiness(
 }
 
 const SVID_FILE: &str = "agent.pem";
-const BUNDLE_FILE: &str = "bundle.json";
 const LAUNCHES_FILE: &str = "launches.json";
 const MODE_EVERYONE: u32 = 0o777;
 const MODE_OWNER: u32 = 0o600;
-const BUNDLE_BYTES_MAX: u64 = 4 << 20;
 const UNISSUED: &str = "SVIDs of all entries";
 const GRACE: Duration = Duration::from_secs(10);
 const READINESS_INTERVAL: Duration = Duration::from_secs(2);
 /// Connections of workloads at once, on each socket.
-pub(crate) const CONNECTIONS_MAX: usize = 8192;
+pub(crate) const CONNECTIONS_MAX: usize = 16_384;
+/// Connections of one user's processes at once, on each socket: the others keep room.
+pub(crate) const CONNECTIONS_PER_USER_MAX: usize = 12_288;
 /// Connections of one process at once, on each socket.
 pub(crate) const CONNECTIONS_PER_PROCESS_MAX: usize = 128;
+const CONNECTION_LIMITS: TallyLimits = TallyLimits {
+    total: CONNECTIONS_MAX,
+    per_user: CONNECTIONS_PER_USER_MAX,
+    per_process: CONNECTIONS_PER_PROCESS_MAX,
+};
 
 #[cfg(test)]
 mod tests;

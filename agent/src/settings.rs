@@ -7,6 +7,12 @@ use std::time::Duration;
 use identity::TrustDomain;
 use serde::{Deserialize, Serialize};
 
+use crate::attest::KubeletSettings;
+use crate::broker::BrokerSettings;
+use crate::cache::CacheSettings;
+use crate::files::{FILES_MAX, FilesSettings};
+use crate::trust::RootPins;
+
 /// What the settings file of an agent says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,7 +24,14 @@ pub struct Settings {
     /// The CA's SPIRE server API, `HOST:PORT`.
     pub server: String,
     /// The CA's roots (PEM) for the first contact; later the bundle that the CA publishes is used.
-    pub trust_bundle: PathBuf,
+    #[serde(default)]
+    pub trust_bundle: Option<PathBuf>,
+    /// The CA's roots by fingerprint, instead of or beside `trust_bundle`.
+    #[serde(default)]
+    pub root_pins: Option<RootPins>,
+    /// What is kept for a start while the CA is away.
+    #[serde(default)]
+    pub cache: CacheSettings,
     /// Holds the one-time join token; read only while the agent has no SVID. One way of joining at most may be set.
     #[serde(default)]
     pub join_token_file: Option<PathBuf>,
@@ -36,12 +49,24 @@ pub struct Settings {
     pub http_challenge: Option<HttpChallenge>,
     /// Unix socket of the SPIFFE Workload API, open to every local user.
     pub workload_api: PathBuf,
+    /// A loopback address where the Workload API is served as well, for programs that know no Unix sockets.
+    #[serde(default)]
+    pub workload_api_tcp: Option<SocketAddr>,
     /// Unix socket of Envoy's secret discovery service, open to every local user; none when left out.
     #[serde(default)]
     pub sds: Option<PathBuf>,
     /// Unix socket where `kasbah run` registers launches, for the agent's own user; none when left out.
     #[serde(default)]
     pub launch: Option<PathBuf>,
+    /// Identities that are kept as files.
+    #[serde(default)]
+    pub files: Vec<FilesSettings>,
+    /// The kubelet of this node, for selectors of pods.
+    #[serde(default)]
+    pub kubelet: Option<KubeletSettings>,
+    /// Programs that may act for other workloads.
+    #[serde(default)]
+    pub broker: Option<BrokerSettings>,
     /// The admin address.
     #[serde(default = "admin")]
     pub admin: SocketAddr,
@@ -108,6 +133,29 @@ pub enum SettingsProblem {
     /// `sync_interval` is outside its limits.
     #[error("sync_interval: must lie between {} s and {} s", SYNC_INTERVAL_MIN.as_secs(), SYNC_INTERVAL_MAX.as_secs())]
     SyncInterval,
+    /// Nobody would be trusted.
+    #[error("trust_bundle or root_pins: one must say whom this agent takes for its CA")]
+    NoTrust,
+    /// `root_pins` cannot be used.
+    #[error("root_pins.{problem}")]
+    RootPins {
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The Workload API would be open to other machines.
+    #[error("workload_api_tcp: {addr} is no address of the loopback; other machines cannot be attested")]
+    NotLoopback {
+        /// What was written.
+        addr: SocketAddr,
+    },
+    /// A part of the settings cannot be used.
+    #[error("{part}: {problem}")]
+    Part {
+        /// Which.
+        part: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// More than one way of joining.
     #[error("join_token_file, x509pop, k8s_psat, oidc_jwt, http_challenge: only one may be set")]
     ManyWaysToJoin,
@@ -146,6 +194,16 @@ impl Settings {
         if !(SYNC_INTERVAL_MIN..=SYNC_INTERVAL_MAX).contains(&self.sync_interval) {
             return Err(SettingsProblem::SyncInterval);
         }
+        if self.trust_bundle.is_none() && self.root_pins.is_none() {
+            return Err(SettingsProblem::NoTrust);
+        }
+        if let Some(problem) = self.root_pins.as_ref().and_then(RootPins::problem) {
+            return Err(SettingsProblem::RootPins { problem });
+        }
+        if let Some(addr) = self.workload_api_tcp.filter(|addr| !addr.ip().is_loopback()) {
+            return Err(SettingsProblem::NotLoopback { addr });
+        }
+        self.check_parts()?;
         let ways = [
             self.join_token_file.is_some(),
             self.x509pop.is_some(),
@@ -161,10 +219,40 @@ impl Settings {
         {
             return Err(SettingsProblem::AgentName { name: name.clone() });
         }
-        let sockets = [Some(&self.workload_api), self.sds.as_ref(), self.launch.as_ref()];
+        let broker = self.broker.as_ref();
+        let sockets = [
+            Some(&self.workload_api),
+            self.sds.as_ref(),
+            self.launch.as_ref(),
+            broker.and_then(|broker| broker.socket.as_ref()),
+            broker.and_then(|broker| broker.delegated_socket.as_ref()),
+        ];
         let sockets: Vec<_> = sockets.into_iter().flatten().collect();
         let twice = sockets.iter().enumerate().find(|(at, path)| sockets[..*at].contains(path));
         twice.map_or(Ok(()), |(_, path)| Err(SettingsProblem::SamePath { path: (*path).clone() }))
+    }
+}
+
+impl Settings {
+    fn check_parts(&self) -> Result<(), SettingsProblem> {
+        let problem = |part: String, problem: String| Err(SettingsProblem::Part { part, problem });
+        if self.files.len() > FILES_MAX {
+            return problem("files".into(), format!("at most {FILES_MAX} directories can be kept"));
+        }
+        for (at, files) in self.files.iter().enumerate() {
+            let twice = self.files[..at].iter().any(|other| other.dir == files.dir);
+            let found = twice.then(|| "the directory is kept twice".to_owned()).or_else(|| files.problem());
+            if let Some(found) = found {
+                return problem(format!("files[{at}]"), found);
+            }
+        }
+        if let Some(found) = self.kubelet.as_ref().and_then(KubeletSettings::problem) {
+            return problem("kubelet".into(), found.into());
+        }
+        match self.broker.as_ref().and_then(BrokerSettings::problem) {
+            Some(found) => problem("broker".into(), found),
+            None => Ok(()),
+        }
     }
 }
 
@@ -203,15 +291,21 @@ mod tests {
             trust_domain: TrustDomain::parse("example.org").unwrap(),
             data_dir: "/d".into(),
             server: "127.0.0.1:8081".into(),
-            trust_bundle: "/b.pem".into(),
+            trust_bundle: Some("/b.pem".into()),
+            root_pins: None,
+            cache: CacheSettings::default(),
             join_token_file: None,
             x509pop: None,
             k8s_psat: None,
             oidc_jwt: None,
             http_challenge: None,
             workload_api: "/run/agent.sock".into(),
+            workload_api_tcp: None,
             sds: Some("/run/sds.sock".into()),
             launch: None,
+            files: Vec::new(),
+            kubelet: None,
+            broker: None,
             admin: admin(),
             sync_interval: sync_interval(),
         }
@@ -242,6 +336,13 @@ mod tests {
             let bad = Settings { server: server.into(), ..settings() };
             assert!(bad.validate().unwrap_err().to_string().contains(server), "{server}");
         }
+        let nobody = Settings { trust_bundle: None, ..settings() };
+        assert!(nobody.validate().unwrap_err().to_string().contains("root_pins"));
+        let pins = RootPins { fingerprints: ["xy".to_owned()].into(), url: None };
+        let bad = Settings { root_pins: Some(pins), ..settings() };
+        assert!(bad.validate().unwrap_err().to_string().contains("root_pins.fingerprints"));
+        let open = Settings { workload_api_tcp: Some("0.0.0.0:1234".parse().unwrap()), ..settings() };
+        assert!(open.validate().unwrap_err().to_string().contains("loopback"));
         assert!(Settings { sync_interval: Duration::ZERO, ..settings() }.validate().is_err());
         let twice = Settings { launch: Some("/run/sds.sock".into()), ..settings() };
         assert!(twice.validate().unwrap_err().to_string().contains("/run/sds.sock"));

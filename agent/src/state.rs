@@ -2,13 +2,16 @@
 //!
 //! Writers replace the snapshot, streams watch for the next. An expired SVID is in no answer, whatever a snapshot holds.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use identity::{BundleSet, TrustBundle, TrustDomain, X509Svid};
+use runtime::clock::Clock;
+use runtime::shutdown::Shutdown;
 use tokio::sync::watch;
 
+use crate::cache::Stored;
 use crate::enforced::Level;
 use crate::entry::{Entries, Entry};
 use crate::revocations::Revocations;
@@ -28,8 +31,14 @@ pub(crate) struct Held {
 pub(crate) struct Snapshot {
     /// Whether the CA has been heard since this process started.
     pub(crate) synced: bool,
+    /// Whether an earlier process left behind what it knew.
+    pub(crate) warm: bool,
     pub(crate) entries: Arc<Entries>,
     pub(crate) held: Arc<BTreeMap<String, Held>>,
+    /// Entries whose SVIDs a tainted or vanished authority signed: successors are on their way.
+    pub(crate) unclean: Arc<BTreeSet<String>>,
+    /// Entries whose last SVID ended before its successor came, and when.
+    pub(crate) ended: Arc<BTreeMap<String, SystemTime>>,
     pub(crate) bundles: Arc<BundleSet>,
     /// The same without revocation lists, to know the CA by: whoever brings the next lists must not be refused because the
     /// last ones are too old.
@@ -47,6 +56,15 @@ pub(crate) struct Snapshot {
 pub(crate) struct State {
     trust_domain: TrustDomain,
     current: watch::Sender<Arc<Snapshot>>,
+    /// How many wait for the first SVID of an entry.
+    waited_for: Mutex<BTreeMap<String, usize>>,
+}
+
+/// Somebody waits for the SVIDs of some entries; until this is dropped they come first.
+#[derive(Debug)]
+pub(crate) struct Waiting<'a> {
+    state: &'a State,
+    ids: Vec<String>,
 }
 
 impl State {
@@ -56,7 +74,44 @@ impl State {
         let untainted = Arc::new(BundleSet::new([Arc::new(own.untainted())]));
         let bundles = Arc::new(BundleSet::new([Arc::new(own)]));
         let first = Snapshot { plain: bundles.clone(), bundles, untainted, ..Snapshot::default() };
-        Self { trust_domain, current: watch::Sender::new(Arc::new(first)) }
+        Self { trust_domain, current: watch::Sender::new(Arc::new(first)), waited_for: Mutex::default() }
+    }
+
+    /// Takes up what an earlier process kept, before anything has been heard from the CA.
+    pub(crate) fn restore(&self, stored: Stored) {
+        self.current.send_modify(|current| {
+            let mut next = Snapshot::clone(current);
+            let known = |id: &String| stored.entries.get(id).is_some();
+            let held = stored.held.into_iter().filter(|(id, _)| known(id));
+            next.held = Arc::new(held.collect());
+            next.unclean = Arc::new(stored.unclean.into_iter().filter(known).collect());
+            next.entries = Arc::new(stored.entries);
+            let mut bundles = stored.bundles;
+            let newer = next.bundles.get(&self.trust_domain).filter(|own| {
+                let kept = bundles.get(&self.trust_domain);
+                own.x509_authorities.iter().any(|root| kept.is_none_or(|kept| !kept.x509_authorities.contains(root)))
+            });
+            // The operator has said something else since: that holds, and what is held is judged by it.
+            let judge = newer.cloned().map(|own| bundles.insert(own)).is_some();
+            next.set_bundles(bundles, &self.trust_domain);
+            if judge {
+                next.judge_all();
+            }
+            next.warm = true;
+            *current = Arc::new(next);
+        });
+    }
+
+    /// Replaces the own bundle alone: somebody who may has said whom to trust now.
+    pub(crate) fn put_own_bundle(&self, own: TrustBundle) {
+        self.current.send_modify(|current| {
+            let mut next = Snapshot::clone(current);
+            let mut bundles = BundleSet::clone(&next.plain);
+            bundles.insert(Arc::new(own));
+            next.set_bundles(bundles, &self.trust_domain);
+            next.judge_all();
+            *current = Arc::new(next);
+        });
     }
 
     pub(crate) fn trust_domain(&self) -> &TrustDomain {
@@ -85,12 +140,13 @@ impl State {
                 let (held, entries) = (&next.held, &next.entries);
                 let kept = held.iter().filter(|(id, _)| entries.get(id).is_some());
                 next.held = Arc::new(kept.map(|(id, held)| (id.clone(), held.clone())).collect());
+                let entries = next.entries.clone();
+                next.unclean_mut().retain(|id| entries.get(id).is_some());
+                next.ended_mut().retain(|id, _| entries.get(id).is_some());
             }
             if !same_bundles(&next.bundles, &bundles) {
-                let own = bundles.get(&self.trust_domain).map(|own| Arc::new(own.untainted()));
-                next.untainted = Arc::new(BundleSet::new(own));
-                next.plain = Arc::new(bundles);
-                next.judge_by_lists(&self.trust_domain);
+                next.set_bundles(bundles, &self.trust_domain);
+                next.judge_all();
             }
             next.settle(&self.trust_domain);
             *current = Arc::new(next);
@@ -108,6 +164,8 @@ impl State {
             if next.held.values().any(revoked) {
                 let kept = next.held.iter().filter(|(_, held)| !revoked(held));
                 next.held = Arc::new(kept.map(|(id, held)| (id.clone(), held.clone())).collect());
+                let held = next.held.clone();
+                next.unclean_mut().retain(|id| held.contains_key(id));
             }
             next.settle(&self.trust_domain);
             *current = Arc::new(next);
@@ -126,6 +184,8 @@ impl State {
             let mut held = BTreeMap::clone(&next.held);
             for (id, one) in fresh.into_iter().filter(|(id, _)| current.entries.get(id).is_some()) {
                 if next.is_clean(&one.svid) && !next.revokes(&one.svid) {
+                    next.unclean_mut().remove(&id);
+                    next.ended_mut().remove(&id);
                     held.insert(id, one);
                 } else {
                     refused.push(id);
@@ -145,12 +205,65 @@ impl State {
                 return false;
             }
             let mut next = Snapshot::clone(current);
-            let kept = next.held.iter().filter(|(_, held)| held.svid.not_after() > now);
-            next.held = Arc::new(kept.map(|(id, held)| (id.clone(), held.clone())).collect());
+            let (kept, over): (BTreeMap<_, _>, BTreeMap<_, _>) = next
+                .held
+                .iter()
+                .map(|(id, held)| (id.clone(), held.clone()))
+                .partition(|(_, held)| held.svid.not_after() > now);
+            next.held = Arc::new(kept);
+            for (id, held) in over {
+                next.unclean_mut().remove(&id);
+                next.ended_mut().insert(id, held.svid.not_after());
+            }
             next.settle(&self.trust_domain);
             *current = Arc::new(next);
             true
         });
+    }
+
+    /// Notes that somebody waits for SVIDs of `entries`.
+    pub(crate) fn wait_for(&self, entries: &[Arc<Entry>]) -> Waiting<'_> {
+        let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+        let mut waited_for = self.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in &ids {
+            *waited_for.entry(id.clone()).or_default() += 1;
+        }
+        drop(waited_for);
+        Waiting { state: self, ids }
+    }
+
+    /// The entries that somebody waits for.
+    pub(crate) fn waited_for(&self) -> BTreeSet<String> {
+        self.waited_for.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waited_for = self.state.waited_for.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in &self.ids {
+            if let Some(count) = waited_for.get_mut(id) {
+                *count -= 1;
+                if *count == 0 {
+                    waited_for.remove(id);
+                }
+            }
+        }
+    }
+}
+
+/// Drops each SVID in the second of its end, whatever else goes on.
+pub(crate) async fn expire(state: Arc<State>, clock: Clock, shutdown: Shutdown) {
+    let mut changes = state.subscribe();
+    loop {
+        let now = clock.now();
+        state.drop_expired(now);
+        let next = changes.borrow_and_update().held.values().map(|held| held.svid.not_after()).min();
+        tokio::select! {
+            () = shutdown.requested() => return,
+            _ = changes.changed() => (),
+            () = clock.sleep_until(next.unwrap_or(now + IDLE_WAIT)) => (),
+        }
     }
 }
 
@@ -159,6 +272,37 @@ fn same_bundles(one: &BundleSet, other: &BundleSet) -> bool {
 }
 
 impl Snapshot {
+    /// Whether there is something to answer with: heard from the CA, or kept by an earlier process.
+    pub(crate) fn is_known(&self) -> bool {
+        self.synced || self.warm
+    }
+
+    fn set_bundles(&mut self, bundles: BundleSet, own: &TrustDomain) {
+        let untainted = bundles.get(own).map(|own| Arc::new(own.untainted()));
+        self.untainted = Arc::new(BundleSet::new(untainted));
+        self.plain = Arc::new(bundles);
+        self.judge_by_lists(own);
+    }
+
+    /// Looks anew at all that is held.
+    fn judge_all(&mut self) {
+        let unclean = self.held.iter().filter(|(_, held)| !self.is_clean(&held.svid));
+        self.unclean = Arc::new(unclean.map(|(id, _)| id.clone()).collect());
+    }
+
+    fn unclean_mut(&mut self) -> &mut BTreeSet<String> {
+        Arc::make_mut(&mut self.unclean)
+    }
+
+    fn ended_mut(&mut self) -> &mut BTreeMap<String, SystemTime> {
+        Arc::make_mut(&mut self.ended)
+    }
+
+    /// When the last SVID of one of `entries` ended, if none followed.
+    pub(crate) fn ended_at(&self, entries: &[Arc<Entry>]) -> Option<SystemTime> {
+        entries.iter().filter_map(|entry| self.ended.get(&entry.id)).max().copied()
+    }
+
     /// Whether a root vouches for the SVID that is neither tainted nor gone. Time plays no part: whatever was valid once
     /// is judged as of then.
     pub(crate) fn is_clean(&self, svid: &X509Svid) -> bool {
@@ -192,7 +336,7 @@ impl Snapshot {
 
     /// Notes the bundle when nothing that is held is left to be replaced because of it.
     fn settle(&mut self, own: &TrustDomain) {
-        if self.synced && self.held.values().all(|held| self.is_clean(&held.svid)) {
+        if self.synced && self.unclean.is_empty() {
             self.settled = self.own_sequence(own);
         }
     }
@@ -213,3 +357,5 @@ impl Snapshot {
         self.entries.len() - self.entries.iter().filter(valid).count()
     }
 }
+
+const IDLE_WAIT: Duration = Duration::from_secs(60);

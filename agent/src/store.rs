@@ -14,12 +14,19 @@ pub(crate) fn write(file: &Path, content: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => (),
     }
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
-    out.write_all(content)?;
-    out.sync_all()?;
-    fs::rename(&fresh, file)?;
+    if let Err(error) = write_new(&fresh, content).and_then(|()| fs::rename(&fresh, file)) {
+        // A half takes room from whatever else is to be written; when it cannot go either, the next attempt tries.
+        let _ = fs::remove_file(&fresh);
+        return Err(error);
+    }
     // The rename itself must survive a power cut.
     file.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+}
+
+fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    out.write_all(content)?;
+    out.sync_all()
 }
 
 /// The content of `file`; `None` when there is no such file.

@@ -3,7 +3,6 @@
 //!
 //! When the CA is away, what is known keeps being served.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use crate::dice;
 use crate::entry::Entries;
 use crate::metrics::{Numbers, Outcome};
 use crate::state::State;
-use crate::store;
+use crate::trust::Trust;
 
 /// Syncs with the CA.
 pub(crate) struct Syncer {
@@ -27,8 +26,8 @@ pub(crate) struct Syncer {
     pub(crate) state: Arc<State>,
     pub(crate) numbers: Numbers,
     pub(crate) interval: Duration,
-    /// Where the own bundle is kept for the next start.
-    pub(crate) bundle_file: PathBuf,
+    /// Keeps the own bundle for the next start.
+    pub(crate) trust: Arc<Trust>,
     /// Asks for a sync out of turn.
     pub(crate) resync: Arc<Notify>,
     /// What this node enforces, for the CA.
@@ -62,6 +61,7 @@ impl Syncer {
                     if failures.is_power_of_two() {
                         tracing::warn!(%error, reason = error.reason(), failures, "sync failed, serving what is known");
                     }
+                    self.trust.look_again(&error, &self.state).await;
                     retry_wait(failures, RETRY_WAIT_BASE, self.interval.max(RETRY_WAIT_BASE), dice::roll())
                 }
             };
@@ -131,7 +131,7 @@ impl Syncer {
     async fn bundles(&self, own: TrustBundle, entries: &Entries, before: &BundleSet) -> BundleSet {
         let mut bundles = BundleSet::default();
         if before.get(self.state.trust_domain()).is_none_or(|kept| **kept != own) {
-            self.keep(&own);
+            self.trust.keep(&own);
         }
         bundles.insert(Arc::new(own));
         for trust_domain in entries.federated() {
@@ -147,14 +147,6 @@ impl Syncer {
             }
         }
         bundles
-    }
-
-    fn keep(&self, own: &TrustBundle) {
-        let roots = own.x509_authorities.len();
-        tracing::info!(bundle_sequence = own.sequence, roots, "bundle changed");
-        if let Err(error) = store::write(&self.bundle_file, own.to_spiffe_json().as_bytes()) {
-            tracing::warn!(file = %self.bundle_file.display(), %error, reason = "DATA_DIR_UNWRITABLE", "bundle not stored");
-        }
     }
 }
 

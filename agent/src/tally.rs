@@ -1,23 +1,31 @@
-//! Counting what each process holds, so that none of them can use up what is there for all.
+//! Counting what each process and each user holds, so that none of them can use up what is there for all.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A count with two limits. Clones share it.
+/// A count with three limits. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    total_max: usize,
-    per_process_max: usize,
+    limits: TallyLimits,
     counts: Mutex<Counts>,
+}
+
+/// How much there may be at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TallyLimits {
+    pub(crate) total: usize,
+    pub(crate) per_user: usize,
+    pub(crate) per_process: usize,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
     by_pid: HashMap<i32, usize>,
+    by_uid: HashMap<u32, usize>,
 }
 
 /// One counted thing.
@@ -25,6 +33,7 @@ struct Counts {
 pub(crate) struct TallyGuard {
     tally: Tally,
     pid: i32,
+    uid: u32,
 }
 
 /// A limit is reached.
@@ -35,23 +44,27 @@ pub(crate) struct Full {
 }
 
 impl Tally {
-    pub(crate) fn new(total_max: usize, per_process_max: usize) -> Self {
-        Self(Arc::new(Shared { total_max, per_process_max, counts: Mutex::default() }))
+    pub(crate) fn new(limits: TallyLimits) -> Self {
+        Self(Arc::new(Shared { limits, counts: Mutex::default() }))
     }
 
-    /// Counts one more for `pid` until the guard is dropped.
-    pub(crate) fn count(&self, pid: i32) -> Result<TallyGuard, Full> {
+    /// Counts one more for process `pid` of user `uid` until the guard is dropped.
+    pub(crate) fn count(&self, pid: i32, uid: u32) -> Result<TallyGuard, Full> {
+        let limits = self.0.limits;
         let mut counts = self.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.total >= self.0.total_max {
+        if counts.total >= limits.total {
             return Err(Full { of: "of all workloads" });
         }
-        let own = counts.by_pid.get(&pid).copied().unwrap_or(0);
-        if own >= self.0.per_process_max {
+        if counts.by_pid.get(&pid).copied().unwrap_or(0) >= limits.per_process {
             return Err(Full { of: "of this process" });
         }
-        counts.by_pid.insert(pid, own + 1);
+        if counts.by_uid.get(&uid).copied().unwrap_or(0) >= limits.per_user {
+            return Err(Full { of: "of this user" });
+        }
+        *counts.by_pid.entry(pid).or_default() += 1;
+        *counts.by_uid.entry(uid).or_default() += 1;
         counts.total += 1;
-        Ok(TallyGuard { tally: self.clone(), pid })
+        Ok(TallyGuard { tally: self.clone(), pid, uid })
     }
 }
 
@@ -59,11 +72,16 @@ impl Drop for TallyGuard {
     fn drop(&mut self) {
         let mut counts = self.tally.0.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.total = counts.total.saturating_sub(1);
-        match counts.by_pid.get(&self.pid).copied() {
-            Some(own) if own > 1 => counts.by_pid.insert(self.pid, own - 1),
-            _ => counts.by_pid.remove(&self.pid),
-        };
+        lower(&mut counts.by_pid, &self.pid);
+        lower(&mut counts.by_uid, &self.uid);
     }
+}
+
+fn lower<K: Copy + Eq + std::hash::Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    match counts.get(key).copied() {
+        Some(own) if own > 1 => counts.insert(*key, own - 1),
+        _ => counts.remove(key),
+    };
 }
 
 #[cfg(test)]
@@ -71,16 +89,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_are_limited_by_process_and_in_total() {
-        let tally = Tally::new(5, 3);
-        let mut held: Vec<_> = (0..3).map(|_| tally.count(1).unwrap()).collect();
-        assert_eq!(tally.count(1).unwrap_err().of, "of this process");
+    fn counts_are_limited_by_process_by_user_and_in_total() {
+        let tally = Tally::new(TallyLimits { total: 7, per_user: 4, per_process: 3 });
+        let mut held: Vec<_> = (0..3).map(|_| tally.count(1, 1000).unwrap()).collect();
+        assert_eq!(tally.count(1, 1000).unwrap_err().of, "of this process");
         held.pop();
-        held.push(tally.count(1).unwrap());
-        held.extend((0..2).map(|pid| tally.count(100 + pid).unwrap()));
-        assert_eq!(tally.count(2).unwrap_err().of, "of all workloads");
+        held.push(tally.count(1, 1000).unwrap());
+        held.push(tally.count(2, 1000).unwrap());
+        assert_eq!(tally.count(3, 1000).unwrap_err().of, "of this user", "more processes are of no use");
+        held.extend((0..3).map(|pid| tally.count(100 + pid, 0).unwrap()));
+        assert_eq!(tally.count(200, 2000).unwrap_err().of, "of all workloads");
         drop(held);
         let counts = tally.0.counts.lock().unwrap();
-        assert_eq!((counts.total, counts.by_pid.len()), (0, 0));
+        assert_eq!((counts.total, counts.by_pid.len(), counts.by_uid.len()), (0, 0, 0));
     }
 }

@@ -21,29 +21,29 @@ use tokio_stream::Stream;
 use tonic::metadata::MetadataMap;
 use tonic::{Code, Request, Response, Status};
 
+use crate::attest::AttestError;
 use crate::caller::{Caller, Desk, Refusal, StreamGuard, name_of, svids};
 use crate::enforced::Standing;
 use crate::entry::Entry;
 use crate::metrics::Api;
 use crate::state::Snapshot;
-use jwt_cache::JwtCache;
+pub(crate) use jwt_cache::JwtCache;
 use wit::WitCache;
 
 /// The service.
 pub(crate) struct WorkloadApi {
     desk: Arc<Desk>,
-    jwts: JwtCache,
     wits: Arc<WitCache>,
 }
 
+/// A stream of messages.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// Makes a stream's message from what is known now.
-type Render<T> = fn(&Desk, &Snapshot, &[Arc<Entry>]) -> T;
+pub(crate) type Render<T> = fn(&Desk, &Snapshot, &[Arc<Entry>]) -> T;
 
 impl WorkloadApi {
     pub(crate) fn server(desk: Arc<Desk>) -> SpiffeWorkloadApiServer<Self> {
-        SpiffeWorkloadApiServer::new(Self { desk, jwts: JwtCache::default(), wits: Arc::default() })
-            .max_decoding_message_size(REQUEST_BYTES_MAX)
+        SpiffeWorkloadApiServer::new(Self { desk, wits: Arc::default() }).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
     fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
@@ -116,20 +116,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let (caller, _, entries) = self.entries(&request).await?;
         let entries = select(entries, wanted.as_ref());
         let entries = entries.map_err(|refused| self.desk.refuse(&refused, Some(&caller)))?;
-        let mut answer = JwtsvidResponse::default();
-        for entry in entries {
-            let issued = self.jwts.fetch(&self.desk, &entry, &audience).await;
-            let svid = issued.map_err(|error| {
-                tracing::warn!(entry = entry.id, %error, reason = error.reason(), "JWT-SVID not issued");
-                refusal::status(Code::Unavailable, error.reason(), format!("the JWT-SVID could not be issued: {error}"))
-            })?;
-            answer.svids.push(Jwtsvid {
-                spiffe_id: entry.spiffe_id.to_string(),
-                svid: svid.token,
-                hint: entry.hint.clone(),
-            });
-        }
-        Ok(Response::new(answer))
+        Ok(Response::new(JwtsvidResponse { svids: jwt_svids(&self.desk, &caller, &entries, &audience).await? }))
     }
 
     async fn validate_jwtsvid(
@@ -170,6 +157,7 @@ impl SpiffeWorkloadApi for WorkloadApi {
         let (caller, snapshot, entries) = self.entries(&request).await?;
         wit::check_offered(&self.desk, &snapshot)?;
         select(entries, wanted.as_ref()).map_err(|refused| self.desk.refuse(&refused, Some(&caller)))?;
+        let _counted = self.desk.count_call(&caller)?;
         let guard = self.desk.open_stream(&caller, Api::workload_api)?;
         Ok(Response::new(wit::answers(self.desk.clone(), self.wits.clone(), caller, guard, wanted)))
     }
@@ -186,8 +174,34 @@ impl SpiffeWorkloadApi for WorkloadApi {
     }
 }
 
+/// A JWT-SVID of each of `entries`, one after the other.
+pub(crate) async fn jwt_svids(
+    desk: &Desk,
+    caller: &Caller,
+    entries: &[Arc<Entry>],
+    audience: &[String],
+) -> Result<Vec<Jwtsvid>, Status> {
+    let _counted = desk.count_call(caller)?;
+    let mut svids = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let issued = desk.jwts.fetch(desk, entry, audience).await;
+        let svid = issued.map_err(|error| {
+            tracing::warn!(entry = entry.id, %error, reason = error.reason(), "JWT-SVID not issued");
+            refusal::status(Code::Unavailable, error.reason(), format!("the JWT-SVID could not be issued: {error}"))
+        })?;
+        svids.push(Jwtsvid { spiffe_id: entry.spiffe_id.to_string(), svid: svid.token, hint: entry.hint.clone() });
+    }
+    Ok(svids)
+}
+
 /// The whole state at once and after every change of it; equal messages are not sent again.
-fn answers<M>(desk: Arc<Desk>, mut caller: Caller, guard: StreamGuard, with_svid: bool, render: Render<M>) -> Answers<M>
+pub(crate) fn answers<M>(
+    desk: Arc<Desk>,
+    mut caller: Caller,
+    guard: StreamGuard,
+    with_svid: bool,
+    render: Render<M>,
+) -> Answers<M>
 where
     M: prost::Message + 'static,
 {
@@ -218,12 +232,17 @@ where
                     return;
                 }
                 _ = changes.changed() => (),
+                // Whose connection it is ends by itself with the process.
+                () = caller.ended(&desk), if caller.is_delegated() => {
+                    yield Err(desk.refuse(&Refusal::NotAttested(AttestError::Gone), Some(&caller)));
+                    return;
+                }
             }
         }
     })
 }
 
-fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> X509svidResponse {
+pub(crate) fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> X509svidResponse {
     let own = desk.state.trust_domain();
     let own_bundle = snapshot.bundles.get(own).map(|bundle| bundle.to_concatenated_der()).unwrap_or_default();
     let svids = svids(desk, snapshot, entries).into_iter().map(|(entry, held)| X509svid {
@@ -240,7 +259,7 @@ fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> X509s
 }
 
 /// The own domain's bundle and those that `entries` federate with, by trust domain ID.
-fn bundles<T>(
+pub(crate) fn bundles<T>(
     desk: &Desk,
     snapshot: &Snapshot,
     entries: &[Arc<Entry>],
@@ -252,8 +271,13 @@ fn bundles<T>(
     known.map(|(name, bundle)| (name.id().to_string(), write(bundle))).collect()
 }
 
+/// Every bundle that this agent knows, by trust domain ID.
+pub(crate) fn every_bundle<T>(snapshot: &Snapshot, write: impl Fn(&TrustBundle) -> T) -> BTreeMap<String, T> {
+    snapshot.bundles.iter().map(|(name, bundle)| (name.id().to_string(), write(bundle))).collect()
+}
+
 /// The entries of the identity that is wanted, all if none is named.
-fn select(mut entries: Vec<Arc<Entry>>, wanted: Option<&SpiffeId>) -> Result<Vec<Arc<Entry>>, Refusal> {
+pub(crate) fn select(mut entries: Vec<Arc<Entry>>, wanted: Option<&SpiffeId>) -> Result<Vec<Arc<Entry>>, Refusal> {
     if let Some(wanted) = wanted {
         entries.retain(|entry| entry.spiffe_id == *wanted);
         if entries.is_empty() {
@@ -272,7 +296,7 @@ fn check_header(metadata: &MetadataMap) -> Result<(), Status> {
     }
 }
 
-fn check_audience(audience: &[String]) -> Result<Vec<String>, Status> {
+pub(crate) fn check_audience(audience: &[String]) -> Result<Vec<String>, Status> {
     let fits = |value: &String| (1..=AUDIENCE_BYTES_MAX).contains(&value.len());
     if audience.is_empty() || audience.len() > AUDIENCES_MAX || !audience.iter().all(fits) {
         return Err(invalid(
@@ -283,7 +307,7 @@ fn check_audience(audience: &[String]) -> Result<Vec<String>, Status> {
     Ok(audience.to_vec())
 }
 
-fn parse_wanted(id: &str) -> Result<Option<SpiffeId>, Status> {
+pub(crate) fn parse_wanted(id: &str) -> Result<Option<SpiffeId>, Status> {
     if id.is_empty() {
         return Ok(None);
     }

@@ -126,7 +126,7 @@ impl CsrService {
                 CsrCounts::count(&counts.csr().authentication_failures);
             }
             Refusal::Token(_) | Refusal::Impersonation | Refusal::Renewal => {
-                CsrCounts::count(&counts.csr().authentication_failures)
+                CsrCounts::count(&counts.csr().authentication_failures);
             }
             Refusal::Csr(_) => CsrCounts::count(&counts.csr().parsing_errors),
             _ => CsrCounts::count(&counts.csr().signing_errors),

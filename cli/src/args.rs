@@ -1,5 +1,6 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
+mod agent;
 mod bundle;
 mod ca;
 mod ca_keys;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::output::Format;
 
+pub(crate) use agent::{AccessArg, AgentCommand, FetchCommand, JoinArgs, SocketArg, TellArg, WatchArgs, X509Args};
 pub(crate) use bundle::{BundleCommand, BundleFormat, DeleteMode};
 pub(crate) use ca::CaArg;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
@@ -84,9 +86,12 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:
   kasbah run --name cart -- ./cart --port 8080
   kasbah run --name helloworld -- sh -c 'kasbah agent fetch x509'
+  kasbah run --name test --sidecar -- sh -c 'curl -s http://helloworld.default.svc.cluster.local/'
 
 The program replaces this process: its output, signals and exit code are its own.
-It gets an identity if a registration entry has the selector launch:name:NAME.")]
+It gets an identity if a registration entry has the selector launch:name:NAME.
+With --sidecar this process stays, passes signals on, ends the sidecar with the program and exits with its code; the
+program finds the sidecar as its HTTP proxy (http_proxy).")]
     Run(RunArgs),
     /// The certificate authority: run it, rotate its authorities.
     #[command(subcommand)]
@@ -236,6 +241,15 @@ pub(crate) struct RunArgs {
     /// How long to wait for the agent.
     #[arg(long, default_value = "30s", value_parser = ttl, value_name = "TIME")]
     pub(crate) wait: Duration,
+    /// Start a sidecar beside the program and end it with the program, as jobs need it.
+    #[arg(long)]
+    pub(crate) sidecar: bool,
+    /// The loopback address that the sidecar takes [default: a free one].
+    #[arg(long, value_name = "IP", requires = "sidecar")]
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// The workload's namespace towards discovery.
+    #[arg(long, default_value = "default", value_name = "NS", requires = "sidecar")]
+    pub(crate) namespace: String,
     /// The program and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(crate) command: Vec<std::ffi::OsString>,
@@ -410,84 +424,6 @@ pub(crate) struct RoleArgs {
     /// Only check the settings.
     #[arg(long)]
     pub(crate) check: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AgentCommand {
-    /// Run the agent in the foreground.
-    Run(RoleArgs),
-    /// Fetch what the calling process gets from the Workload API.
-    #[command(subcommand)]
-    Fetch(FetchCommand),
-    /// Print each X.509-SVID as it arrives, until interrupted.
-    Watch {
-        #[command(flatten)]
-        socket: SocketArg,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Show the selectors of a process and the identities it gets, and why.
-    Whoami {
-        #[command(flatten)]
-        dir: DirArg,
-        /// Process to look at.
-        #[arg(long)]
-        pid: u32,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SocketArg {
-    #[command(flatten)]
-    pub(crate) dir: DirArg,
-    /// Workload API address [default: $SPIFFE_ENDPOINT_SOCKET, otherwise the agent of DIR].
-    #[arg(long, env = "SPIFFE_ENDPOINT_SOCKET", value_name = "ADDRESS")]
-    pub(crate) socket: Option<String>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum FetchCommand {
-    /// X.509-SVIDs with keys and bundles.
-    #[command(after_help = "Example:\n  kasbah run --name helloworld -- kasbah agent fetch x509 --write ./svid")]
-    X509 {
-        #[command(flatten)]
-        socket: SocketArg,
-        /// Write svid.pem, svid.key and bundle.pem into this folder.
-        #[arg(long, value_name = "DIR")]
-        write: Option<PathBuf>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// A JWT-SVID for an audience.
-    #[command(after_help = "Example:\n  kasbah run --name helloworld -- kasbah agent fetch jwt --audience db")]
-    Jwt {
-        #[command(flatten)]
-        socket: SocketArg,
-        /// Who shall accept the token; may be given more than once.
-        #[arg(long, required = true)]
-        audience: Vec<String>,
-        /// Which identity, when there are several.
-        #[arg(long, value_name = "ID")]
-        spiffe_id: Option<String>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// WIT-SVIDs: tokens bound to a key, of use only with proofs made by that key.
-    #[command(after_help = "Example:\n  kasbah run --name helloworld -- kasbah agent fetch wit --write ./wit")]
-    Wit {
-        #[command(flatten)]
-        socket: SocketArg,
-        /// Which identity, when there are several.
-        #[arg(long, value_name = "ID")]
-        spiffe_id: Option<String>,
-        /// Write wit.jwt and wit.key.jwk into this folder.
-        #[arg(long, value_name = "DIR")]
-        write: Option<PathBuf>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
 }
 
 #[derive(Debug, Subcommand)]

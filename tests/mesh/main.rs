@@ -5,6 +5,7 @@
 
 mod administration;
 mod admission;
+mod agent;
 mod authority_rotation;
 mod cert_verbs;
 mod certificates;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         // The longest first: it mostly waits, and the others run beside it.
         rotation::trials,
         admission::trials,
+        agent::trials,
         authority_rotation::trials,
         demo::trials,
         drill::trials,

@@ -3,18 +3,26 @@
 //! What always holds: the facts were read while a pidfd proved that the process, and no successor with its number,
 //! was alive; a fact that cannot be established is left out, never guessed.
 
+mod cgroup;
 mod exe;
+mod kubelet;
 mod launches;
 mod peer_pidfd;
 mod process;
+mod tcp;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(crate) use exe::ExeDigests;
+pub use kubelet::KubeletSettings;
+pub(crate) use kubelet::{Kubelet, PodReference};
 pub use launches::LaunchError;
 pub(crate) use launches::Launches;
 pub(crate) use process::Process;
+pub(crate) use tcp::process_of_peer as process_of_tcp_peer;
+
+use cgroup::Cgroup;
 
 use crate::entry::Selector;
 
@@ -34,6 +42,12 @@ pub enum AttestError {
     /// `/proc` did not answer.
     #[error("the facts of the process cannot be read")]
     Proc(#[source] std::io::Error),
+    /// The peer is on another machine.
+    #[error("the peer is not on this machine's loopback")]
+    NotLocal,
+    /// Nobody can tell which process speaks.
+    #[error("several processes hold the connection; connect over the Unix socket, or open a connection of your own")]
+    Ambiguous,
     /// The process runs another program than when it connected.
     #[error("the process runs another program than when it connected; it must connect again")]
     ProgramChanged,
@@ -47,6 +61,8 @@ impl AttestError {
             Self::Invisible => "ATTEST_PROCESS_INVISIBLE",
             Self::Gone => "ATTEST_PROCESS_GONE",
             Self::Proc(_) => "ATTEST_PROC_UNREADABLE",
+            Self::NotLocal => "ATTEST_NOT_LOCAL",
+            Self::Ambiguous => "ATTEST_AMBIGUOUS",
             Self::ProgramChanged => "ATTEST_PROGRAM_CHANGED",
         }
     }
@@ -59,11 +75,15 @@ pub(crate) struct Wanted {
     pub(crate) sha256: bool,
     /// User and group names.
     pub(crate) names: bool,
+    /// systemd unit, control group and container.
+    pub(crate) cgroup: bool,
+    /// The Kubernetes pod.
+    pub(crate) pod: bool,
 }
 
 impl Wanted {
     /// Everything there is.
-    pub(crate) const ALL: Self = Self { sha256: true, names: true };
+    pub(crate) const ALL: Self = Self { sha256: true, names: true, cgroup: true, pod: true };
 }
 
 /// What attestation found about one process.
@@ -80,15 +100,52 @@ pub(crate) struct Workload {
 pub(crate) struct Attestor {
     launches: Arc<Launches>,
     digests: Arc<ExeDigests>,
+    kubelet: Option<Kubelet>,
 }
 
 impl Attestor {
-    pub(crate) fn new(launches: Arc<Launches>) -> Self {
-        Self { launches, digests: Arc::default() }
+    pub(crate) fn new(launches: Arc<Launches>, kubelet: Option<KubeletSettings>) -> Self {
+        Self { launches, digests: Arc::default(), kubelet: kubelet.map(Kubelet::new) }
     }
 
     /// The facts about `process` as of now.
     pub(crate) async fn attest(&self, process: &Arc<Process>, wanted: Wanted) -> Result<Workload, AttestError> {
+        let mut workload = self.attest_here(process, wanted).await?;
+        if wanted.pod
+            && let Some(kubelet) = &self.kubelet
+            && let Some(group) = Cgroup::of(process.pid())
+            && let Some(pod) = group.pod()
+        {
+            match kubelet.facts(&pod, group.container()).await {
+                Ok(facts) => workload.selectors.extend(facts),
+                // The facts that did not come are left out.
+                Err(error) => {
+                    let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
+                    let error = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                    tracing::warn!(pod, error, reason = "KUBELET_UNAVAILABLE", "the pod's facts are not known");
+                }
+            }
+            process.check_alive()?;
+            process.check_program()?;
+        }
+        Ok(workload)
+    }
+
+    /// The facts about a pod that is named from outside; none when it is not there.
+    pub(crate) async fn pod(&self, reference: &PodReference) -> Option<BTreeSet<Selector>> {
+        let facts = self.kubelet.as_ref()?.pod(reference).await;
+        let facts = facts.inspect_err(|error| {
+            tracing::warn!(%error, reason = "KUBELET_UNAVAILABLE", "the pod's facts are not known");
+        });
+        facts.ok()?.map(|facts| facts.into_iter().collect())
+    }
+
+    /// Whether pods can be named.
+    pub(crate) fn knows_pods(&self) -> bool {
+        self.kubelet.is_some()
+    }
+
+    async fn attest_here(&self, process: &Arc<Process>, wanted: Wanted) -> Result<Workload, AttestError> {
         let (process, launches, digests) = (process.clone(), self.launches.clone(), self.digests.clone());
         if !wanted.sha256 {
             return facts(&process, &launches, &digests, wanted);
@@ -113,6 +170,11 @@ fn facts(
     unix(format!("gid:{}", process.gid()));
     for gid in process.supplementary_gids()? {
         unix(format!("supplementary_gid:{gid}"));
+        if wanted.names
+            && let Some(name) = process::name_of("/etc/group", gid)
+        {
+            unix(format!("supplementary_group:{name}"));
+        }
     }
     if wanted.names {
         if let Some(name) = process::name_of("/etc/passwd", process.uid()) {
@@ -131,6 +193,13 @@ fn facts(
     {
         unix(format!("sha256:{digest}"));
     }
+    if wanted.cgroup
+        && let Some(group) = Cgroup::of(process.pid())
+    {
+        selectors.insert(Selector::new("cgroup", format!("path:{}", group.path())));
+        selectors.extend(group.unit().map(|unit| Selector::new("systemd", format!("id:{unit}"))));
+        selectors.extend(group.container().map(|id| Selector::new("container", format!("id:{id}"))));
+    }
     if let Some(name) = launches.name_of(process) {
         selectors.insert(Selector::new("launch", format!("name:{name}")));
     }
@@ -146,7 +215,7 @@ mod tests {
 
     fn attestor(dir: &tempfile::TempDir) -> (Attestor, Arc<Launches>) {
         let launches = Arc::new(Launches::load(dir.path().join("launches.json")));
-        (Attestor::new(launches.clone()), launches)
+        (Attestor::new(launches.clone(), None), launches)
     }
 
     fn values(workload: &Workload) -> Vec<String> {
@@ -212,6 +281,35 @@ mod tests {
         wait_for_exec(&child.process());
         let workload = attestor(&dir).0.attest(&child.process(), Wanted::default()).await.unwrap();
         assert!(!values(&workload).iter().any(|value| value.contains("sha256") || value.contains("user:")));
+    }
+
+    #[tokio::test]
+    async fn supplementary_groups_and_the_control_group_are_facts() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = Child::sleeping();
+        wait_for_exec(&child.process());
+        let values = values(&attestor(&dir).0.attest(&child.process(), Wanted::ALL).await.unwrap());
+        let own: Vec<u32> =
+            rustix::process::getgroups().unwrap().into_iter().map(rustix::process::Gid::as_raw).collect();
+        for gid in own {
+            assert!(values.contains(&format!("unix:supplementary_gid:{gid}")), "{gid} not in {values:?}");
+        }
+        if let Some(group) = Cgroup::of(child.process().pid()) {
+            assert!(values.contains(&format!("cgroup:path:{}", group.path())), "{values:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_next_process_with_the_number_is_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (attestor, mut child) = (attestor(&dir).0, Child::sleeping());
+        let process = child.process();
+        child.end();
+        // The number is free from here on; whoever gets it, the handle still says that ours has ended.
+        let others: Vec<_> = (0..64).map(|_| Child::sleeping()).collect();
+        let error = attestor.attest(&process, Wanted::default()).await.unwrap_err();
+        assert_eq!(error.reason(), "ATTEST_PROCESS_GONE");
+        drop(others);
     }
 
     #[tokio::test]

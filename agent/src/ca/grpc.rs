@@ -112,6 +112,15 @@ impl GrpcCa {
     }
 }
 
+/// The bundle that whoever answers at `server` shows. Nothing of it may be believed but what the caller knows otherwise.
+pub(crate) async fn danger_fetch_bundle(server: &str, trust_domain: &TrustDomain) -> Result<TrustBundle, CaError> {
+    let channel = runtime::mtls::danger_unverified_channel(server);
+    let mut client = bundle::bundle_client::BundleClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let answer =
+        in_time(async { Ok(client.get_bundle(bundle::GetBundleRequest::default()).await?.into_inner()) }).await?;
+    decode_bundle(answer, trust_domain)
+}
+
 #[tonic::async_trait]
 impl Ca for GrpcCa {
     async fn attest(&self, evidence: &mut Evidence, csr: Vec<u8>) -> Result<Chain, CaError> {
@@ -306,6 +315,8 @@ fn entry_mask() -> types::EntryMask {
         revision_number: true,
         hint: true,
         store_svid: true,
+        admin: true,
+        downstream: true,
         created_at: true,
         ..types::EntryMask::default()
     }

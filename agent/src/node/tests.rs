@@ -34,6 +34,7 @@ impl Scene {
             trust_domain: domain(),
             svid_file: self.dir.path().join("agent.pem"),
             evidence: Source::join_token(self.dir.path().join("token")),
+            trust: Arc::new(Trust::for_test(self.dir.path())),
             clock: self.clock,
             numbers: Numbers::default(),
         }
@@ -108,6 +109,38 @@ async fn an_svid_that_expired_while_the_agent_was_off_needs_a_new_token() {
     let error = scene.start().await.map(drop).unwrap_err();
     assert_eq!(error.reason(), "AGENT_SVID_EXPIRED");
     assert!(scene.token("t2").start().await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_that_expired_while_the_agent_was_off_brings_it_back_where_the_ca_lets_it() {
+    let scene = Scene::new();
+    scene.ca.old_svids.store(true, Ordering::SeqCst);
+    let first = scene.token("t").start().await.unwrap().identity.svid().unwrap();
+    std::fs::remove_file(scene.dir.path().join("token")).unwrap();
+    tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
+    let back = scene.start().await.unwrap().identity.svid().unwrap();
+    assert_eq!(back.id(), first.id());
+    assert_ne!(back.key().public_key_spki(), first.key().public_key_spki());
+    assert!(back.not_after() > scene.clock.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_slept_for_longer_than_its_svid_lives_comes_back_by_itself() {
+    let scene = Scene::new();
+    scene.ca.old_svids.store(true, Ordering::SeqCst);
+    let node = scene.token("t").start().await.unwrap();
+    let identity = node.identity.clone();
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    scene.ca.set_down(true);
+    tokio::time::sleep(Duration::from_secs(7 * 86_400)).await;
+    assert!(identity.svid().unwrap().not_after() < scene.clock.now());
+    // Renewal needs a valid SVID.
+    scene.ca.evicted.store(true, Ordering::SeqCst);
+    scene.ca.set_down(false);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(identity.svid().unwrap().not_after() > scene.clock.now(), "it is back without a restart");
+    assert_eq!(identity.svid().unwrap().id().path(), "/spire/agent/join_token/t");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,13 @@
 //! What is to be renewed when. No clock, no dice: both are arguments.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use identity::renewal::retry_wait;
 
 use super::Prepared;
 use crate::entry::Entries;
+use crate::state::Held;
 
 /// One job for each entry.
 #[derive(Debug, Default)]
@@ -23,12 +24,29 @@ struct Job {
     prepared: Option<Prepared>,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Urgency {
+    Waited,
+    Live { expires: SystemTime },
+    WarmUp,
+}
+
 impl Schedule {
-    /// New and changed entries are due at once, removed ones forgotten.
-    pub(super) fn align(&mut self, entries: &Entries, now: SystemTime) {
+    /// New and changed entries are due at once unless an earlier process left an SVID for them, removed ones forgotten.
+    pub(super) fn align(&mut self, entries: &Entries, held: &BTreeMap<String, Held>, now: SystemTime) {
         self.jobs.retain(|id, _| entries.get(id).is_some());
         for entry in entries.iter() {
-            let fresh = || Job { revision: entry.revision, due: now, failures: 0, expires: None, prepared: None };
+            let fresh = || {
+                let held = held.get(&entry.id);
+                let current = held.filter(|held| held.revision == entry.revision);
+                Job {
+                    revision: entry.revision,
+                    due: current.map_or(now, |held| held.renew_at),
+                    failures: 0,
+                    expires: held.map(|held| held.svid.not_after()),
+                    prepared: None,
+                }
+            };
             let job = self.jobs.entry(entry.id.clone()).or_insert_with(fresh);
             if job.revision != entry.revision {
                 (job.revision, job.due, job.failures) = (entry.revision, now, 0);
@@ -38,12 +56,18 @@ impl Schedule {
         }
     }
 
-    /// The jobs to do now, longest due first, not more than `max`.
-    pub(super) fn due(&self, now: SystemTime, max: usize) -> Vec<String> {
-        let mut due: Vec<_> =
-            self.jobs.iter().filter(|(_, job)| job.due <= now).map(|(id, job)| (job.due, id)).collect();
+    /// The jobs to do now, not more than `max`: first those that somebody waits for, then renewals by the end of what is
+    /// held, last what nobody has asked for yet; the longest due first.
+    pub(super) fn due(&self, now: SystemTime, max: usize, waited_for: &BTreeSet<String>) -> Vec<String> {
+        let urgency = |id: &String, job: &Job| match (waited_for.contains(id), job.expires) {
+            (true, _) => Urgency::Waited,
+            (false, Some(expires)) => Urgency::Live { expires },
+            (false, None) => Urgency::WarmUp,
+        };
+        let due = self.jobs.iter().filter(|(_, job)| job.due <= now);
+        let mut due: Vec<_> = due.map(|(id, job)| (urgency(id, job), job.due, id)).collect();
         due.sort_unstable();
-        due.into_iter().take(max).map(|(_, id)| id.clone()).collect()
+        due.into_iter().take(max).map(|(_, _, id)| id.clone()).collect()
     }
 
     /// When there is something to do: the next renewal, or an SVID expires.
@@ -114,45 +138,45 @@ mod tests {
     #[test]
     fn a_new_entry_is_due_at_once_and_a_renewed_one_at_its_moment() {
         let mut schedule = Schedule::default();
-        schedule.align(&entries(&[("a", 0), ("b", 0)]), at(100));
-        assert_eq!(schedule.due(at(100), 10), ["a", "b"]);
-        assert_eq!(schedule.due(at(100), 1), ["a"]);
+        schedule.align(&entries(&[("a", 0), ("b", 0)]), &BTreeMap::new(), at(100));
+        assert_eq!(schedule.due(at(100), 10, &BTreeSet::new()), ["a", "b"]);
+        assert_eq!(schedule.due(at(100), 1, &BTreeSet::new()), ["a"]);
         schedule.succeeded("a", 0, at(150), at(200));
-        assert_eq!(schedule.due(at(149), 10), ["b"]);
+        assert_eq!(schedule.due(at(149), 10, &BTreeSet::new()), ["b"]);
         schedule.succeeded("b", 0, at(180), at(260));
         assert_eq!(schedule.next(), Some(at(150)));
-        assert_eq!(schedule.due(at(150), 10), ["a"]);
+        assert_eq!(schedule.due(at(150), 10, &BTreeSet::new()), ["a"]);
     }
 
     #[test]
     fn a_changed_entry_is_due_again_and_a_removed_one_forgotten() {
         let mut schedule = Schedule::default();
-        schedule.align(&entries(&[("a", 0), ("b", 0)]), at(0));
+        schedule.align(&entries(&[("a", 0), ("b", 0)]), &BTreeMap::new(), at(0));
         for id in ["a", "b"] {
             schedule.succeeded(id, 0, at(50), at(100));
         }
-        schedule.align(&entries(&[("a", 1)]), at(10));
-        assert_eq!(schedule.due(at(10), 10), ["a"]);
+        schedule.align(&entries(&[("a", 1)]), &BTreeMap::new(), at(10));
+        assert_eq!(schedule.due(at(10), 10, &BTreeSet::new()), ["a"]);
         schedule.succeeded("a", 0, at(60), at(110));
-        assert_eq!(schedule.due(at(10), 10), ["a"], "the SVID was of the old revision");
-        schedule.align(&entries(&[]), at(20));
+        assert_eq!(schedule.due(at(10), 10, &BTreeSet::new()), ["a"], "the SVID was of the old revision");
+        schedule.align(&entries(&[]), &BTreeMap::new(), at(20));
         assert_eq!(schedule.next(), None);
     }
 
     #[test]
     fn an_expiry_is_told_once() {
         let mut schedule = Schedule::default();
-        schedule.align(&entries(&[("a", 0)]), at(0));
+        schedule.align(&entries(&[("a", 0)]), &BTreeMap::new(), at(0));
         schedule.succeeded("a", 0, at(500), at(100));
         assert_eq!(schedule.next(), Some(at(100)));
-        schedule.align(&entries(&[("a", 0)]), at(100));
+        schedule.align(&entries(&[("a", 0)]), &BTreeMap::new(), at(100));
         assert_eq!(schedule.next(), Some(at(500)));
     }
 
     #[test]
     fn failures_back_off_and_a_short_life_is_tried_often() {
         let mut schedule = Schedule::default();
-        schedule.align(&entries(&[("a", 0)]), at(0));
+        schedule.align(&entries(&[("a", 0)]), &BTreeMap::new(), at(0));
         let wait = |schedule: &mut Schedule, now: SystemTime| {
             schedule.failed("a", now, 1.0);
             schedule.next().unwrap().duration_since(now).unwrap()
@@ -163,5 +187,18 @@ mod tests {
         for _ in 0..5 {
             assert!(wait(&mut schedule, at(10)) <= Duration::from_millis(2500));
         }
+    }
+
+    #[test]
+    fn who_waits_comes_before_live_traffic_and_that_before_warm_up() {
+        let mut schedule = Schedule::default();
+        let all = entries(&[("a", 0), ("b", 0), ("c", 0), ("d", 0)]);
+        schedule.align(&all, &BTreeMap::new(), at(0));
+        schedule.succeeded("b", 0, at(10), at(40));
+        schedule.succeeded("c", 0, at(10), at(30));
+        let waited_for = BTreeSet::from(["d".to_owned()]);
+        assert_eq!(schedule.due(at(20), 10, &waited_for), ["d", "c", "b", "a"]);
+        assert_eq!(schedule.due(at(20), 1, &waited_for), ["d"]);
+        assert_eq!(schedule.due(at(20), 10, &BTreeSet::new()), ["c", "b", "a", "d"]);
     }
 }

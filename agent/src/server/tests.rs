@@ -1,5 +1,6 @@
 //! The whole agent against a CA on the wire: TLS on loopback, real sockets, a real child process.
 
+mod resilience;
 mod wire;
 
 use std::io::{BufRead, BufReader};
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::ca::CaError;
+use crate::cache::CacheSettings;
 use crate::client;
 use crate::entry::Entries;
 use crate::evidence::Evidence;
@@ -52,13 +54,19 @@ impl Scene {
             trust_domain: domain(),
             data_dir: at("data"),
             server: self.server.addr.to_string(),
-            trust_bundle: at("roots.pem"),
+            trust_bundle: Some(at("roots.pem")),
+            root_pins: None,
+            cache: CacheSettings::default(),
             join_token_file: Some(at("token")),
             x509pop: None,
             k8s_psat: None,
             oidc_jwt: None,
             http_challenge: None,
             workload_api: at("run/agent.sock"),
+            workload_api_tcp: None,
+            files: Vec::new(),
+            kubelet: None,
+            broker: None,
             sds: Some(at("run/sds.sock")),
             launch: Some(at("run/launch.sock")),
             admin: "127.0.0.1:0".parse().unwrap(),
@@ -67,7 +75,13 @@ impl Scene {
     }
 
     fn agent(&self) -> Running {
-        let agent = self.settings().build(LogControl::detached()).unwrap();
+        self.agent_with(|_| ())
+    }
+
+    fn agent_with(&self, change: impl FnOnce(&mut Settings)) -> Running {
+        let mut settings = self.settings();
+        change(&mut settings);
+        let agent = settings.build(LogControl::detached()).unwrap();
         let (admin, shutdown) = (agent.admin_addr().unwrap(), Shutdown::new());
         Running { admin, task: tokio::spawn(agent.run(shutdown.clone())), shutdown }
     }
@@ -108,7 +122,7 @@ async fn an_agent_joins_serves_and_starts_warm_without_its_token() {
     std::fs::remove_file(scene.dir.path().join("token")).unwrap();
     let running = scene.agent();
     let second = fetch_x509(&scene.endpoint()).await.unwrap();
-    assert_ne!(first.svid().serial(), second.svid().serial());
+    assert_eq!(first.svid().serial(), second.svid().serial(), "from the cache");
     assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 1);
     running.stop().await.unwrap();
 }
@@ -161,14 +175,88 @@ async fn an_outage_of_the_ca_is_not_felt_by_workloads() {
 }
 
 #[tokio::test]
-async fn an_agent_that_starts_while_the_ca_is_away_serves_when_it_is_back() {
+async fn an_agent_that_starts_while_the_ca_is_away_serves_what_is_still_valid() {
     let scene = Scene::start();
     scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));
     let running = scene.agent();
     running.wait_ready().await;
+    let first = fetch_x509(&scene.endpoint()).await.unwrap();
+    wait_for_cache(&scene, 1).await;
     running.stop().await.unwrap();
     scene.server.stop().await;
     let running = scene.agent();
+    let second = fetch_x509(&scene.endpoint()).await.unwrap();
+    assert_eq!(first.svid().serial(), second.svid().serial());
+    running.wait_ready().await;
+    let status = running.page("/status").await;
+    assert_eq!((&status["synced"], &status["svids"]), (&false.into(), &1.into()));
+    running.stop().await.unwrap();
+}
+
+/// Until the sealed file holds `count` SVIDs.
+async fn wait_for_cache(scene: &Scene, count: usize) {
+    let settings = scene.settings();
+    let cache = Cache::open(&settings.cache, &settings.data_dir, &settings.trust_domain).unwrap().unwrap();
+    while cache.load(Clock::system()).is_none_or(|stored| stored.held.len() != count) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn roots_are_trusted_by_fingerprint_and_by_no_other() {
+    let scene = Scene::start();
+    scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));
+    let pinned = |fingerprint: String| {
+        move |settings: &mut Settings| {
+            settings.trust_bundle = None;
+            settings.root_pins = Some(crate::trust::RootPins { fingerprints: [fingerprint].into(), url: None });
+        }
+    };
+    let wrong = scene.agent_with(pinned("00".repeat(32))).task.await.unwrap().unwrap_err();
+    assert_eq!(wrong.reason(), "ROOT_NOT_PINNED");
+    assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 0, "the token was not shown");
+    let root = scene.ca.root.lock().unwrap().certificate().clone();
+    let digest = identity::digest::hex(&identity::digest::sha256(&root));
+    let running = scene.agent_with(pinned(digest));
+    running.wait_ready().await;
+    assert_eq!(fetch_x509(&scene.endpoint()).await.unwrap().svid().id().path(), "/a");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_root_that_moved_on_is_found_again_by_the_file_that_was_written_since() {
+    let scene = Scene::start();
+    scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));
+    scene.ca.old_svids.store(true, Ordering::SeqCst);
+    let running = scene.agent();
+    running.wait_ready().await;
+    scene.server.stop().await;
+    // The root is replaced while nobody can tell this node.
+    let clock = Clock::system();
+    let next = crate::fake::root(clock);
+    let bundle = identity::TrustBundle::from_x509_authorities(domain(), [next.certificate().clone()]).unwrap();
+    *scene.ca.bundle.lock().unwrap() = identity::TrustBundle { sequence: 2, ..bundle };
+    *scene.ca.root.lock().unwrap() = next;
+    let _again = Server::start_at(scene.ca.clone(), "/spire/server", scene.server.addr);
+    let pem = scene.ca.bundle.lock().unwrap().to_pem();
+    std::fs::write(scene.dir.path().join("roots.pem"), pem).unwrap();
+    while running.page("/status").await["bundle_sequence"] != 2 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(scene.settings().data_dir.join("withdrawn.json").exists(), "the old root is remembered as withdrawn");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_cache_an_agent_that_starts_while_the_ca_is_away_serves_when_it_is_back() {
+    let scene = Scene::start();
+    scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));
+    let off = |settings: &mut Settings| settings.cache.enabled = false;
+    let running = scene.agent_with(off);
+    running.wait_ready().await;
+    running.stop().await.unwrap();
+    scene.server.stop().await;
+    let running = scene.agent_with(off);
     let endpoint = scene.endpoint();
     let fetching = tokio::spawn(async move { fetch_x509(&endpoint).await });
     let blocked = running.page("/status").await["blocked_by"].clone();
@@ -297,8 +385,8 @@ async fn problems_at_the_start_are_named() {
         change(&mut settings);
         settings.build(LogControl::detached()).map(drop).unwrap_err().reason()
     };
-    assert_eq!(check(|settings| settings.trust_bundle = "/nonexistent.pem".into()), "BUNDLE_INVALID");
-    assert_eq!(check(|settings| settings.trust_bundle = "/etc/passwd".into()), "BUNDLE_INVALID");
+    assert_eq!(check(|settings| settings.trust_bundle = Some("/nonexistent.pem".into())), "BUNDLE_INVALID");
+    assert_eq!(check(|settings| settings.trust_bundle = Some("/etc/passwd".into())), "BUNDLE_INVALID");
     assert_eq!(check(|settings| settings.data_dir = "/proc/nowhere".into()), "DATA_DIR_UNWRITABLE");
     assert_eq!(check(|settings| settings.workload_api = "/etc/passwd".into()), "SOCKET_PATH_OCCUPIED");
     let _first = scene.settings().build(LogControl::detached()).unwrap();

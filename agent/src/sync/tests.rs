@@ -33,7 +33,7 @@ impl Scene {
             state: state.clone(),
             numbers: Numbers::default(),
             interval: Duration::from_secs(5),
-            bundle_file: dir.path().join("bundle.json"),
+            trust: Arc::new(Trust::for_test(dir.path())),
             resync: Arc::default(),
             report: reports.clone(),
             revision,

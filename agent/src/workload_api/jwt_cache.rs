@@ -10,7 +10,7 @@ use crate::entry::Entry;
 
 /// The cache.
 #[derive(Debug, Default)]
-pub(super) struct JwtCache(Mutex<BTreeMap<Key, TokenSvid>>);
+pub(crate) struct JwtCache(Mutex<BTreeMap<Key, TokenSvid>>);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
@@ -21,7 +21,7 @@ struct Key {
 
 impl JwtCache {
     /// A valid JWT-SVID for `entry`.
-    pub(super) async fn fetch(
+    pub(crate) async fn fetch(
         &self,
         desk: &Desk,
         entry: &Arc<Entry>,

@@ -1,5 +1,7 @@
 //! The Workload API over its socket; the workload is this test process.
 
+mod standard;
+
 use std::sync::atomic::Ordering;
 
 use identity::jwt::{JwtAuthorityKey, JwtSvidProfile};

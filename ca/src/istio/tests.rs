@@ -84,7 +84,7 @@ async fn a_certificate_is_renewed_by_showing_it_and_nothing_else_is() {
     assert_eq!(reason(mesh.ask_as((*node).clone(), request(&key)).await), "RENEWAL_REFUSED");
     // Nobody has a record of what another process signed with the same authority.
     let signing = mesh.ca.certifier.authorities.current();
-    let profile = identity::authority::LeafProfile::new(old.id().clone(), std::time::Duration::from_secs(600));
+    let profile = identity::authority::LeafProfile::new(old.id().clone(), Duration::from_secs(600));
     let stray = signing.x509.sign_svid(&key.public_key_spki(), &profile, SystemTime::now()).unwrap();
     let stray = X509Svid::from_parts(stray, key.clone()).unwrap();
     assert_eq!(reason(mesh.ask_as(stray, request(&key)).await), "RENEWAL_REFUSED");

@@ -209,6 +209,16 @@ fn free_hosts(number: u64) -> Result<[IpAddr; 4], Failure> {
         .remedy("stop meshes that are no longer needed: kasbah down --dir DIR"))
 }
 
+/// A loopback address whose workload ports are free.
+pub(crate) fn free_host(number: u64) -> Result<IpAddr, Failure> {
+    free_hosts(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)).map(|[first, ..]| first)
+}
+
+/// A free port on 127.0.0.1.
+pub(crate) fn free_port_near(number: u64) -> Result<u16, Failure> {
+    FreePorts::from(number).next()
+}
+
 /// Free ports below the range that the kernel hands to outgoing connections.
 struct FreePorts {
     next: u16,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::LocalSet;
 
-use addresses::{Addresses, OUTBOUND_PORT, WORKLOAD_PORT, loopback};
+use addresses::{Addresses, WORKLOAD_PORT, loopback};
 use layout::Layout;
 use supervise::{Probe, Process, Supervisor};
 
@@ -26,7 +26,8 @@ use crate::demo::token::Issuers;
 use crate::exit::Failure;
 use crate::output;
 
-pub(crate) use supervise::{MeshState, end_with_supervisor};
+pub(crate) use addresses::{OUTBOUND_PORT, free_host, free_port_near};
+pub(crate) use supervise::{MeshState, end_with_supervisor, supervised};
 
 /// Runs the verb: in the foreground, or (`--detach`) starts a background one and waits until it is ready.
 pub(crate) fn run(args: &UpArgs) -> Result<(), Failure> {

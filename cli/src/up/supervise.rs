@@ -254,6 +254,11 @@ pub(crate) fn end_with_supervisor() {
     }
 }
 
+/// Makes `command` end with this process.
+pub(crate) fn supervised(command: &mut Command) {
+    command.env(SUPERVISOR_PID, std::process::id().to_string());
+}
+
 /// The supervisor's process id, in the environment of what it starts.
 const SUPERVISOR_PID: &str = "KASBAH_SUPERVISOR_PID";
 const RESTART_PAUSE_MIN: Duration = Duration::from_millis(50);

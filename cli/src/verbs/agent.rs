@@ -1,6 +1,12 @@
-//! `kasbah agent fetch|watch|whoami`: what a workload gets from the agent, and why.
+//! `kasbah agent join|fetch|watch|validate|whoami`: how a node comes in, what a workload gets from the agent, and why.
 
+mod join;
+mod written;
+
+use std::io::Read;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use agent::client::WhoAmI;
 use ca::explain::{Explanation, Question};
@@ -8,7 +14,7 @@ use identity::spiffe_id::SpiffeId;
 use serde_json::{Value, json};
 
 use super::{ca, registration, wait};
-use crate::args::{AgentCommand, CaArg, FetchCommand, OutputArg, SocketArg};
+use crate::args::{AgentCommand, CaArg, FetchCommand, OutputArg, SocketArg, WatchArgs, X509Args};
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::up::layout::{Layout, write_atomically};
@@ -17,17 +23,17 @@ use crate::up::layout::{Layout, write_atomically};
 pub(crate) fn run(command: &AgentCommand) -> Result<(), Failure> {
     match command {
         AgentCommand::Run(args) => crate::roles::agent(args),
-        AgentCommand::Fetch(FetchCommand::X509 { socket, write, output }) => {
-            fetch_x509(socket, write.as_deref(), *output)
-        }
+        AgentCommand::Join(args) => join::run(args),
+        AgentCommand::Fetch(FetchCommand::X509(args)) => fetch_x509(args),
         AgentCommand::Fetch(FetchCommand::Jwt { socket, audience, spiffe_id, output }) => {
             fetch_jwt(socket, audience, spiffe_id.as_deref(), *output)
         }
         AgentCommand::Fetch(FetchCommand::Wit { socket, spiffe_id, write, output }) => {
             fetch_wit(socket, spiffe_id.as_deref(), write.as_deref(), *output)
         }
-        AgentCommand::Watch { socket, output } => watch(socket, *output),
-        AgentCommand::Whoami { dir, pid, output } => whoami(dir, *pid, *output),
+        AgentCommand::Watch(args) => watch(args),
+        AgentCommand::Validate { socket, audience, token, output } => validate(socket, audience, token, *output),
+        AgentCommand::Whoami { dir, pid, admin, output } => whoami(dir, *admin, *pid, *output),
     }
 }
 
@@ -38,26 +44,23 @@ fn address(arg: &SocketArg) -> Result<String, Failure> {
     }
 }
 
-fn fetch_x509(socket: &SocketArg, write: Option<&Path>, output: OutputArg) -> Result<(), Failure> {
-    let address = address(socket)?;
-    let context = wait(async { agent::client::fetch_x509(&address).await.map_err(failure) })?;
-    if let Some(folder) = write {
-        write_files(folder, &context)?;
+fn fetch_x509(args: &X509Args) -> Result<(), Failure> {
+    let address = address(&args.socket)?;
+    let began = Instant::now();
+    let context = wait(async {
+        loop {
+            match agent::client::fetch_x509(&address).await {
+                Ok(context) => return Ok(context),
+                // An entry may be on its way, as the agent may be.
+                Err(_) if args.wait.is_some_and(|wait| began.elapsed() < wait) => tokio::time::sleep(WAIT_PAUSE).await,
+                Err(error) => return Err(failure(error)),
+            }
+        }
+    })?;
+    if let Some(folder) = &args.write {
+        written::write(folder, &context, &args.access)?;
     }
-    output::print(output.output, &document(&context), || table(&context))
-}
-
-/// The default identity as PEM files, key readable by its owner only.
-fn write_files(folder: &Path, context: &agent::client::X509Context) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder)?;
-    let Some(svid) = context.svids.first() else { return Err(Failure::failed("the agent gave no identity")) };
-    write_atomically(&folder.join("svid.key"), svid.key().pkcs8_pem().as_bytes(), 0o600)?;
-    write_atomically(&folder.join("svid.pem"), svid.chain_pem().as_bytes(), 0o644)?;
-    let bundle = context.bundles.get(&svid.id().trust_domain());
-    let pem = bundle.map(|bundle| bundle.to_pem()).unwrap_or_default();
-    write_atomically(&folder.join("bundle.pem"), pem.as_bytes(), 0o644)?;
-    output::message(&format!("wrote svid.pem, svid.key and bundle.pem to {}", folder.display()));
-    Ok(())
+    output::print(args.output.output, &document(&context), || table(&context))
 }
 
 fn document(context: &agent::client::X509Context) -> Value {
@@ -135,28 +138,55 @@ fn fetch_wit(
     output::print(output.output, &value, || svids.iter().map(|svid| svid.token.clone()).collect::<Vec<_>>().join("\n"))
 }
 
-fn watch(socket: &SocketArg, output: OutputArg) -> Result<(), Failure> {
-    let address = address(socket)?;
+fn watch(args: &WatchArgs) -> Result<(), Failure> {
+    let address = address(&args.socket)?;
     wait(async {
         let mut updates = agent::client::watch_x509(&address).await.map_err(failure)?;
+        let mut seen = 0;
         while let Some(update) = updates.next().await {
             let context = update.map_err(failure)?;
-            output::print(output.output, &document(&context), || table(&context))?;
+            if let Some(folder) = &args.write
+                && written::write(folder, &context, &args.access)?
+            {
+                written::tell(&args.tell).await;
+            }
+            output::print(args.output.output, &document(&context), || table(&context))?;
+            seen += 1;
+            if args.count.is_some_and(|count| seen >= count) {
+                return Ok(());
+            }
         }
-        Ok(())
+        Err(Failure::new(Exit::Unavailable, "the agent has closed the stream")
+            .remedy("see whether it runs: kasbah status"))
     })
 }
 
-fn whoami(dir: &crate::args::DirArg, pid: u32, output: OutputArg) -> Result<(), Failure> {
+fn validate(socket: &SocketArg, audience: &str, token: &str, output: OutputArg) -> Result<(), Failure> {
+    let address = address(socket)?;
+    let token = match token {
+        "-" => std::io::read_to_string(std::io::stdin().take(TOKEN_BYTES_MAX))?,
+        token => token.to_owned(),
+    };
+    let answer = wait(async { Ok(agent::client::validate_jwt(&address, audience, token.trim()).await) })?;
+    match answer {
+        Ok(valid) => {
+            let value = json!({"valid": true, "spiffe_id": valid.id.to_string(), "claims": valid.claims});
+            output::print(output.output, &value, || format!("valid: {}", valid.id))
+        }
+        Err(error) if error.is_unreachable() || error.is_no_identity() => Err(failure(error)),
+        Err(error) => Err(Failure::failed(format!("not valid: {} ({})", crate::exit::chain(&error), error.reason()))),
+    }
+}
+
+fn whoami(dir: &crate::args::DirArg, admin: Option<SocketAddr>, pid: u32, output: OutputArg) -> Result<(), Failure> {
     let layout = Layout::of(&dir.dir)?;
     let endpoints = std::fs::read(layout.endpoints()).ok().and_then(|t| serde_json::from_slice::<Value>(&t).ok());
-    let admin = endpoints
-        .as_ref()
-        .and_then(|e| e.pointer("/agent/admin")?.as_str()?.parse::<std::net::SocketAddr>().ok())
-        .ok_or_else(|| {
-            Failure::new(Exit::Unavailable, format!("no mesh is known in {}", layout.dir.display()))
-                .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
-        })?;
+    let known = || endpoints.as_ref()?.pointer("/agent/admin")?.as_str()?.parse::<SocketAddr>().ok();
+    let admin = admin.or_else(known).ok_or_else(|| {
+        Failure::new(Exit::Unavailable, format!("no mesh is known in {}", layout.dir.display())).remedy(
+            "start one with `kasbah up`, name its folder with --dir DIR or KASBAH_DIR, or the agent with --admin IP:PORT",
+        )
+    })?;
     let pid = i32::try_from(pid).map_err(|_| Failure::new(Exit::Usage, format!("{pid} is no process id")))?;
     let (answer, explained) = wait(async {
         let answer = agent::client::whoami(admin, pid).await.map_err(failure)?;
@@ -203,3 +233,7 @@ pub(super) fn failure(error: agent::client::ClientError) -> Failure {
     let exit = if error.is_unreachable() { Exit::Unavailable } else { Exit::Denied };
     Failure::new(exit, format!("{} ({})", crate::exit::chain(&error), error.reason()))
 }
+
+const WAIT_PAUSE: Duration = Duration::from_millis(200);
+/// The longest token that is read from standard input.
+const TOKEN_BYTES_MAX: u64 = 64 << 10;

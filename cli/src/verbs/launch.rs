@@ -1,9 +1,14 @@
 //! `kasbah run`: tells the agent who this process is, then becomes the program. The process id stays the same, so
-//! output, signals and exit code are the program's own.
+//! output, signals and exit code are the program's own. With a sidecar this process stays and watches over both.
 
+mod sidecar;
+
+use std::ffi::OsStr;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
+
+use agent::client::Launched;
 
 use super::wait;
 use crate::args::RunArgs;
@@ -11,12 +16,27 @@ use crate::exit::{Exit, Failure};
 use crate::up::layout::Layout;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(Failure::new(Exit::Usage, "no program was named").remedy("kasbah run --name NAME -- CMD"));
+    };
+    let launched = register(args)?;
+    let mut command = Command::new(program);
+    command.args(arguments).env("SPIFFE_ENDPOINT_SOCKET", launched.workload_api);
+    if args.sidecar {
+        return sidecar::run(args, command);
+    }
+    let error = command.exec();
+    Err(not_started(program, &error))
+}
+
+/// Tells the agent who this process is, once the agent is there.
+fn register(args: &RunArgs) -> Result<Launched, Failure> {
     let socket = match &args.socket {
         Some(path) => path.clone(),
         None => Layout::of(&args.dir.dir)?.socket("launch.sock"),
     };
     let began = Instant::now();
-    let launched = wait(async {
+    wait(async {
         loop {
             match agent::client::register_launch(&socket, &args.name).await {
                 Ok(launched) => return Ok(launched),
@@ -33,12 +53,11 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
                 Err(error) => return Err(Failure::new(Exit::Denied, error.to_string())),
             }
         }
-    })?;
-    let Some((program, arguments)) = args.command.split_first() else {
-        return Err(Failure::new(Exit::Usage, "no program was named").remedy("kasbah run --name NAME -- CMD"));
-    };
-    let error = Command::new(program).args(arguments).env("SPIFFE_ENDPOINT_SOCKET", launched.workload_api).exec();
-    Err(Failure::failed(format!("{} cannot be started: {error}", program.to_string_lossy())))
+    })
+}
+
+fn not_started(program: &OsStr, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{} cannot be started: {error}", program.to_string_lossy()))
 }
 
 const POLL: Duration = Duration::from_millis(20);

@@ -160,8 +160,9 @@ service! {
             let asked = request.into_inner().message().await?.and_then(|message| message.step);
             let Some(agent::attest_agent_request::Step::Params(params)) = asked else { panic!("{asked:?}") };
             let (data, csr) = (params.data.unwrap(), params.params.unwrap().csr);
-            assert_eq!(data.r#type, "join_token");
-            let mut evidence = Evidence::plain("join_token", &data.payload);
+            let kinds = ["join_token", crate::evidence::OLD_SVID];
+            let kind = kinds.into_iter().find(|kind| *kind == data.r#type).unwrap();
+            let mut evidence = Evidence::plain(kind, &data.payload);
             let chain = self.ca.attest(&mut evidence, csr).await.map_err(status_of)?;
             let result = agent::attest_agent_response::Result { svid: Some(encode_svid(chain)), reattestable: false };
             let step = Some(agent::attest_agent_response::Step::Result(result));

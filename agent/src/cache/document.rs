@@ -1,0 +1,195 @@
+//! The content of the offline cache, as JSON inside the seal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
+use runtime::clock::{from_unix_secs, unix_secs};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::entry::{Entries, Entry, Selector};
+use crate::state::{Held, Snapshot};
+
+/// What was known before.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    pub(crate) entries: Entries,
+    pub(crate) held: BTreeMap<String, Held>,
+    pub(crate) bundles: BundleSet,
+    /// Entries whose SVIDs a tainted authority signed.
+    pub(crate) unclean: BTreeSet<String>,
+}
+
+/// Why the content makes no sense.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DocumentError {
+    #[error("the content is no document of ours")]
+    Json(#[source] serde_json::Error),
+    #[error("{0} of the content is bad")]
+    Part(&'static str),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    bundles: Vec<BundleRecord>,
+    entries: Vec<EntryRecord>,
+    held: Vec<HeldRecord>,
+    /// Certificates that many chains share, by their place.
+    issuers: Vec<String>,
+    unclean: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct BundleRecord {
+    trust_domain: String,
+    document: String,
+    tainted: BTreeSet<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EntryRecord {
+    id: String,
+    spiffe_id: String,
+    selectors: Vec<(String, String)>,
+    federates_with: Vec<String>,
+    hint: String,
+    store_svid: bool,
+    privileged: bool,
+    revision: i64,
+    created_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct HeldRecord {
+    entry: String,
+    leaf: String,
+    issuers: Vec<usize>,
+    key: String,
+    revision: i64,
+    renew_at: u64,
+}
+
+pub(super) fn encode(snapshot: &Snapshot) -> Zeroizing<Vec<u8>> {
+    let mut issuers = Vec::new();
+    let held = snapshot.held.iter().map(|(id, held)| encode_held(id, held, &mut issuers)).collect();
+    let document = Document {
+        bundles: snapshot.bundles.iter().map(|(_, bundle)| encode_bundle(bundle)).collect(),
+        entries: snapshot.entries.iter().map(|entry| encode_entry(entry)).collect(),
+        held,
+        issuers,
+        unclean: (*snapshot.unclean).clone(),
+    };
+    // Maps with text keys, numbers and texts: this cannot fail.
+    let text = Zeroizing::new(serde_json::to_vec(&document).unwrap_or_default());
+    for mut record in document.held {
+        zeroize::Zeroize::zeroize(&mut record.key);
+    }
+    text
+}
+
+/// Reads what was kept. SVIDs that have ended are left out.
+pub(super) fn decode(text: &[u8], own: &TrustDomain, now: SystemTime) -> Result<Stored, DocumentError> {
+    let document: Document = serde_json::from_slice(text).map_err(DocumentError::Json)?;
+    let bundles = document.bundles.into_iter().map(decode_bundle).collect::<Result<Vec<_>, _>>()?;
+    if !bundles.iter().any(|bundle| bundle.trust_domain == *own) {
+        return Err(DocumentError::Part("the own bundle"));
+    }
+    let entries = document.entries.into_iter().map(decode_entry).collect::<Result<Vec<_>, _>>()?;
+    let issuers = document.issuers.iter().map(|issuer| der(issuer)).collect::<Result<Vec<_>, _>>()?;
+    let held = document.held.into_iter().map(|record| decode_held(record, &issuers)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Stored {
+        entries: Entries::new(entries),
+        held: held.into_iter().filter(|(_, held)| held.svid.not_after() > now).collect(),
+        bundles: BundleSet::new(bundles),
+        unclean: document.unclean,
+    })
+}
+
+fn encode_held(id: &str, held: &Held, issuers: &mut Vec<String>) -> HeldRecord {
+    let mut place = |certificate: &[u8]| {
+        let text = STANDARD.encode(certificate);
+        issuers.iter().position(|known| *known == text).unwrap_or_else(|| {
+            issuers.push(text);
+            issuers.len() - 1
+        })
+    };
+    HeldRecord {
+        entry: id.to_owned(),
+        leaf: STANDARD.encode(held.svid.leaf_der()),
+        issuers: held.svid.chain().iter().skip(1).map(|issuer| place(issuer)).collect(),
+        key: STANDARD.encode(held.svid.key().pkcs8_der()),
+        revision: held.revision,
+        renew_at: unix_secs(held.renew_at),
+    }
+}
+
+fn decode_held(record: HeldRecord, issuers: &[Vec<u8>]) -> Result<(String, Held), DocumentError> {
+    let bad = || DocumentError::Part("an SVID");
+    let key = Zeroizing::new(STANDARD.decode(Zeroizing::new(record.key).as_bytes()).map_err(|_| bad())?);
+    let key = PrivateKey::from_pkcs8_der(&key).map_err(|_| bad())?;
+    let mut chain = vec![der(&record.leaf)?.into()];
+    for place in record.issuers {
+        chain.push(issuers.get(place).ok_or_else(bad)?.clone().into());
+    }
+    let svid = X509Svid::from_parts(chain, key).map_err(|_| bad())?;
+    let renew_at = from_unix_secs(i64::try_from(record.renew_at).map_err(|_| bad())?);
+    Ok((record.entry, Held { svid: Arc::new(svid), revision: record.revision, renew_at }))
+}
+
+fn encode_bundle(bundle: &TrustBundle) -> BundleRecord {
+    BundleRecord {
+        trust_domain: bundle.trust_domain.as_str().to_owned(),
+        document: bundle.to_spiffe_json(),
+        tainted: bundle.tainted.clone(),
+    }
+}
+
+fn decode_bundle(record: BundleRecord) -> Result<Arc<TrustBundle>, DocumentError> {
+    let bad = || DocumentError::Part("a bundle");
+    let trust_domain = TrustDomain::parse(&record.trust_domain).map_err(|_| bad())?;
+    let mut bundle = TrustBundle::parse_spiffe_json(trust_domain, record.document.as_bytes()).map_err(|_| bad())?;
+    bundle.tainted = record.tainted;
+    Ok(Arc::new(bundle))
+}
+
+fn encode_entry(entry: &Entry) -> EntryRecord {
+    let selector = |selector: &Selector| (selector.kind().to_owned(), selector.value().to_owned());
+    EntryRecord {
+        id: entry.id.clone(),
+        spiffe_id: entry.spiffe_id.to_string(),
+        selectors: entry.selectors.iter().map(selector).collect(),
+        federates_with: entry.federates_with.iter().map(|name| name.as_str().to_owned()).collect(),
+        hint: entry.hint.clone(),
+        store_svid: entry.store_svid,
+        privileged: entry.privileged,
+        revision: entry.revision,
+        created_at: entry.created_at,
+    }
+}
+
+fn decode_entry(record: EntryRecord) -> Result<Arc<Entry>, DocumentError> {
+    let bad = || DocumentError::Part("an entry");
+    if record.selectors.is_empty() {
+        return Err(bad());
+    }
+    let federated = record.federates_with.iter().map(|name| TrustDomain::parse(name));
+    Ok(Arc::new(Entry {
+        id: record.id,
+        spiffe_id: SpiffeId::parse(&record.spiffe_id).map_err(|_| bad())?,
+        selectors: record.selectors.into_iter().map(|(kind, value)| Selector::new(kind, value)).collect(),
+        federates_with: federated.collect::<Result<_, _>>().map_err(|_| bad())?,
+        hint: record.hint,
+        store_svid: record.store_svid,
+        privileged: record.privileged,
+        revision: record.revision,
+        created_at: record.created_at,
+    }))
+}
+
+fn der(text: &str) -> Result<Vec<u8>, DocumentError> {
+    STANDARD.decode(text).map_err(|_| DocumentError::Part("a certificate"))
+}

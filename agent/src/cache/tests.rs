@@ -1,0 +1,127 @@
+//! What is kept comes back, and what was meddled with does not.
+
+use std::time::Duration;
+
+use super::*;
+use crate::fake::{FakeCa, changed, domain, entry, start};
+use crate::state::Held;
+
+fn cache(dir: &tempfile::TempDir) -> Cache {
+    Cache::open(&CacheSettings::default(), dir.path(), &domain()).unwrap().unwrap()
+}
+
+/// A state that holds one SVID of `ttl` for each of `ids`.
+fn state(ca: &FakeCa, ids: &[&str]) -> Arc<State> {
+    let marked = |id: &&str| {
+        changed(&entry(id, &format!("/{id}"), &["unix:uid:1", "unix:gid:2"]), |entry| {
+            (entry.hint, entry.revision) = (format!("hint {id}"), 3);
+        })
+    };
+    let state = ca.synced_state(ids.iter().map(marked));
+    let entries = state.current().entries.clone();
+    let held = entries.iter().map(|entry| {
+        let prepared = crate::rotation::Prepared::new().unwrap();
+        let chain = ca.sign(&entry.spiffe_id, &prepared.csr());
+        let svid = Arc::new(prepared.into_svid(chain).unwrap());
+        (entry.id.clone(), Held { renew_at: svid.not_before(), svid, revision: entry.revision })
+    });
+    assert!(state.put_held(held.collect()).is_empty());
+    state
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_and_held_comes_back_whole() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    let state = state(&ca, &["a", "b"]);
+    cache(&dir).save(&state.current()).unwrap();
+    let before = state.current();
+    let stored = cache(&dir).load(clock).unwrap();
+    assert!(stored.entries == *before.entries);
+    assert_eq!(stored.bundles.get(&domain()), before.bundles.get(&domain()));
+    for (id, held) in &stored.held {
+        let old = &before.held[id];
+        assert_eq!(held.svid.chain(), old.svid.chain());
+        assert_eq!(held.svid.key().pkcs8_der(), old.svid.key().pkcs8_der());
+        assert_eq!((held.revision, held.renew_at), (old.revision, old.renew_at));
+    }
+    assert_eq!(stored.held.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_ended_meanwhile_does_not_come_back() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    cache(&dir).save(&state(&ca, &["a"]).current()).unwrap();
+    tokio::time::advance(Duration::from_secs(601)).await;
+    let stored = cache(&dir).load(clock).unwrap();
+    assert_eq!((stored.entries.len(), stored.held.len()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_others_damaged_or_under_another_key_is_not_used_and_shows_nothing() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    let state = state(&ca, &["a"]);
+    assert!(cache(&dir).load(clock).is_none(), "no file yet");
+    cache(&dir).save(&state.current()).unwrap();
+    let file = dir.path().join(CACHE_FILE);
+    let sealed = std::fs::read(&file).unwrap();
+    let held = &state.current().held["a"].svid;
+    for clear in [held.key().pkcs8_der(), b"spiffe://", b"unix"] {
+        assert!(!sealed.windows(clear.len()).any(|window| window == clear), "{clear:?} can be read on disk");
+    }
+    for at in [0, 1, sealed.len() / 2, sealed.len() - 1] {
+        let mut changed = sealed.clone();
+        changed[at] ^= 1;
+        std::fs::write(&file, changed).unwrap();
+        assert!(cache(&dir).load(clock).is_none(), "byte {at} changed");
+    }
+    std::fs::write(&file, &sealed[..sealed.len() - 20]).unwrap();
+    assert!(cache(&dir).load(clock).is_none(), "cut short");
+    std::fs::write(&file, &sealed).unwrap();
+    let other = TrustDomain::parse("other.org").unwrap();
+    assert!(Cache::open(&CacheSettings::default(), dir.path(), &other).unwrap().unwrap().load(clock).is_none());
+    assert!(cache(&dir).load(clock).is_some());
+    std::fs::remove_file(dir.path().join(KEY_FILE)).unwrap();
+    assert!(cache(&dir).load(clock).is_none(), "the key is lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_are_32_bytes_from_a_file_that_must_be_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("credential");
+    let settings = CacheSettings { enabled: true, key_file: Some(file.clone()) };
+    let open = || Cache::open(&settings, dir.path(), &domain());
+    assert_eq!(open().unwrap_err().reason(), "CACHE_KEY_BAD");
+    for (len, good) in [(31, false), (32, true), (33, false)] {
+        std::fs::write(&file, vec![7; len]).unwrap();
+        assert_eq!(open().is_ok(), good, "{len} bytes");
+    }
+    let off = CacheSettings { enabled: false, ..CacheSettings::default() };
+    assert!(Cache::open(&off, dir.path(), &domain()).unwrap().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_change_is_written_and_a_full_disk_leaves_what_was_there() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    let (state, shutdown) = (state(&ca, &["a"]), Shutdown::new());
+    let mut tasks = runtime::tasks::TaskSet::new();
+    tasks.spawn("cache", keep(Arc::new(cache(&dir)), state.clone(), shutdown.clone()));
+    tokio::task::yield_now().await;
+    *ca.entries.lock().unwrap() = vec![entry("a", "/a", &["unix:uid:1"]), entry("b", "/b", &["unix:uid:1"])];
+    ca.publish(&state);
+    let entries = || cache(&dir).load(clock).map_or(0, |stored| stored.entries.len());
+    while entries() != 2 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // What stands where the new file is to be written makes every attempt fail, as no room would.
+    std::fs::create_dir(dir.path().join("cache.new")).unwrap();
+    std::fs::write(dir.path().join("cache.new/x"), "x").unwrap();
+    let error = cache(&dir).save(&state.current()).unwrap_err();
+    assert_eq!(error.reason(), "CACHE_NOT_WRITTEN");
+    assert_eq!(entries(), 2);
+    shutdown.trigger();
+    tasks.run(&shutdown).await;
+}
