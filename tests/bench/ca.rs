@@ -12,10 +12,10 @@ mod report;
 
 use anyhow::Result;
 
-use authority::Authority;
+pub(crate) use authority::{Authority, DOMAIN, entry, id};
 use callers::Work;
 use options::Options;
-use process::Usage;
+pub(crate) use process::Usage;
 use report::{Report, Row};
 
 /// `ca …`: everything in turn. Says whether the goals are met, if that was asked for.

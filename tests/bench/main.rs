@@ -1,8 +1,9 @@
 //! The benchmarks: what our proxies cost beside stock Envoy and a bare hyper+rustls pair, and what the certificate authority
-//! costs beside its cryptography, each in the same run.
+//! costs beside its cryptography, each in the same run; and what the node agent costs.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a benchmark prints its table and its progress")]
 
+mod agent;
 mod bare;
 mod ca;
 mod envoy;
@@ -26,9 +27,12 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["proxy", options @ ..] => Options::parse(options).and_then(|options| proxy(&options)),
         ["ca", options @ ..] => ca::run(options),
+        ["agent", options @ ..] => agent::run(options),
+        // Who holds streams open is this program again.
+        ["agent-streams", options @ ..] => agent::hold_streams(options).map(|()| true),
         // The bare pair's two processes are this program again.
         ["bare-proxy", options @ ..] => bare::serve(options).map(|()| true),
-        _ => Err(anyhow::anyhow!("tests/bench/run proxy|ca; see tests/bench/run --help")),
+        _ => Err(anyhow::anyhow!("tests/bench/run proxy|ca|agent; see tests/bench/run --help")),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -16,27 +16,27 @@ use proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use proto::spire::api::server::agent::v1::{
     AgentX509svidParams, AttestAgentRequest, CreateJoinTokenRequest, attest_agent_request, attest_agent_response,
 };
-use proto::spire::api::server::entry::v1::BatchCreateEntryRequest;
 use proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use proto::spire::api::server::entry::v1::{BatchCreateEntryRequest, BatchDeleteEntryRequest};
 use proto::spire::api::types;
 use runtime::mtls;
 use serde_json::json;
 use tonic::transport::{Channel, Endpoint};
 
 /// A node's SVID.
-pub(super) type Svid = Arc<X509Svid>;
+pub(crate) type Svid = Arc<X509Svid>;
 
 /// A running authority.
-pub(super) struct Authority {
+pub(crate) struct Authority {
     process: Running,
     address: String,
-    pub(super) admin: Channel,
+    pub(crate) admin: Channel,
     bundles: Arc<BundleSet>,
     _dir: tempfile::TempDir,
 }
 
 impl Authority {
-    pub(super) async fn start() -> Result<Self> {
+    pub(crate) async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let address = format!("127.0.0.1:{}", mesh::free_port()?);
         let (socket, bundle) = (dir.path().join("admin.sock"), dir.path().join("bundle.pem"));
@@ -58,22 +58,37 @@ impl Authority {
         Ok(Self { process, address, admin, bundles, _dir: dir })
     }
 
-    pub(super) fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
 
     /// A connection of its own, made when it is first used.
-    pub(super) fn channel(&self, svid: Option<&Svid>) -> Channel {
+    pub(crate) fn channel(&self, svid: Option<&Svid>) -> Channel {
         let server = TrustDomain::parse(DOMAIN).and_then(|domain| domain.with_path("/spire/server"));
         let peers = server.map_or(PeerRule::AnyTrusted, PeerRule::exactly);
         let snapshot = FixedSnapshot { svid: svid.cloned(), bundles: self.bundles.clone() };
         mtls::channel(&self.address, Arc::new(snapshot), peers)
     }
 
-    /// A node that has joined, and is also called `alias`.
-    pub(super) async fn join(&self, alias: &str) -> Result<Svid> {
+    /// `HOST:PORT` of its gRPC.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its roots.
+    pub(crate) fn bundle_pem(&self) -> String {
+        self.bundles.iter().map(|(_, bundle)| bundle.to_pem()).collect()
+    }
+
+    /// A join token for a node that will also be called `alias`.
+    pub(crate) async fn token(&self, alias: &str) -> Result<String> {
         let request = CreateJoinTokenRequest { ttl: 600, token: String::new(), agent_id: Some(id(alias)) };
-        let token = AgentClient::new(self.admin.clone()).create_join_token(request).await?.into_inner().value;
+        Ok(AgentClient::new(self.admin.clone()).create_join_token(request).await?.into_inner().value)
+    }
+
+    /// A node that has joined, and is also called `alias`.
+    pub(crate) async fn join(&self, alias: &str) -> Result<Svid> {
+        let token = self.token(alias).await?;
         let key = PrivateKey::generate_p256()?;
         let data = types::AttestationData { r#type: "join_token".into(), payload: token.into_bytes() };
         let csr = key.csr_der(None)?;
@@ -87,20 +102,27 @@ impl Authority {
         Ok(Arc::new(X509Svid::from_parts(chain, key)?))
     }
 
-    pub(super) async fn create_entry(&self, path: &str, parent: &str) -> Result<String> {
+    pub(crate) async fn create_entry(&self, path: &str, parent: &str) -> Result<String> {
         let mut created = self.create_entries(vec![entry(path, parent)]).await?;
         created.pop().context("no entry")
     }
 
     /// Creates entries and answers their ids.
-    pub(super) async fn create_entries(&self, entries: Vec<types::Entry>) -> Result<Vec<String>> {
+    pub(crate) async fn create_entries(&self, entries: Vec<types::Entry>) -> Result<Vec<String>> {
         let request = BatchCreateEntryRequest { entries, output_mask: None };
         let answer = EntryClient::new(self.admin.clone()).batch_create_entry(request).await?.into_inner();
         answer.results.into_iter().map(|result| Ok(result.entry.context("not created")?.id)).collect()
     }
 
+    /// Deletes entries by id.
+    pub(crate) async fn delete_entries(&self, ids: Vec<String>) -> Result<()> {
+        let request = BatchDeleteEntryRequest { ids };
+        EntryClient::new(self.admin.clone()).batch_delete_entry(request).await?;
+        Ok(())
+    }
+
     /// Asks it to end (SIGTERM) and answers how long that took.
-    pub(super) async fn stop(self) -> Result<Duration> {
+    pub(crate) async fn stop(self) -> Result<Duration> {
         let Self { mut process, admin, _dir, .. } = self;
         let begun = Instant::now();
         Program::new("kill").args(["-TERM", &process.id().to_string()]).ok()?;
@@ -131,11 +153,11 @@ fn said(log: &PathBuf) -> String {
     std::fs::read_to_string(log).unwrap_or_default()
 }
 
-pub(super) fn id(path: &str) -> types::Spiffeid {
+pub(crate) fn id(path: &str) -> types::Spiffeid {
     types::Spiffeid { trust_domain: DOMAIN.into(), path: path.into() }
 }
 
-pub(super) fn entry(path: &str, parent: &str) -> types::Entry {
+pub(crate) fn entry(path: &str, parent: &str) -> types::Entry {
     types::Entry {
         spiffe_id: Some(id(path)),
         parent_id: Some(id(parent)),
@@ -144,4 +166,4 @@ pub(super) fn entry(path: &str, parent: &str) -> types::Entry {
     }
 }
 
-const DOMAIN: &str = "bench.example";
+pub(crate) const DOMAIN: &str = "bench.example";

@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 
 /// CPU time of all its threads, and memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Usage {
-    pub(super) cpu: Duration,
-    pub(super) resident_mib: f64,
+pub(crate) struct Usage {
+    pub(crate) cpu: Duration,
+    pub(crate) resident_mib: f64,
 }
 
 impl Usage {
-    pub(super) fn of(pid: u32) -> Result<Self> {
+    pub(crate) fn of(pid: u32) -> Result<Self> {
         Ok(Self { cpu: cpu(pid)?, resident_mib: resident_mib(pid)? })
     }
 }
