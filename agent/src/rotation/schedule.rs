@@ -88,8 +88,12 @@ impl Schedule {
 
     /// Makes the keys that will be needed next. Keys are never used twice: a failed attempt gets a new one too.
     pub(super) fn prepare(&mut self) {
-        for job in self.jobs.values_mut().filter(|job| job.prepared.is_none()) {
-            job.prepared = Prepared::new();
+        let mut next: Vec<_> = self.jobs.iter().map(|(id, job)| (job.due, id.clone())).collect();
+        next.sort_unstable();
+        for (_, id) in next.into_iter().take(PREPARED_MAX) {
+            if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.prepared.is_none()) {
+                job.prepared = Prepared::new();
+            }
         }
     }
 
@@ -114,6 +118,8 @@ impl Schedule {
     }
 }
 
+/// Keys that lie ready; more would only take memory.
+pub(crate) const PREPARED_MAX: usize = 64;
 const RETRY_WAIT_BASE: Duration = Duration::from_millis(500);
 /// The longest wait between two tries.
 pub(crate) const RETRY_WAIT_MAX: Duration = Duration::from_secs(15);
@@ -200,5 +206,21 @@ mod tests {
         assert_eq!(schedule.due(at(20), 10, &waited_for), ["d", "c", "b", "a"]);
         assert_eq!(schedule.due(at(20), 1, &waited_for), ["d"]);
         assert_eq!(schedule.due(at(20), 10, &BTreeSet::new()), ["c", "b", "a", "d"]);
+    }
+
+    #[test]
+    fn keys_lie_ready_for_what_is_due_next_and_not_for_all() {
+        let mut schedule = Schedule::default();
+        let names: Vec<String> = (0..PREPARED_MAX + 5).map(|at| format!("{at:03}")).collect();
+        let all: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 0)).collect();
+        schedule.align(&entries(&all), &BTreeMap::new(), at(0));
+        for (secs, name) in names.iter().rev().enumerate() {
+            schedule.succeeded(name, 0, at(100 + secs as u64), at(1000));
+        }
+        schedule.prepare();
+        let ready: Vec<&String> =
+            schedule.jobs.iter().filter(|(_, job)| job.prepared.is_some()).map(|(id, _)| id).collect();
+        assert_eq!(ready, names[5..].iter().collect::<Vec<_>>());
+        assert!(schedule.take_prepared("000").is_some(), "the others are made when they are needed");
     }
 }

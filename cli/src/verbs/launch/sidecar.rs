@@ -83,7 +83,7 @@ impl Plan {
             },
             "sds": layout.socket("sds.sock"),
             "admin": format!("127.0.0.1:{}", self.admin),
-            "access_log": "none",
+            "access_log": "/dev/null",
         })
     }
 
