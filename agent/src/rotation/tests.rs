@@ -224,3 +224,40 @@ async fn a_revoked_svid_is_dropped_at_once_and_replaced_while_its_entry_is_in_fo
     scene.ca.publish(&scene.state);
     assert!(scene.state.current().bundles.revocations(&domain()).is_some());
 }
+
+/// A CA whose clock is right beside a rotator whose clock is `secs` off; whether an SVID is held after a while.
+async fn holds_with_clock_off(shift: &'static std::sync::atomic::AtomicI64, ttl: Duration) -> Option<Held> {
+    let ca = FakeCa::new(Clock::system(), ttl);
+    let state = ca.synced_state([one()]);
+    let clock = Clock::shifted(shift);
+    let (numbers, resync) = (Numbers::default(), Arc::default());
+    let rotator = Rotator { ca, state: state.clone(), clock, numbers: numbers.clone(), resync };
+    let mut tasks = TaskSet::new();
+    tasks.spawn("rotation", rotator.run(Shutdown::new()));
+    let tried = |outcome| {
+        numbers.renewals.get_or_create(&crate::metrics::RenewalLabels { of: Holder::workload, outcome }).get()
+    };
+    while tried(Outcome::ok) + tried(Outcome::failed) == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    state.current().held.get("a").cloned()
+}
+
+#[tokio::test]
+async fn a_clock_an_hour_behind_holds_what_others_find_valid() {
+    static SHIFT: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(-3600);
+    assert!(holds_with_clock_off(&SHIFT, Duration::from_secs(600)).await.is_some());
+}
+
+#[tokio::test]
+async fn a_clock_an_hour_ahead_is_named_instead_of_serving_what_has_ended_here() {
+    static SHIFT: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(3600);
+    assert!(holds_with_clock_off(&SHIFT, Duration::from_secs(600)).await.is_none());
+    let long = holds_with_clock_off(&SHIFT, Duration::from_secs(4 * 3600)).await;
+    assert!(long.is_some(), "a life longer than the difference is served");
+    let held = long.unwrap();
+    let entry = one();
+    let by = check(&held.svid, &entry, held.svid.not_after()).unwrap_err();
+    assert_eq!(by.reason(), "CLOCK_AHEAD");
+    assert!(by.to_string().contains("timedatectl"), "{by}");
+}
