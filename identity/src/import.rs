@@ -112,7 +112,7 @@ fn way(
     pool: &[CertificateDer<'static>],
 ) -> Result<Vec<CertificateDer<'static>>, ImportError> {
     let mut way = vec![own];
-    for _ in 0..=CHAIN_MAX {
+    for _ in 0..=CHAIN_MAX + 1 {
         let last = way.last().ok_or(ImportError::NoRoot(String::new()))?.clone();
         let shape = shape(&last)?;
         // First: no signature of a weak key verifies, which would be the wrong thing to say.

@@ -35,7 +35,8 @@ impl PrivateKey {
     }
 
     fn decrypt(der: &[u8], passphrase: &[u8]) -> Result<Self, KeyError> {
-        let info = ::pkcs8::EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| KeyError::Malformed)?;
+        // Older ways of encryption are not even parsed.
+        let info = ::pkcs8::EncryptedPrivateKeyInfoRef::try_from(der).map_err(|_| KeyError::Passphrase)?;
         if !is_affordable(&info.encryption_algorithm) {
             return Err(KeyError::Passphrase);
         }
