@@ -231,14 +231,14 @@ pub const REASONS: &[ReasonDoc] = &[
         "See the agent's log for why the CA cannot be reached.",
     ),
     doc(
-        "TOO_MANY_CALLS",
-        "A process, a user or all together have too many calls waiting for the CA.",
-        "Wait for answers before asking again.",
-    ),
-    doc(
         "TOKEN_REVOKED",
         "A JWT-SVID is valid by its signature, but was revoked.",
         "Let the workload fetch a new one, unless it was revoked for good reason.",
+    ),
+    doc(
+        "TOO_MANY_CALLS",
+        "A process, a user or all together have too many calls waiting for the CA.",
+        "Wait for answers before asking again.",
     ),
     doc(
         "TOO_MANY_CONNECTIONS",

@@ -7,7 +7,6 @@
 //! [`web`] has the other kind, for the edges of the mesh: certificates for DNS names, TLS 1.2 and 1.3.
 
 pub mod danger;
-pub mod look;
 mod verifier;
 pub mod web;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::tls::FixedSnapshot;
-use identity::tls::look::DangerousLook;
+use identity::tls::danger::DangerousLook;
 use identity::{CertificateDer, pem};
 use rustls_pki_types::ServerName;
 use serde_json::Value;
