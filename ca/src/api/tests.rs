@@ -3,6 +3,7 @@
 mod admission;
 mod attacks;
 mod ending;
+mod malformed;
 mod policy;
 mod rights;
 mod rotation;
