@@ -7,6 +7,9 @@ mod ca_keys;
 mod cert;
 mod check;
 mod federation;
+mod jwt;
+mod live;
+mod log;
 mod revoke;
 mod rights;
 mod rotate;
@@ -25,6 +28,9 @@ pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaS
 pub(crate) use cert::{CertCommand, RenewArgs, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
 pub(crate) use federation::{EndpointArg, FederationCommand, ProfileArg};
+pub(crate) use jwt::{DecodeArgs, JwsCommand, JwtCommand, JwtVerifyArgs, MintArgs};
+pub(crate) use live::{BlastRadiusArgs, BugReportArgs, EdgesArgs, TopArgs};
+pub(crate) use log::{AuditCommand, LogCommand};
 pub(crate) use revoke::{RevocationsCommand, RevokeArgs};
 pub(crate) use rights::{ApprovalsCommand, ExplainRightsArgs, RightsCommand};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
@@ -172,41 +178,43 @@ Examples:
     /// Certificates: show, list, watch, verify, check, issue, revoke.
     #[command(subcommand)]
     Cert(CertCommand),
-    /// Explanations: `exit-codes`, `reasons`, `checks`, or a command's help.
-    #[command(after_help = "Examples:\n  kasbah help reasons\n  kasbah help exit-codes\n  kasbah help up")]
+    /// Show who talks to whom: both identities, mTLS or not, requests; as the proxies count them.
+    #[command(after_help = live::EDGES_EXAMPLES)]
+    Edges(EdgesArgs),
+    /// Watch the mesh live: roles, requests, certificates, rotation, warnings.
+    #[command(after_help = live::TOP_EXAMPLES)]
+    Top(TopArgs),
+    /// Say what an identity can reach by policy, and what it did reach.
+    #[command(after_help = live::BLAST_RADIUS_EXAMPLES)]
+    BlastRadius(BlastRadiusArgs),
+    /// Collect what somebody needs who helps you into one file, without secrets.
+    #[command(after_help = live::BUG_REPORT_EXAMPLES)]
+    BugReport(BugReportArgs),
+    /// Print the completion script of a shell.
+    #[command(after_help = "Examples:
+  kasbah completions bash > ~/.local/share/bash-completion/completions/kasbah
+  kasbah completions zsh > ~/.zfunc/_kasbah
+  kasbah completions fish > ~/.config/fish/completions/kasbah.fish")]
+    Completions {
+        /// The shell.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Explanations: `exit-codes`, `reasons`, `checks`, manual pages, or a command's help.
+    #[command(after_help = "Examples:
+  kasbah help reasons
+  kasbah help exit-codes
+  kasbah help up
+  kasbah help man cert show | man -l -
+  kasbah help man --write ~/.local/share/man/man1")]
     Help {
-        /// A topic (`exit-codes`, `reasons`, `checks`) or a command.
+        /// A topic (`exit-codes`, `reasons`, `checks`, `man [COMMAND]`) or a command.
         topic: Vec<String>,
+        /// With `man`: write the page of every command into this folder.
+        #[arg(long, value_name = "FOLDER")]
+        write: Option<PathBuf>,
         #[command(flatten)]
         output: OutputArg,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum JwsCommand {
-    /// Check signatures: one JSON object a line in, `ok` or `err CODE` out.
-    #[command(after_help = "A line in:
-  {\"keys\":[JWK,...],\"jws\":\"...\"}
-
-Only the signature and what the key may be used for are judged, see docs/verify.md.")]
-    Verify {
-        /// Read one JSON object a line from stdin.
-        #[arg(long, required = true)]
-        lines: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum JwtCommand {
-    /// Check tokens: one JSON object a line in, `ok SUBJECT` or `err CODE` out.
-    #[command(after_help = "A line in (members but keys and jwt are optional):
-  {\"keys\":[JWK,...],\"jwt\":\"...\",\"issuer\":\"...\",\"audiences\":[\"...\"],\"now\":\"2026-01-31T12:00:00Z\"}
-
-See docs/verify.md for every check.")]
-    Verify {
-        /// Read one JSON object a line from stdin.
-        #[arg(long, required = true)]
-        lines: bool,
     },
 }
 
@@ -259,6 +267,10 @@ pub(crate) struct RunArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RoleCommand {
     /// Run the role in the foreground.
+    #[command(after_help = "Examples:
+  kasbah proxy run --config proxy.yaml
+  kasbah discovery run --config discovery.yaml --check
+  kasbah policy run --config policy.yaml")]
     Run(RoleArgs),
 }
 
@@ -266,6 +278,9 @@ pub(crate) enum RoleCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CaCommand {
     /// Run the role in the foreground.
+    #[command(after_help = "Examples:
+  kasbah ca run --config ca.yaml
+  kasbah ca run --config ca.yaml --check    only whether the settings are good")]
     Run(RoleArgs),
     /// Write everything in the database to a file; the authority may run.
     #[command(after_help = "Examples:
@@ -337,8 +352,8 @@ A new root is prepared; `kasbah ca rotate` then moves over to it. An intermediat
     Import(CaImportArgs),
     /// Make a key for an intermediate, kept by the authority, and print a CSR for an offline root to sign.
     #[command(after_help = "Examples:
-  kasbah ca csr --out ca.csr                  in a running authority
-  kasbah ca csr --out ca.csr --config ca.yaml before the first start, with custody.offline_root
+  kasbah ca csr --out ca.csr                   in a running authority
+  kasbah ca csr --out ca.csr --config ca.yaml  before the first start, with custody.offline_root
 
 Asked again it is the same key, until its certificate is installed.")]
     Csr(CaCsrArgs),
@@ -480,6 +495,9 @@ pub(crate) enum EntryCommand {
         output: OutputArg,
     },
     /// List entries.
+    #[command(after_help = "Examples:
+  kasbah entry list --spiffe-id spiffe://cluster.local/ns/default/sa/cart
+  kasbah entry list --selector unix:uid:1000 -o json")]
     List {
         #[command(flatten)]
         ca: CaArg,
@@ -547,6 +565,7 @@ Entries from documents have ids that begin with kasbah.OWNER. and only such are 
         output: OutputArg,
     },
     /// Show one entry.
+    #[command(after_help = "Example:\n  kasbah entry show ENTRY_ID -o yaml")]
     Show {
         #[command(flatten)]
         ca: CaArg,
@@ -556,6 +575,9 @@ Entries from documents have ids that begin with kasbah.OWNER. and only such are 
         output: OutputArg,
     },
     /// Replace an entry's content.
+    #[command(after_help = "Examples:
+  kasbah entry update ENTRY_ID --spiffe-id spiffe://cluster.local/ns/default/sa/cart \\
+    --parent-id spiffe://cluster.local/node/local --selector launch:name:cart --x509-svid-ttl 10m")]
     Update {
         #[command(flatten)]
         ca: CaArg,
@@ -567,6 +589,7 @@ Entries from documents have ids that begin with kasbah.OWNER. and only such are 
         output: OutputArg,
     },
     /// Delete an entry.
+    #[command(after_help = "Example:\n  kasbah entry delete ENTRY_ID")]
     Delete {
         #[command(flatten)]
         ca: CaArg,
@@ -646,6 +669,7 @@ pub(crate) enum NodeCommand {
         output: OutputArg,
     },
     /// Show one node.
+    #[command(after_help = "Example:\n  kasbah node show spiffe://cluster.local/spire/agent/join_token/NAME")]
     Show {
         #[command(flatten)]
         ca: CaArg,
@@ -655,6 +679,7 @@ pub(crate) enum NodeCommand {
         output: OutputArg,
     },
     /// Forget a node: its agent must attest again.
+    #[command(after_help = "Example:\n  kasbah node evict spiffe://cluster.local/spire/agent/join_token/NAME")]
     Evict {
         #[command(flatten)]
         ca: CaArg,
@@ -681,6 +706,7 @@ pub(crate) enum NodeCommand {
         output: OutputArg,
     },
     /// Refuse a node from now on.
+    #[command(after_help = "Example:\n  kasbah node ban spiffe://cluster.local/spire/agent/join_token/NAME")]
     Ban {
         #[command(flatten)]
         ca: CaArg,
@@ -710,85 +736,6 @@ pub(crate) struct NodeFilterArgs {
     /// Only nodes whose SVID has ended.
     #[arg(long, conflicts_with = "expires_before")]
     pub(crate) expired: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum LogCommand {
-    /// Print the newest signed tree head; keep it for `log verify --since`.
-    #[command(after_help = "Example:\n  kasbah log head -o json > head.json")]
-    Head {
-        #[command(flatten)]
-        ca: CaArg,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Prove that an SVID is in the log.
-    #[command(
-        after_help = "Example:\n  kasbah log prove $(kasbah audit list --action issue.x509 -o json | jq -r '.[0].target')"
-    )]
-    Prove {
-        #[command(flatten)]
-        ca: CaArg,
-        /// Serial (hex) of a certificate, or SHA-256 (hex) of a token.
-        serial: String,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Check the log: all of it, that it continues an earlier head, or a file without a CA. Exit code 1 when it does not hold.
-    #[command(after_help = "Examples:
-  kasbah log verify                                  every leaf, every record, the signed root
-  kasbah log verify --since head.json                nothing that was there is changed or gone
-  kasbah log verify --file log.jsonl --since head.json")]
-    Verify {
-        #[command(flatten)]
-        ca: CaArg,
-        /// A head that `log head -o json` printed, or an earlier export.
-        #[arg(long, value_name = "FILE")]
-        since: Option<PathBuf>,
-        /// An exported log; no CA is asked.
-        #[arg(long, value_name = "FILE")]
-        file: Option<PathBuf>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Write the whole log into a file that can be verified anywhere.
-    #[command(after_help = "Example:\n  kasbah log export log.jsonl && kasbah log verify --file log.jsonl")]
-    Export {
-        #[command(flatten)]
-        ca: CaArg,
-        /// Where to.
-        file: PathBuf,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AuditCommand {
-    /// List records, newest first.
-    #[command(after_help = "Examples:
-  kasbah audit list --since 1h
-  kasbah audit list --action entry                   all that was done to entries
-  kasbah audit list --id spiffe://cluster.local/ns/default/sa/cart -o json")]
-    List {
-        #[command(flatten)]
-        ca: CaArg,
-        /// Only what happened within this time.
-        #[arg(long, value_parser = ttl, value_name = "TIME")]
-        since: Option<Duration>,
-        /// Only what this one did: a SPIFFE ID, or `local`.
-        #[arg(long)]
-        actor: Option<String>,
-        /// Only this act, such as `entry.create`, or this kind of acts, such as `entry`.
-        #[arg(long)]
-        action: Option<String>,
-        /// Only what concerns this identity.
-        #[arg(long, value_name = "SPIFFE_ID")]
-        id: Option<String>,
-        /// At most so many.
-        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-        #[command(flatten)]
-        output: OutputArg,
-    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -877,3 +824,6 @@ fn ttl(text: &str) -> Result<Duration, String> {
     let value = humantime::parse_duration(text).map_err(|e| format!("{e} (examples: 20s, 10m, 1h30m)"))?;
     if value.is_zero() { Err("must be longer than zero".into()) } else { Ok(value) }
 }
+
+#[cfg(test)]
+mod examples;

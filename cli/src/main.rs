@@ -15,7 +15,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{AgentCommand, AuthzCommand, CaCommand, Cli, Command, DemoCommand, JwsCommand, JwtCommand, RoleCommand};
+use args::{AgentCommand, AuthzCommand, CaCommand, Cli, Command, DemoCommand, JwsCommand, RoleCommand};
 use exit::{Exit, Failure};
 
 #[global_allocator]
@@ -76,9 +76,14 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Authz(AuthzCommand::Eval { .. }) => verbs::filters::authz::eval(),
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
         Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),
-        Command::Jwt(JwtCommand::Verify { .. }) => verbs::filters::jwt::verify(),
+        Command::Jwt(command) => verbs::jwt::run(&command),
         Command::Check(args) => verbs::check::run(&args),
         Command::Cert(command) => verbs::cert::run(&command),
-        Command::Help { topic, output } => verbs::help::run(&topic, output),
+        Command::Edges(args) => verbs::edges::run(&args),
+        Command::Top(args) => verbs::top::run(&args),
+        Command::BlastRadius(args) => verbs::blast_radius::run(&args),
+        Command::BugReport(args) => verbs::bug_report::run(&args),
+        Command::Completions { shell } => verbs::help::completions(shell),
+        Command::Help { topic, write, output } => verbs::help::run(&topic, write.as_deref(), output),
     }
 }

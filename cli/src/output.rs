@@ -73,6 +73,27 @@ pub(crate) fn colour() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
+/// Whether stdout is a terminal that wants colour (`NO_COLOR` is honoured).
+fn stdout_colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// A page with the lines that `is_bad` picks in red, where colour is wanted.
+pub(crate) fn marked(page: &str, is_bad: impl Fn(&str) -> bool) -> String {
+    if !stdout_colour() {
+        return page.to_owned();
+    }
+    let line = |line: &str| if is_bad(line) { format!("\u{1b}[31m{line}\u{1b}[0m") } else { line.to_owned() };
+    page.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Shows a page in place of the one before: a terminal is cleared, anything else gets one page after the other.
+pub(crate) fn page(text: &str) {
+    let dumb = std::env::var_os("TERM").is_none_or(|kind| kind == "dumb");
+    let clear = if std::io::stdout().is_terminal() && !dumb { "\u{1b}[H\u{1b}[2J" } else { "" };
+    line(&format!("{clear}{text}"));
+}
+
 /// A duration as people write it: `1h30m`, `45s`, `1s46ms`, `120ms`.
 pub(crate) fn duration(value: std::time::Duration) -> String {
     let rounded = if value.as_secs() >= 10 {

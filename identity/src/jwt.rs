@@ -128,6 +128,14 @@ pub fn danger_unverified_issuer(token: &str) -> Option<String> {
     claims.get("iss").and_then(Value::as_str).map(str::to_owned)
 }
 
+/// The header and the claims that a token shows, **not verified**: only for a person to look at.
+///
+/// # Errors
+/// [`JwtError::TooLong`], or [`JwtError::Malformed`] when it is not three parts of which the first two are JSON objects.
+pub fn danger_unverified(token: &str) -> Result<(Map<String, Value>, Map<String, Value>), JwtError> {
+    jws::look(token)
+}
+
 /// Why a token is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -20,6 +20,7 @@ mod failures;
 mod federation;
 mod interop;
 mod mtls;
+mod operator;
 mod policy;
 mod recovery;
 mod revocation;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         demo::trials,
         drill::trials,
         mtls::trials,
+        operator::trials,
         policy::trials,
         csr::trials,
         cert_verbs::trials,

@@ -42,6 +42,7 @@ pub(crate) enum FederationCommand {
         output: OutputArg,
     },
     /// Show one relationship.
+    #[command(after_help = "Example:\n  kasbah federation show --trust-domain other.org")]
     Show {
         #[command(flatten)]
         ca: CaArg,
@@ -72,6 +73,7 @@ pub(crate) enum FederationCommand {
         output: OutputArg,
     },
     /// End a relationship: its bundle is taken from every workload.
+    #[command(after_help = "Example:\n  kasbah federation delete --trust-domain other.org")]
     Delete {
         #[command(flatten)]
         ca: CaArg,
@@ -80,6 +82,7 @@ pub(crate) enum FederationCommand {
         trust_domain: String,
     },
     /// Fetch the bundle now; exits with 1 or 69 when there is none to have.
+    #[command(after_help = "Example:\n  kasbah federation refresh --trust-domain other.org")]
     Refresh {
         #[command(flatten)]
         ca: CaArg,

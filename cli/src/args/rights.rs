@@ -46,6 +46,7 @@ pub(crate) struct ExplainRightsArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ApprovalsCommand {
     /// List calls that wait for a second person, and approved ones that were not made yet.
+    #[command(after_help = "Example:\n  kasbah ca approvals list -o json")]
     List {
         #[command(flatten)]
         ca: CaArg,
@@ -53,6 +54,7 @@ pub(crate) enum ApprovalsCommand {
         output: OutputArg,
     },
     /// Approve somebody else's call; he then makes it again.
+    #[command(after_help = "Example:\n  kasbah ca approvals approve REQUEST_ID")]
     Approve {
         #[command(flatten)]
         ca: CaArg,
@@ -60,6 +62,7 @@ pub(crate) enum ApprovalsCommand {
         id: String,
     },
     /// Forget a call that waits, or take an approval back.
+    #[command(after_help = "Example:\n  kasbah ca approvals deny REQUEST_ID")]
     Deny {
         #[command(flatten)]
         ca: CaArg,

@@ -27,6 +27,7 @@ use crate::exit::Failure;
 use crate::output;
 
 pub(crate) use addresses::{OUTBOUND_PORT, free_host, free_port_near};
+pub(crate) use settings::join_token_file;
 pub(crate) use supervise::{MeshState, end_with_supervisor, supervised};
 
 /// Runs the verb: in the foreground, or (`--detach`) starts a background one and waits until it is ready.
@@ -110,7 +111,7 @@ async fn start(
     let names: Vec<String> = supervisor.state().processes.iter().map(|p| p.name.clone()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     progress.wait_for(supervisor, &names).await?;
-    let _ = std::fs::remove_file(settings::join_token_file(layout));
+    let _ = std::fs::remove_file(join_token_file(layout));
     progress.wait_for_first_request(loopback(addresses.ingress_http)).await
 }
 
@@ -130,7 +131,7 @@ async fn register(args: &UpArgs, layout: &Layout) -> Result<(), Failure> {
     ca.ensure_entries(&specs).await?;
     // A fresh token at every start: an agent that slept past the end of its own SVID can join again.
     let token = ca.create_join_token(Some(settings::NODE_ID), JOIN_TOKEN_TTL).await?;
-    layout::write_atomically(&settings::join_token_file(layout), token.value.as_bytes(), 0o600)?;
+    layout::write_atomically(&join_token_file(layout), token.value.as_bytes(), 0o600)?;
     Ok(())
 }
 

@@ -57,6 +57,23 @@ pub(crate) fn run(args: &CheckArgs) -> Result<(), Failure> {
     if is_bad(&outcomes, args.fail_on) { Err(Failure::quiet()) } else { Ok(()) }
 }
 
+/// What `kasbah top` and `kasbah bug-report` show of a look.
+pub(super) struct Look {
+    /// Every check, as `check -o json` prints it.
+    pub(super) checks: Vec<serde_json::Value>,
+    /// Rotations by kind; empty when the CA could not be asked.
+    pub(super) rotations: Vec<proto::kasbah::ca::v1::StatusResponse>,
+    /// The agent's SVIDs.
+    pub(super) svids: Vec<serde_json::Value>,
+}
+
+pub(super) async fn look_at(dir: &crate::args::DirArg) -> Result<Look, Failure> {
+    let facts = facts::gather(dir).await?;
+    let checks = rules::judge(&facts, SystemTime::now()).iter().map(print::document).collect();
+    let svids = facts.page("agent", "/certs").and_then(|page| page["svids"].as_array().cloned()).unwrap_or_default();
+    Ok(Look { checks, svids, rotations: facts.rotations })
+}
+
 fn look(args: &CheckArgs) -> Result<Vec<Outcome>, Failure> {
     let mut outcomes = if args.pre {
         before::look(&args.dir)?

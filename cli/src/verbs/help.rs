@@ -1,4 +1,7 @@
-//! `kasbah help`: topics that are no command (`exit-codes`, `reasons`), and any command's help.
+//! `kasbah help`: topics that are no command (`exit-codes`, `reasons`), manual pages, and any command's help; and the
+//! completion scripts of shells, which come from the same definitions.
+
+use std::path::Path;
 
 use clap::CommandFactory;
 use serde_json::{Value, json};
@@ -9,9 +12,14 @@ use crate::exit::{EXIT_CODES, Exit, Failure};
 use crate::output;
 use identity::reason::ReasonDoc;
 
-pub(crate) fn run(topic: &[String], output: OutputArg) -> Result<(), Failure> {
-    match topic.first().map(String::as_str) {
+pub(crate) fn run(topic: &[String], write: Option<&Path>, output: OutputArg) -> Result<(), Failure> {
+    let first = topic.first().map(String::as_str);
+    if let Some(folder) = write {
+        return if first == Some("man") && topic.len() == 1 { write_pages(folder) } else { Err(only_with_man()) };
+    }
+    match first {
         None => command_help(&[]),
+        Some("man") => page(topic.get(1..).unwrap_or_default()),
         Some("exit-codes") => exit_codes(output),
         Some("reasons") => reasons(output),
         Some("checks") => checks(output),
@@ -19,7 +27,21 @@ pub(crate) fn run(topic: &[String], output: OutputArg) -> Result<(), Failure> {
     }
 }
 
+/// `kasbah completions SHELL`.
+pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "kasbah", &mut script);
+    output::line(String::from_utf8_lossy(&script).trim_end());
+    Ok(())
+}
+
 fn command_help(path: &[String]) -> Result<(), Failure> {
+    output::line(command(path)?.render_long_help().to_string().trim_end());
+    Ok(())
+}
+
+/// The command that the words lead to.
+fn command(path: &[String]) -> Result<clap::Command, Failure> {
     let mut command = Cli::command();
     command.build();
     for name in path {
@@ -29,8 +51,27 @@ fn command_help(path: &[String]) -> Result<(), Failure> {
         };
         command = inner.clone();
     }
-    output::line(command.render_long_help().to_string().trim_end());
+    Ok(command)
+}
+
+/// A manual page on stdout, for `man -l -`.
+fn page(path: &[String]) -> Result<(), Failure> {
+    let mut text = Vec::new();
+    clap_mangen::Man::new(command(path)?).render(&mut text)?;
+    output::line(String::from_utf8_lossy(&text).trim_end());
     Ok(())
+}
+
+fn write_pages(folder: &Path) -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::failed(format!("{}: {error}", folder.display()));
+    std::fs::create_dir_all(folder).map_err(failed)?;
+    clap_mangen::generate_to(Cli::command(), folder).map_err(failed)?;
+    output::message(&format!("wrote the manual pages to {}; see `man -l {0}/kasbah.1`", folder.display()));
+    Ok(())
+}
+
+fn only_with_man() -> Failure {
+    Failure::new(Exit::Usage, "--write goes with `kasbah help man` alone").remedy("kasbah help man --write FOLDER")
 }
 
 fn exit_codes(output: OutputArg) -> Result<(), Failure> {

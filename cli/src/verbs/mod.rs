@@ -2,6 +2,8 @@
 
 pub(crate) mod agent;
 pub(crate) mod audit;
+pub(crate) mod blast_radius;
+pub(crate) mod bug_report;
 pub(crate) mod bundle;
 pub(crate) mod ca_keys;
 pub(crate) mod cert;
@@ -9,10 +11,12 @@ pub(crate) mod check;
 pub(crate) mod database;
 pub(crate) mod documents;
 pub(crate) mod down;
+pub(crate) mod edges;
 pub(crate) mod entry;
 pub(crate) mod federation;
 pub(crate) mod filters;
 pub(crate) mod help;
+pub(crate) mod jwt;
 pub(crate) mod launch;
 pub(crate) mod log;
 pub(crate) mod node;
@@ -23,6 +27,8 @@ pub(crate) mod rights;
 pub(crate) mod rotate;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod top;
+mod traffic;
 
 use std::future::Future;
 

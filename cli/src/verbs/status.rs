@@ -14,30 +14,30 @@ use crate::up::probe;
 use crate::up::{MeshState, supervise::ProcessState};
 
 #[derive(Debug, Serialize)]
-struct Report {
+pub(super) struct Report {
     dir: std::path::PathBuf,
     version: String,
     supervisor_pid: u32,
     /// Whether every process is ready and no document is refused.
     healthy: bool,
     ready_after_ms: Option<u64>,
-    roles: Vec<Role>,
+    pub(super) roles: Vec<Role>,
     findings: Vec<Value>,
 }
 
 #[derive(Debug, Serialize)]
-struct Role {
-    name: String,
-    pid: Option<u32>,
-    ready: bool,
+pub(super) struct Role {
+    pub(super) name: String,
+    pub(super) pid: Option<u32>,
+    pub(super) ready: bool,
     /// What it waits for, when it is not ready.
     waits_for: Option<String>,
-    restarts: u32,
+    pub(super) restarts: u32,
     last_exit: Option<String>,
     /// Resident memory; absent when the process is not running.
-    memory_bytes: Option<u64>,
-    admin: Option<SocketAddr>,
-    log: std::path::PathBuf,
+    pub(super) memory_bytes: Option<u64>,
+    pub(super) admin: Option<SocketAddr>,
+    pub(super) log: std::path::PathBuf,
 }
 
 pub(crate) fn run(dir: &DirArg, output: OutputArg) -> Result<(), Failure> {
@@ -48,7 +48,8 @@ pub(crate) fn run(dir: &DirArg, output: OutputArg) -> Result<(), Failure> {
     if report.healthy { Ok(()) } else { Err(Failure::failed(unhealthy(&report))) }
 }
 
-fn running(layout: &Layout) -> Result<MeshState, Failure> {
+/// The mesh of a folder, if it runs.
+pub(super) fn running(layout: &Layout) -> Result<MeshState, Failure> {
     let none = || {
         Failure::new(Exit::Unavailable, format!("no mesh runs in {}", layout.dir.display()))
             .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
@@ -59,7 +60,7 @@ fn running(layout: &Layout) -> Result<MeshState, Failure> {
         .map_err(|e| Failure::new(Exit::Data, format!("{} is damaged: {e}", layout.state().display())))
 }
 
-async fn report(layout: &Layout, state: &MeshState) -> Report {
+pub(super) async fn report(layout: &Layout, state: &MeshState) -> Report {
     let mut roles = Vec::new();
     for process in &state.processes {
         roles.push(role(process).await);
@@ -153,7 +154,7 @@ fn finding_text(finding: &Value) -> String {
     )
 }
 
-fn memory_text(bytes: u64) -> String {
+pub(super) fn memory_text(bytes: u64) -> String {
     let tenths = bytes * 10 / (1 << 20);
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }

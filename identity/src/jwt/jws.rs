@@ -140,6 +140,19 @@ impl<'a> Jws<'a> {
     }
 }
 
+/// Reads header and payload of a token of any kind, signed or not.
+pub(super) fn look(token: &str) -> Result<(Map<String, Value>, Map<String, Value>), JwtError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(JwtError::TooLong { len: token.len(), max: TOKEN_BYTES_MAX });
+    }
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, payload, _] = parts[..] else { return Err(JwtError::Malformed("it has not three parts")) };
+    let object = |part| strict_json::parse_object(&decode(part)?);
+    let header = object(header).ok_or(JwtError::Malformed("the header is not one JSON object in base64url"))?;
+    let payload = object(payload).ok_or(JwtError::Malformed("the payload is not one JSON object in base64url"))?;
+    Ok((header, payload))
+}
+
 fn decode(part: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(part).ok()
 }

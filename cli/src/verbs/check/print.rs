@@ -31,7 +31,7 @@ fn count(outcomes: &[Outcome], found: Found) -> usize {
     outcomes.iter().filter(|outcome| outcome.found == found).count()
 }
 
-fn document(outcome: &Outcome) -> Value {
+pub(super) fn document(outcome: &Outcome) -> Value {
     let remedy = (outcome.found != Found::Ok).then_some(outcome.check.remedy);
     json!({
         "id": outcome.check.id,

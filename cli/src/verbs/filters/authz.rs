@@ -24,14 +24,14 @@ pub(crate) fn eval() -> Result<(), Failure> {
 
 /// Keeps the policies of the line before: neighbours mostly ask about the same ones.
 #[derive(Default)]
-struct Evaluator {
+pub(in crate::verbs) struct Evaluator {
     last: Option<(Policies, Result<Vec<HttpFilter>, String>)>,
 }
 
 impl Evaluator {
     /// `allow NS/POLICY/RULE` or `deny NS/POLICY/RULE`, either with `-` where no rule matched; `err CODE` where the
     /// question cannot be read or its policies cannot be used.
-    fn answer(&mut self, line: &[u8]) -> String {
+    pub(in crate::verbs) fn answer(&mut self, line: &[u8]) -> String {
         let Ok(Question { policies, request }) = serde_json::from_slice(line) else { return "err BAD_JSON".to_owned() };
         if self.last.as_ref().is_none_or(|(last, _)| *last != policies) {
             let filters = policies.compile();

@@ -63,4 +63,4 @@ impl KeyCache {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(in crate::verbs) mod tests;

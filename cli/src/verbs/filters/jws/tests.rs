@@ -5,20 +5,20 @@ use serde_json::json;
 
 use super::*;
 
-pub(in super::super) struct Signer {
+pub(in crate::verbs) struct Signer {
     key: JwtAuthorityKey,
 }
 
 impl Signer {
-    pub(in super::super) fn new() -> Self {
+    pub(in crate::verbs) fn new() -> Self {
         Self { key: JwtAuthorityKey::generate().unwrap() }
     }
 
-    pub(in super::super) fn jwk(&self) -> Value {
+    pub(in crate::verbs) fn jwk(&self) -> Value {
         Value::Object(self.key.public(None).jwk.to_json())
     }
 
-    pub(in super::super) fn sign(&self, claims: &Value) -> String {
+    pub(in crate::verbs) fn sign(&self, claims: &Value) -> String {
         self.key.sign(claims.as_object().unwrap()).unwrap()
     }
 }
