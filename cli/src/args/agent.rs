@@ -11,6 +11,7 @@ use super::{DirArg, OutputArg, RoleArgs, ttl};
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentCommand {
     /// Run the agent in the foreground.
+    #[command(after_help = "Example:\n  kasbah agent run --config agent.yaml")]
     Run(RoleArgs),
     /// Join a trust domain once, and write the settings to run with.
     #[command(after_help = "Examples:
@@ -42,7 +43,7 @@ pub(crate) enum AgentCommand {
     },
     /// Show the selectors of a process and the identities it gets, and why.
     #[command(after_help = "Examples:
-  kasbah agent whoami --pid $$
+  kasbah agent whoami --pid 4711
   kasbah agent whoami --pid 4711 --admin 127.0.0.1:15020 -o json")]
     Whoami {
         #[command(flatten)]
