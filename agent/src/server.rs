@@ -135,10 +135,12 @@ pub struct Agent {
     cache: Option<Arc<Cache>>,
     launches: Arc<Launches>,
     clock: Clock,
+    admin: TcpListener,
     sockets: Sockets,
     has_run_before: bool,
 }
 
+/// Where processes of this machine ask.
 struct Sockets {
     workload_api: UnixListener,
     workload_api_tcp: Option<TcpListener>,
@@ -146,7 +148,6 @@ struct Sockets {
     delegated: Option<UnixListener>,
     sds: Option<UnixListener>,
     launch: Option<UnixListener>,
-    admin: TcpListener,
 }
 
 /// What a node became.
@@ -171,16 +172,8 @@ pub async fn join(settings: &Settings) -> Result<Joined, RunError> {
     let state = Arc::new(State::new(trust.load().map_err(BuildError::from)?.bundle));
     trust.try_complete(&state).await?;
     let identity = Arc::new(NodeIdentity::new(state.clone()));
-    let node = Node {
-        ca: Arc::new(GrpcCa::new(settings.server.clone(), settings.trust_domain.clone(), identity.clone())),
-        identity: identity.clone(),
-        trust_domain: settings.trust_domain.clone(),
-        svid_file: data_dir.join(SVID_FILE),
-        evidence: Source::of(settings),
-        trust,
-        clock: Clock::system(),
-        numbers: Numbers::default(),
-    };
+    let ca = Arc::new(GrpcCa::new(settings.server.clone(), settings.trust_domain.clone(), identity.clone()));
+    let node = node(settings, ca, identity.clone(), trust, Clock::system(), Numbers::default());
     node.try_start().await?;
     let svid = identity.svid().ok_or(JoinError::NoToken)?;
     Ok(Joined { spiffe_id: svid.id().to_string(), not_after: rfc3339(svid.not_after()) })
@@ -228,9 +221,9 @@ impl Settings {
                 .transpose()?,
             sds: self.sds.as_ref().map(|path| open(path, MODE_EVERYONE)).transpose()?,
             launch: self.launch.as_ref().map(|path| open(path, MODE_OWNER)).transpose()?,
-            admin: listen::tcp(self.admin)?,
         };
-        Ok(Agent { settings: self, logs, state, trust, cache, launches, clock, sockets, has_run_before })
+        let admin = listen::tcp(self.admin)?;
+        Ok(Agent { settings: self, logs, state, trust, cache, launches, clock, admin, sockets, has_run_before })
     }
 }
 
@@ -240,7 +233,7 @@ impl Agent {
     /// # Errors
     /// When the system does not know the socket any more.
     pub fn admin_addr(&self) -> io::Result<SocketAddr> {
-        self.sockets.admin.local_addr()
+        self.admin.local_addr()
     }
 
     /// Joins if need be and serves until `shutdown`.
@@ -274,45 +267,19 @@ impl Agent {
         let pages =
             Pages { desk: desk.clone(), own: own.clone(), launches: self.launches.clone(), settings: settings.clone() };
         let parts = pages.add_to(AdminParts::new("agent", readiness.clone(), metrics, self.logs));
-        let endpoint = launch::endpoint_of(&settings.workload_api);
         let mut tasks = TaskSet::new();
-        tasks.spawn("admin", Admin::on(self.sockets.admin, parts).run(shutdown.clone()));
+        tasks.spawn("admin", Admin::on(self.admin, parts).run(shutdown.clone()));
         tasks.spawn("readiness", watch_readiness(state.clone(), own.clone(), clock, readiness, shutdown.clone()));
         tasks.spawn("expiry", state::expire(state.clone(), clock, shutdown.clone()));
         if let Some(cache) = self.cache {
             tasks.spawn("cache", cache::keep(cache, state.clone(), shutdown.clone()));
         }
-        tasks.spawn("workload api", serve_workloads(self.sockets.workload_api, workload_api(&desk), desk.clone()));
-        if let Some(listener) = self.sockets.sds {
-            tasks.spawn("sds", serve_workloads(listener, sds(&desk), desk.clone()));
-        }
-        if let Some(listener) = self.sockets.workload_api_tcp {
-            tasks.spawn("workload api tcp", serve_tcp_workloads(listener, workload_api(&desk), desk.clone()));
-        }
-        if let (Some(settings), Some(listener)) = (&settings.broker, self.sockets.broker) {
-            tasks.spawn("broker", serve_brokers(listener, settings.clone(), own.clone(), desk.clone()));
-        }
-        if let (Some(settings), Some(listener)) = (&settings.broker, self.sockets.delegated) {
-            let router = broker::delegated(&desk, settings);
-            tasks.spawn("delegated identity", serve_workloads(listener, router, desk.clone()));
-        }
         for settings in settings.files.clone() {
             let keeper = files::Keeper { settings, state: state.clone(), ca: ca.clone(), clock };
             tasks.spawn("files", keeper.run(shutdown.clone()));
         }
-        if let Some(listener) = self.sockets.launch {
-            tasks.spawn("launch", launch::serve(listener, self.launches, endpoint, shutdown.clone()));
-        }
-        let node = Node {
-            ca: ca.clone(),
-            identity: own.clone(),
-            trust_domain: settings.trust_domain.clone(),
-            svid_file: settings.data_dir.join(SVID_FILE),
-            evidence: Source::of(&settings),
-            trust: self.trust.clone(),
-            clock,
-            numbers: numbers.clone(),
-        };
+        spawn_local_apis(&mut tasks, self.sockets, &settings, self.launches, &own, &desk);
+        let node = node(&settings, ca.clone(), own.clone(), self.trust.clone(), clock, numbers.clone());
         let trusting = self.trust.complete(&state, &shutdown).await.map_err(RunError::from);
         let started = match trusting {
             Ok(()) => node.start(&shutdown).await.map_err(RunError::from),
@@ -347,6 +314,53 @@ impl Agent {
             Some(ended) => Err(RunError::PartEnded { part: ended.name }),
             None => Ok(()),
         }
+    }
+}
+
+fn node(
+    settings: &Settings,
+    ca: Arc<dyn Ca>,
+    identity: Arc<NodeIdentity>,
+    trust: Arc<Trust>,
+    clock: Clock,
+    numbers: Numbers,
+) -> Node {
+    Node {
+        ca,
+        identity,
+        trust_domain: settings.trust_domain.clone(),
+        svid_file: settings.data_dir.join(SVID_FILE),
+        evidence: Source::of(settings),
+        trust,
+        clock,
+        numbers,
+    }
+}
+
+fn spawn_local_apis(
+    tasks: &mut TaskSet,
+    sockets: Sockets,
+    settings: &Settings,
+    launches: Arc<Launches>,
+    own: &Arc<NodeIdentity>,
+    desk: &Arc<Desk>,
+) {
+    tasks.spawn("workload api", serve_workloads(sockets.workload_api, workload_api(desk), desk.clone()));
+    if let Some(listener) = sockets.sds {
+        tasks.spawn("sds", serve_workloads(listener, sds(desk), desk.clone()));
+    }
+    if let Some(listener) = sockets.workload_api_tcp {
+        tasks.spawn("workload api tcp", serve_tcp_workloads(listener, workload_api(desk), desk.clone()));
+    }
+    if let (Some(broker), Some(listener)) = (&settings.broker, sockets.broker) {
+        tasks.spawn("broker", serve_brokers(listener, broker.clone(), own.clone(), desk.clone()));
+    }
+    if let (Some(broker), Some(listener)) = (&settings.broker, sockets.delegated) {
+        tasks.spawn("delegated identity", serve_workloads(listener, broker::delegated(desk, broker), desk.clone()));
+    }
+    if let Some(listener) = sockets.launch {
+        let endpoint = launch::endpoint_of(&settings.workload_api);
+        tasks.spawn("launch", launch::serve(listener, launches, endpoint, desk.shutdown.clone()));
     }
 }
 

@@ -10,13 +10,14 @@ use crate::attest::Attestors;
 use crate::audit::Refusals;
 use crate::authorities::{Authorities, counted};
 use crate::clock_watch::ClockWatch;
+use crate::document::InForce;
 use crate::federation;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
 use crate::refusal::Refusal;
 use crate::revocation::Revocations;
-use crate::rights::RightsInForce;
+use crate::rights::Rights;
 use crate::rotation::contacts::Contacts;
 use crate::service_account::SUBJECT_PREFIX;
 use crate::settings::Settings;
@@ -38,7 +39,7 @@ pub(crate) struct Certifier {
     /// Other names of the mesh.
     pub(crate) aliases: Vec<TrustDomain>,
     /// Who may administer what.
-    pub(crate) rights: RightsInForce,
+    pub(crate) rights: InForce<Rights>,
     /// Fetches foreign bundles.
     pub(crate) federation: federation::Client,
     pub(crate) revocations: Revocations,

@@ -20,6 +20,7 @@ mod backup;
 mod certifier;
 mod clock_watch;
 mod custody;
+pub mod document;
 mod entry;
 pub mod explain;
 mod federation;

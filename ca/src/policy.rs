@@ -5,7 +5,7 @@
 //! are not judged: a policy cannot lock the mesh out of itself. Without a policy everything that entries allow is allowed.
 
 mod document;
-mod file;
+mod in_force;
 pub(crate) mod pattern;
 mod quota;
 
@@ -15,8 +15,7 @@ use std::time::Duration;
 use identity::public_key::{Curve, PublicKey};
 use identity::spiffe_id::SpiffeId;
 
-pub use document::PolicyError;
-pub(crate) use file::{PolicyFile, PolicyInForce};
+pub(crate) use in_force::PolicyInForce;
 use pattern::{CallerPattern, DnsPattern, PathPattern};
 use quota::Quota;
 

@@ -7,21 +7,20 @@
 
 pub(crate) mod approvals;
 mod document;
-mod file;
 pub(crate) mod gate;
 pub(crate) mod table;
 mod text;
 mod verb;
 
 use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use identity::spiffe_id::SpiffeId;
 
-pub use document::RightsError;
-pub(crate) use file::{RightsFile, RightsInForce};
 pub use verb::Verb;
 
+use crate::document::{DocumentError, FollowedFile};
 use crate::policy::pattern::PathPattern;
 use crate::refusal::Refusal;
 
@@ -95,6 +94,20 @@ pub(crate) struct Permit {
 }
 
 impl Rights {
+    /// Follows a rights file.
+    ///
+    /// # Errors
+    /// When it is refused as it stands.
+    pub(crate) fn follow(file: PathBuf) -> Result<FollowedFile<Self>, DocumentError> {
+        let load = |file: &Path| {
+            let rights = Self::load(file)?;
+            let (roles, grants) = rights.counts();
+            tracing::info!(file = %file.display(), roles, grants, "rights in force");
+            Ok(rights)
+        };
+        FollowedFile::open(file, Box::new(load))
+    }
+
     /// How many roles and grants there are.
     pub fn counts(&self) -> (usize, usize) {
         (self.roles, self.grants.len())

@@ -25,14 +25,15 @@ use crate::audit::{LocalPeer, Refusals};
 use crate::authorities::{Authorities, AuthoritiesError};
 use crate::certifier::{Certifier, Ttls, secs};
 use crate::clock_watch::ClockWatch;
+use crate::document::{DocumentError, FollowedFile, InForce};
 use crate::federation::endpoint::{self, CertificateError, WebCertificate};
 use crate::istio::CsrService;
 use crate::log::TransparencyLog;
 use crate::metrics::Counts;
-use crate::policy::{PolicyError, PolicyFile, PolicyInForce};
+use crate::policy::{Policy, PolicyInForce};
 use crate::refusal::Refusal;
 use crate::revocation::{self, Revocations};
-use crate::rights::{RightsError, RightsFile, RightsInForce};
+use crate::rights::Rights;
 use crate::rotation::contacts::Contacts;
 use crate::server_svid::ServerSvid;
 use crate::service_account::ServiceAccounts;
@@ -69,15 +70,12 @@ pub enum RunError {
     /// The database.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The issuance policy.
+    /// The issuance policy or the rights.
     #[error(transparent)]
-    Policy(#[from] PolicyError),
+    Document(#[from] DocumentError),
     /// The web certificate of the bundle endpoint.
     #[error(transparent)]
     WebCertificate(#[from] CertificateError),
-    /// The rights.
-    #[error(transparent)]
-    Rights(#[from] RightsError),
     /// The signing authorities.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
@@ -113,9 +111,8 @@ impl RunError {
             Self::DataDir { .. } => "DATA_DIR_UNUSABLE",
             Self::Locked { .. } => "DATA_DIR_IN_USE",
             Self::Open(error) => error.reason(),
-            Self::Policy(error) => error.reason(),
+            Self::Document(error) => error.reason(),
             Self::WebCertificate(error) => error.reason(),
-            Self::Rights(error) => error.reason(),
             Self::Authorities(error) => error.reason(),
             Self::OwnSvid(error) => error.reason(),
             Self::BundleFile { .. } => "BUNDLE_FILE_UNWRITABLE",
@@ -158,8 +155,8 @@ pub struct Server {
     admin: Option<Admin>,
     writer: TaskSet,
     readiness: Readiness,
-    policy_file: Option<PolicyFile>,
-    rights_file: Option<RightsFile>,
+    policy_file: Option<FollowedFile<Policy>>,
+    rights_file: Option<FollowedFile<Rights>>,
     facts: Arc<ServerFacts>,
     _lock: File,
 }
@@ -456,16 +453,17 @@ fn web_address(listeners: &Listeners) -> std::io::Result<Option<SocketAddr>> {
 }
 
 /// The policy that the settings name, and what follows its file; without one everything that entries allow is allowed.
-fn open_policy(settings: &Settings) -> Result<(Option<PolicyFile>, PolicyInForce), PolicyError> {
+fn open_policy(settings: &Settings) -> Result<(Option<FollowedFile<Policy>>, PolicyInForce), DocumentError> {
     let Some(file) = settings.policy_file.clone() else { return Ok((None, PolicyInForce::default())) };
-    let (file, policy) = PolicyFile::open(file, settings.trust_domain.clone())?;
+    let (file, policy) = PolicyInForce::open(file, settings.trust_domain.clone())?;
     Ok((Some(file), policy))
 }
 
 /// The rights that the settings name, and what follows their file; without one administrators alone have any.
-fn open_rights(settings: &Settings) -> Result<(Option<RightsFile>, RightsInForce), RightsError> {
-    let Some(file) = settings.rights_file.clone() else { return Ok((None, RightsInForce::default())) };
-    let (file, rights) = RightsFile::open(file)?;
+fn open_rights(settings: &Settings) -> Result<(Option<FollowedFile<Rights>>, InForce<Rights>), DocumentError> {
+    let Some(file) = settings.rights_file.clone() else { return Ok((None, InForce::default())) };
+    let file = Rights::follow(file)?;
+    let rights = file.in_force();
     Ok((Some(file), rights))
 }
 

@@ -16,11 +16,13 @@ use identity::verify::verify_peer;
 use proto::kasbah::ca::v1::custody_client::CustodyClient;
 use proto::kasbah::ca::v1::rotation_client::RotationClient;
 use proto::kasbah::ca::v1::{Kind, ResumeRequest, StartRequest, StatusRequest};
+use proto::spire::api::server::svid::v1::MintJwtsvidRequest;
+use proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use tonic::transport::Channel;
 
 use super::KeyPlace;
 use crate::testing::database::on_each_database;
-use crate::testing::running::{Running, until};
+use crate::testing::running::{Running, id_message, until};
 use openssl::OpenSsl;
 
 const WAIT: Duration = Duration::from_secs(60);
@@ -67,6 +69,31 @@ pub(crate) async fn rotate(ca: &Running) {
     assert_ne!(active_root(ca), before, "another root signs");
 }
 
+/// An authority whose keys of `key_type` are elsewhere: `place`, and nothing sealed in the database. It signs, its root is
+/// replaced, and it is the same after a restart.
+pub(crate) async fn signs_is_replaced_and_survives_a_restart(custody: super::CustodySettings, place: super::Place) {
+    let kind = custody.key_type;
+    let ca = start(|settings| *settings = custody).await;
+    issues(&ca).await;
+    let rows = ca.certifier.store.authorities().await.unwrap().rows;
+    assert!(rows.iter().all(|row| row.place == place && row.sealed_key.is_empty()));
+    let request = MintJwtsvidRequest { id: Some(id_message("/cart")), audience: vec!["shop".into()], ttl: 0 };
+    let answer = SvidClient::new(ca.local().await).mint_jwtsvid(request).await.unwrap();
+    let bundles = ca.certifier.authorities.current().bundles.clone();
+    let token = answer.into_inner().svid.unwrap().token;
+    identity::jwt::verify_svid(&token, &bundles, "shop", runtime::clock::now()).unwrap();
+    rotate(&ca).await;
+    issues(&ca).await;
+    let root = active_root(&ca);
+    let ca = ca.restart().await;
+    assert_eq!(active_root(&ca), root, "{kind:?}");
+    issues(&ca).await;
+    ca.stop().await;
+}
+
+/// The kinds of keys that authorities have.
+pub(crate) const KINDS: [KeyKind; 3] = [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519];
+
 fn kind_of(svid: &Arc<X509Svid>) -> Option<KeyKind> {
     let issuer = svid.chain().get(1).unwrap();
     let bundle = identity::summary::CertificateSummary::decode(issuer).unwrap();
@@ -77,7 +104,7 @@ fn kind_of(svid: &Arc<X509Svid>) -> Option<KeyKind> {
 }
 
 async fn keys_of_each_kind_on_the_disk_sign_are_replaced_and_survive_a_restart() {
-    for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519] {
+    for kind in KINDS {
         let ca = start(|custody| custody.key_type = kind).await;
         assert_eq!(kind_of(&issues(&ca).await), Some(kind));
         rotate(&ca).await;
@@ -92,7 +119,7 @@ async fn keys_of_each_kind_on_the_disk_sign_are_replaced_and_survive_a_restart()
 
 #[tokio::test]
 async fn keys_in_memory_never_touch_the_disk_and_each_start_has_new_authorities() {
-    for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519] {
+    for kind in KINDS {
         let ca = start(|custody| (custody.keys, custody.key_type) = (KeyPlace::Memory, kind)).await;
         let before = issues(&ca).await;
         let sealed = ca.certifier.store.authorities().await.unwrap();

@@ -1,7 +1,7 @@
 //! The policy file as it is written. What it says is checked here, with line and column; [`Policy`] is what it means.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,42 +10,15 @@ use serde_saphyr::Spanned;
 use super::pattern::{CallerPattern, DnsPattern, PathPattern};
 use super::quota::{By, Quota};
 use super::{KeyType, Policy, Rule};
+use crate::document::{DocumentError, DocumentKind, Fault};
 
-/// Why a policy cannot be in force.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PolicyError {
-    /// The file cannot be read.
-    #[error("{}: the issuance policy cannot be read: {text}", file.display())]
-    Unreadable {
-        /// Which.
-        file: PathBuf,
-        /// The system's answer.
-        text: String,
-    },
-    /// The file says something impossible.
-    #[error("{}:{line}:{column}: {text}", file.display())]
-    Invalid {
-        /// Which.
-        file: PathBuf,
-        /// Line, from 1.
-        line: u64,
-        /// Column, from 1.
-        column: u64,
-        /// What is wrong.
-        text: String,
-    },
-}
-
-impl PolicyError {
-    /// The stable code.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => "ISSUANCE_POLICY_UNREADABLE",
-            Self::Invalid { .. } => "ISSUANCE_POLICY_INVALID",
-        }
-    }
-}
+/// The policy among the documents that operators write.
+pub(super) const KIND: DocumentKind = DocumentKind {
+    name: "issuance policy",
+    unreadable: "ISSUANCE_POLICY_UNREADABLE",
+    invalid: "ISSUANCE_POLICY_INVALID",
+    bytes_max: 4 << 20,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -103,46 +76,21 @@ struct QuotaDocument {
     per: Duration,
 }
 
-/// Something impossible at a place.
-struct Fault {
-    line: u64,
-    column: u64,
-    text: String,
-}
-
-impl Fault {
-    fn at<T>(place: &Spanned<T>, text: impl Into<String>) -> Self {
-        Self { line: place.referenced.line(), column: place.referenced.column(), text: text.into() }
-    }
-}
-
 impl Policy {
     /// Reads the policy of the authority of `trust_domain` from a file.
     ///
     /// # Errors
     /// When it cannot be read, or says something impossible: with line and column.
-    pub fn load(file: &Path, trust_domain: &str) -> Result<Self, PolicyError> {
-        let unreadable = |text: String| PolicyError::Unreadable { file: file.to_owned(), text };
-        let bytes = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?.len();
-        if bytes > BYTES_MAX {
-            return Err(unreadable(format!("it has {bytes} bytes, more than {BYTES_MAX}")));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| unreadable(error.to_string()))?;
-        Self::parse(file, &text, trust_domain)
+    pub fn load(file: &Path, trust_domain: &str) -> Result<Self, DocumentError> {
+        Self::parse(file, &KIND.read(file)?, trust_domain)
     }
 
     /// The same from its text.
     ///
     /// # Errors
     /// When it says something impossible.
-    pub fn parse(file: &Path, text: &str, trust_domain: &str) -> Result<Self, PolicyError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| syntax(file, &error))?;
-        document.check(trust_domain).map_err(|Fault { line, column, text }| PolicyError::Invalid {
-            file: file.to_owned(),
-            line,
-            column,
-            text,
-        })
+    pub fn parse(file: &Path, text: &str, trust_domain: &str) -> Result<Self, DocumentError> {
+        KIND.parse(file, text, |document: &Document| document.check(trust_domain))
     }
 }
 
@@ -233,18 +181,8 @@ fn key_type(text: &str) -> Result<KeyType, String> {
     })
 }
 
-fn syntax(file: &Path, error: &serde_saphyr::Error) -> PolicyError {
-    let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-    let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let text = first.strip_suffix(&format!(" at line {line}, column {column}")).unwrap_or(first).to_owned();
-    PolicyError::Invalid { file: file.to_owned(), line, column, text }
-}
-
 /// The ways of issuing that a rule can name. Nodes' own SVIDs are not judged.
 const KINDS: [&str; 7] = ["x509", "jwt", "wit", "csr", "mint_x509", "mint_jwt", "mint_wit"];
-/// The largest policy file.
-const BYTES_MAX: u64 = 4 << 20;
 const NAME_BYTES_MAX: usize = 128;
 const PER_MIN: Duration = Duration::from_secs(1);
 const PER_MAX: Duration = Duration::from_secs(31 * 24 * 3600);

@@ -131,9 +131,9 @@ fn a_bad_file_leaves_the_last_good_policy_and_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.yaml");
     let domain = identity::TrustDomain::parse("td").unwrap();
-    assert_eq!(PolicyFile::open(file.clone(), domain.clone()).unwrap_err().reason(), "ISSUANCE_POLICY_UNREADABLE");
+    assert_eq!(PolicyInForce::open(file.clone(), domain.clone()).unwrap_err().reason(), "ISSUANCE_POLICY_UNREADABLE");
     std::fs::write(&file, SAMPLE).unwrap();
-    let (mut followed, in_force) = PolicyFile::open(file.clone(), domain).unwrap();
+    let (mut followed, in_force) = PolicyInForce::open(file.clone(), domain).unwrap();
     assert_eq!(in_force.current().counts(), (3, 1));
     std::fs::write(&file, "default: deny\nrules:\n  - nonsense\n").unwrap();
     followed.look();
@@ -154,7 +154,8 @@ fn quotas_outlive_a_new_policy() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.yaml");
     std::fs::write(&file, SAMPLE).unwrap();
-    let (mut followed, in_force) = PolicyFile::open(file.clone(), identity::TrustDomain::parse("td").unwrap()).unwrap();
+    let (mut followed, in_force) =
+        PolicyInForce::open(file.clone(), identity::TrustDomain::parse("td").unwrap()).unwrap();
     let id = SpiffeId::parse("spiffe://td/ns/a/sa/b").unwrap();
     let callers = ["local".to_owned()];
     let ask = Ask { id: &id, callers: &callers, kind: "x509", ttl: Duration::from_secs(60), dns_names: &[], key: None };

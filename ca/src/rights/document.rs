@@ -1,50 +1,23 @@
 //! The rights file as it is written. What it says is checked here, with line and column; [`Rights`] is what it means.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 use super::{Grant, Right, Rights, Scope, Verb};
+use crate::document::{DocumentError, DocumentKind, Fault};
 use crate::policy::pattern::PathPattern;
 
-/// Why rights cannot be in force.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RightsError {
-    /// The file cannot be read.
-    #[error("{}: the rights file cannot be read: {text}", file.display())]
-    Unreadable {
-        /// Which.
-        file: PathBuf,
-        /// The system's answer.
-        text: String,
-    },
-    /// The file says something impossible.
-    #[error("{}:{line}:{column}: {text}", file.display())]
-    Invalid {
-        /// Which.
-        file: PathBuf,
-        /// Line, from 1.
-        line: u64,
-        /// Column, from 1.
-        column: u64,
-        /// What is wrong.
-        text: String,
-    },
-}
-
-impl RightsError {
-    /// The stable code.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unreadable { .. } => "RIGHTS_UNREADABLE",
-            Self::Invalid { .. } => "RIGHTS_INVALID",
-        }
-    }
-}
+/// The rights among the documents that operators write.
+pub(super) const KIND: DocumentKind = DocumentKind {
+    name: "rights file",
+    unreadable: "RIGHTS_UNREADABLE",
+    invalid: "RIGHTS_INVALID",
+    bytes_max: 1 << 20,
+};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -70,53 +43,21 @@ struct GrantDocument {
     roles: Spanned<Vec<Spanned<String>>>,
 }
 
-/// Something impossible at a place.
-struct Fault {
-    line: u64,
-    column: u64,
-    text: String,
-}
-
-impl Fault {
-    fn at<T>(place: &Spanned<T>, text: impl Into<String>) -> Self {
-        Self { line: place.referenced.line(), column: place.referenced.column(), text: text.into() }
-    }
-
-    /// Names of roles and verbs carry no place of their own: it is found in the text.
-    fn of(source: &str, word: &str, text: impl Into<String>) -> Self {
-        let found = source.lines().enumerate().find_map(|(line, text)| Some((line, text.find(word)?)));
-        let (line, column) = found.map_or((1, 1), |(line, column)| (line as u64 + 1, column as u64 + 1));
-        Self { line, column, text: text.into() }
-    }
-}
-
 impl Rights {
     /// Reads rights from a file.
     ///
     /// # Errors
     /// When it cannot be read or says something impossible; the error names the place.
-    pub fn load(file: &Path) -> Result<Self, RightsError> {
-        let unreadable = |text: String| RightsError::Unreadable { file: file.to_owned(), text };
-        let bytes = std::fs::metadata(file).map_err(|error| unreadable(error.to_string()))?.len();
-        if bytes > BYTES_MAX {
-            return Err(unreadable(format!("it has {bytes} bytes, more than {BYTES_MAX}")));
-        }
-        let text = std::fs::read_to_string(file).map_err(|error| unreadable(error.to_string()))?;
-        Self::parse(file, &text)
+    pub fn load(file: &Path) -> Result<Self, DocumentError> {
+        Self::parse(file, &KIND.read(file)?)
     }
 
     /// The same from its text.
     ///
     /// # Errors
     /// When it says something impossible.
-    pub fn parse(file: &Path, text: &str) -> Result<Self, RightsError> {
-        let document: Document = serde_saphyr::from_str(text).map_err(|error| syntax(file, &error))?;
-        document.check(text).map_err(|Fault { line, column, text }| RightsError::Invalid {
-            file: file.to_owned(),
-            line,
-            column,
-            text,
-        })
+    pub fn parse(file: &Path, text: &str) -> Result<Self, DocumentError> {
+        KIND.parse(file, text, |document: &Document| document.check(text))
     }
 }
 
@@ -198,16 +139,6 @@ fn unknown(word: &str) -> String {
     format!("there is no verb {word:?}; there are {}", verbs.join(", "))
 }
 
-fn syntax(file: &Path, error: &serde_saphyr::Error) -> RightsError {
-    let (line, column) = error.location().map_or((1, 1), |at| (at.line(), at.column()));
-    let text = error.without_snippet().to_string();
-    let first = text.lines().next().unwrap_or_default();
-    let text = first.strip_suffix(&format!(" at line {line}, column {column}")).unwrap_or(first).to_owned();
-    RightsError::Invalid { file: file.to_owned(), line, column, text }
-}
-
-/// The largest rights file.
-pub(super) const BYTES_MAX: u64 = 1 << 20;
 const NAME_BYTES_MAX: usize = 128;
 const APPROVAL_LIFE: Duration = Duration::from_secs(15 * 60);
 const APPROVAL_LIFE_MIN: Duration = Duration::from_secs(60);

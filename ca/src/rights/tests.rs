@@ -122,8 +122,16 @@ fn the_file_has_a_size() {
         std::fs::write(&file, format!("{text}{}", "x".repeat(rest))).unwrap();
         Rights::load(&file)
     };
-    assert!(write(document::BYTES_MAX).is_ok());
-    assert_eq!(write(document::BYTES_MAX + 1).unwrap_err().reason(), "RIGHTS_UNREADABLE");
+    assert!(write(document::KIND.bytes_max).is_ok());
+    let refused = write(document::KIND.bytes_max + 1).unwrap_err();
+    assert_eq!(refused.reason(), "RIGHTS_UNREADABLE");
+    assert!(
+        refused.to_string().ends_with("r.yaml: the rights file cannot be read: it has more than 1048576 bytes"),
+        "{refused}"
+    );
+    std::fs::write(&file, b"roles: {}\n# \xff\n").unwrap();
+    let refused = Rights::load(&file).unwrap_err().to_string();
+    assert!(refused.ends_with("the rights file cannot be read: it is not UTF-8"), "{refused}");
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use ca::policy::{Ask, KeyType, Policy, PolicyError, Verdict};
+use ca::document::DocumentError;
+use ca::policy::{Ask, KeyType, Policy, Verdict};
 use identity::spiffe_id::SpiffeId;
 use proto::kasbah::ca::v1::issuance_policy_client::IssuancePolicyClient;
 use proto::kasbah::ca::v1::{ExplainRequest, ExplainResponse};
@@ -35,7 +36,7 @@ fn check(file: &Path, trust_domain: &str) -> Result<(), Failure> {
     }
 }
 
-fn refused(error: &PolicyError) -> Failure {
+fn refused(error: &DocumentError) -> Failure {
     Failure::new(Exit::Data, format!("the policy is refused: {error}"))
 }
 

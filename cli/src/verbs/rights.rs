@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use ca::rights::{Rights, RightsError, Subject, Verb};
+use ca::document::DocumentError;
+use ca::rights::{Rights, Subject, Verb};
 use identity::spiffe_id::SpiffeId;
 use proto::kasbah::ca::v1::rights_client::RightsClient;
 use proto::kasbah::ca::v1::{
@@ -69,7 +70,7 @@ fn check(file: &Path) -> Result<(), Failure> {
     }
 }
 
-fn refused(error: &RightsError) -> Failure {
+fn refused(error: &DocumentError) -> Failure {
     Failure::new(Exit::Data, format!("the rights are refused: {error}"))
 }
 

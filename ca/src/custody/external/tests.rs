@@ -13,7 +13,7 @@ use runtime::shutdown::Shutdown;
 use tonic::Status;
 
 use super::*;
-use crate::custody::tests::{active_root, custody, issues, rotate};
+use crate::custody::tests::{KINDS, custody, issues, signs_is_replaced_and_survives_a_restart};
 use crate::custody::{CustodySettings, KeyPlace, Place};
 use crate::testing::database::on_each_database;
 use crate::testing::id;
@@ -82,23 +82,11 @@ async fn ready(ca: &Running) -> (http::StatusCode, String) {
 }
 
 async fn keys_of_each_kind_with_a_signer_sign_are_replaced_and_survive_a_restart() {
-    for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519] {
+    for key_type in KINDS {
         let dir = tempfile::tempdir().unwrap();
         let signer = Signer::start(dir.path());
-        let ca = start(dir.path(), kind).await;
-        issues(&ca).await;
-        let rows = ca.certifier.store.authorities().await.unwrap().rows;
-        assert!(rows.iter().all(|row| row.place == Place::ExternalSigner && row.sealed_key.is_empty()));
-        let token = mint_jwt(&ca).await.unwrap();
-        let bundles = ca.certifier.authorities.current().bundles.clone();
-        identity::jwt::verify_svid(&token, &bundles, "shop", runtime::clock::now()).unwrap();
-        rotate(&ca).await;
-        issues(&ca).await;
-        let root = active_root(&ca);
-        let ca = ca.restart().await;
-        assert_eq!(active_root(&ca), root, "{kind:?}");
-        issues(&ca).await;
-        ca.stop().await;
+        let custody = CustodySettings { key_type, ..with_signer(dir.path()) };
+        signs_is_replaced_and_survives_a_restart(custody, Place::ExternalSigner).await;
         signer.kill();
     }
 }

@@ -4,11 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use identity::key::KeyKind;
-
-use super::{active_root, issues, rotate};
+use super::{KINDS, signs_is_replaced_and_survives_a_restart};
 use crate::custody::{CustodySettings, KeyPlace, Pkcs11Token, Place, SecretSource};
-use crate::testing::running::Running;
 
 const DIR: &str = "KASBAH_CA_TEST_TOKEN";
 const MODULES: [&str; 4] = [
@@ -31,25 +28,15 @@ async fn child() {
         token_label: "kasbah".into(),
         pin: SecretSource::File(Path::new(&dir).join("pin")),
     };
-    for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519] {
+    for key_type in KINDS {
         let custody = CustodySettings {
-            key_type: kind,
+            key_type,
             keys: KeyPlace::Pkcs11,
             pkcs11: Some(token.clone()),
             ..CustodySettings::default()
         };
-        let ca = Running::start_with(|settings| settings.custody = custody).await;
-        issues(&ca).await;
-        let rows = ca.certifier.store.authorities().await.unwrap().rows;
-        assert!(rows.iter().all(|row| row.place == Place::Pkcs11 && row.sealed_key.is_empty()));
-        rotate(&ca).await;
-        issues(&ca).await;
-        let root = active_root(&ca);
-        let ca = ca.restart().await;
-        assert_eq!(active_root(&ca), root, "{kind:?}");
-        issues(&ca).await;
-        ca.stop().await;
-        println!("done with {kind:?}");
+        signs_is_replaced_and_survives_a_restart(custody, Place::Pkcs11).await;
+        println!("done with {key_type:?}");
     }
 }
 

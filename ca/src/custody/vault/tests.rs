@@ -9,10 +9,10 @@ use identity::key::PrivateKey;
 use identity::signing_key::SigningKey;
 
 use super::*;
-use crate::custody::tests::{active_root, issues, rotate};
+use crate::custody::tests::{KINDS, signs_is_replaced_and_survives_a_restart};
 use crate::custody::{CustodySettings, KeyPlace, Place};
 use crate::testing::database::on_each_database;
-use crate::testing::running::{Running, settings};
+use crate::testing::running::settings;
 
 /// What it has and what it was asked.
 #[derive(Default)]
@@ -151,25 +151,15 @@ fn by_token(vault: &FakeVault, dir: &std::path::Path) -> VaultTransit {
 }
 
 async fn keys_of_each_kind_in_transit_sign_are_replaced_and_survive_a_restart() {
-    for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519] {
+    for key_type in KINDS {
         let (dir, vault) = (tempfile::tempdir().unwrap(), FakeVault::start("s.token"));
         let custody = CustodySettings {
-            key_type: kind,
+            key_type,
             keys: KeyPlace::VaultTransit,
             vault_transit: Some(by_token(&vault, dir.path())),
             ..CustodySettings::default()
         };
-        let ca = Running::start_with(|settings| settings.custody = custody).await;
-        issues(&ca).await;
-        let rows = ca.certifier.store.authorities().await.unwrap().rows;
-        assert!(rows.iter().all(|row| row.place == Place::VaultTransit && row.sealed_key.is_empty()));
-        rotate(&ca).await;
-        issues(&ca).await;
-        let root = active_root(&ca);
-        let ca = ca.restart().await;
-        assert_eq!(active_root(&ca), root, "{kind:?}");
-        issues(&ca).await;
-        ca.stop().await;
+        signs_is_replaced_and_survives_a_restart(custody, Place::VaultTransit).await;
     }
 }
 
