@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use identity::authority::AuthorityError;
 use identity::bundle::BundleSet;
 use identity::revocation::RevocationIndex;
 use runtime::clock::from_unix_secs;
@@ -143,12 +144,27 @@ impl Revocations {
         if certifier.clock_watch.check().is_err() {
             return Ok(());
         }
-        let issuers = certifier.authorities.open_issuers(&certifier.store, certifier.now()).await?;
-        let issuers = Arc::new(issuers);
-        if certifier.store.publish_lists(issuers.clone(), plan).await? {
-            tracing::info!("revocation lists signed");
+        for _ in 0..TRIES_MAX {
+            // The number first: when an authority goes after it was read here, its last list takes that number.
+            let newest = certifier.store.crl_number().await?;
+            let issuers = certifier.authorities.open_issuers(&certifier.store, certifier.now()).await?;
+            let Some(due) = certifier.store.due_lists(newest, issuers.clone(), plan.clone()).await? else {
+                self.responders.take_up(&issuers);
+                return Ok(());
+            };
+            // Keys elsewhere take their time, long lists too.
+            let mut signed = tokio::task::spawn_blocking(move || due.sign()).await.map_err(|_| StoreError::Closed)?;
+            let failed = signed.failed.take();
+            if signed.is_empty() || certifier.store.publish_lists(signed).await? {
+                self.responders.take_up(&issuers);
+                if let Some(error) = failed {
+                    return Err(RefreshError::Unsigned(error));
+                }
+                tracing::info!("revocation lists signed");
+                return Ok(());
+            }
         }
-        self.responders.take_up(&issuers);
+        // Another replica is quicker each time: it tells what is to be told.
         Ok(())
     }
 
@@ -220,6 +236,8 @@ pub(crate) enum RefreshError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Authorities(#[from] crate::authorities::AuthoritiesError),
+    #[error("a revocation list could not be signed")]
+    Unsigned(#[source] AuthorityError),
     #[error("a stored revocation list cannot be read")]
     List(#[source] identity::revocation::CrlError),
 }
@@ -229,6 +247,7 @@ impl RefreshError {
         match self {
             Self::Store(error) => error.reason(),
             Self::Authorities(error) => error.reason(),
+            Self::Unsigned(error) => error.reason(),
             Self::List(error) => error.reason(),
         }
     }
@@ -242,6 +261,8 @@ fn moment(secs: i64) -> SystemTime {
     from_unix_secs(secs)
 }
 
+/// How often lists are signed anew because another list took their number.
+const TRIES_MAX: usize = 4;
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 const RETRY: std::time::Duration = std::time::Duration::from_millis(500);
 

@@ -210,6 +210,13 @@ impl Permit {
         Self { who: who.to_owned(), verb, ids: None }
     }
 
+    /// For tests of what asks it.
+    #[cfg(test)]
+    pub(crate) fn of_paths(who: &str, verb: Verb, patterns: &[&str]) -> Self {
+        let ids = patterns.iter().map(|pattern| PathPattern::parse(pattern).unwrap()).collect();
+        Self { who: who.to_owned(), verb, ids: Some(ids) }
+    }
+
     pub(crate) fn is_whole(&self) -> bool {
         self.ids.is_none()
     }
@@ -229,6 +236,11 @@ impl Permit {
     /// When it is for certain IDs only.
     pub(crate) fn check_whole(&self) -> Result<(), Refusal> {
         if self.is_whole() { Ok(()) } else { Err(self.missing(" for all identities")) }
+    }
+
+    /// Why something is refused that concerns identities which it is not for, without naming them.
+    pub(crate) fn too_narrow(&self) -> Refusal {
+        self.missing(" for all identities that this concerns")
     }
 
     /// Refuses its holder another verb.

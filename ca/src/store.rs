@@ -51,7 +51,9 @@ pub(crate) use open::check::try_lock;
 pub(crate) use open::{open, sound, unmigrated};
 pub(crate) use queue::Lane;
 pub(crate) use replica::Lease;
-pub(crate) use revocations::{CRL_PARTITION_MAX, LAST_PART, ListPlan, Lists, RevokeTarget, Revoked, StoredList};
+pub(crate) use revocations::{
+    CRL_PARTITION_MAX, LAST_PART, ListPlan, Lists, RevokeAnswer, RevokeTarget, Revoked, StoredList,
+};
 pub(crate) use rotation_steps::{Acknowledgement, TakenStep};
 pub(crate) use tokens::Admission;
 

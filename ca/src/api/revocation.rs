@@ -15,16 +15,17 @@ use crate::audit::Act;
 use crate::certifier::Certifier;
 use crate::entry::ENTRY_ID_BYTES_MAX;
 use crate::refusal::Refusal;
-use crate::store::{RevokeTarget, Revoked};
+use crate::rights::Permit;
+use crate::store::{RevokeAnswer, RevokeTarget, Revoked};
 
 #[tonic::async_trait]
 impl revocation_server::Revocation for Api {
     async fn preview(&self, request: Request<PreviewRequest>) -> Result<Response<PreviewResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let target = self.target(request.get_ref().target.as_ref())?;
-            self.certifier.preview_revocation(&target).await
+            self.certifier.preview_revocation(&target, &permit).await
         };
         self.answer("Revocation.Preview", &caller, work).await
     }
@@ -32,10 +33,10 @@ impl revocation_server::Revocation for Api {
     async fn revoke(&self, request: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
-            self.admin(&caller)?;
+            let permit = self.permit(&caller)?;
             let RevokeRequest { target, reason } = request.get_ref();
             let target = self.target(target.as_ref())?;
-            self.certifier.revoke(&caller, target, reason_of(*reason)?).await
+            self.certifier.revoke(&caller, &permit, target, reason_of(*reason)?).await
         };
         self.answer("Revocation.Revoke", &caller, work).await
     }
@@ -100,6 +101,7 @@ impl Certifier {
     async fn revoke(
         &self,
         caller: &Caller,
+        permit: &Permit,
         target: RevokeTarget,
         reason: RevocationReason,
     ) -> Result<RevokeResponse, Refusal> {
@@ -109,12 +111,11 @@ impl Certifier {
             RevokeTarget::Identity(id) | RevokeTarget::Node(id) => act.of(id),
             RevokeTarget::Serial(_) | RevokeTarget::Entry(_) => act,
         };
-        let outcome = self.acting(caller, act).revoke(target.clone(), reason.code(), now).await?;
-        let outcome = outcome.ok_or(match target {
-            RevokeTarget::Entry(_) => Refusal::EntryUnknown,
-            RevokeTarget::Node(_) => Refusal::AgentUnknown,
-            RevokeTarget::Serial(_) | RevokeTarget::Identity(_) => Refusal::IssuanceUnknown,
-        })?;
+        let outcome = match self.acting(caller, act).revoke(target.clone(), reason.code(), now, permit).await? {
+            RevokeAnswer::Done(outcome) => outcome,
+            RevokeAnswer::Beyond => return Err(permit.too_narrow()),
+            RevokeAnswer::Unknown => return Err(unknown(&target)),
+        };
         tracing::warn!(
             what = name,
             revoked = outcome.revoked,
@@ -134,8 +135,11 @@ impl Certifier {
         })
     }
 
-    async fn preview_revocation(&self, target: &RevokeTarget) -> Result<PreviewResponse, Refusal> {
+    async fn preview_revocation(&self, target: &RevokeTarget, permit: &Permit) -> Result<PreviewResponse, Refusal> {
         let now = self.now_secs();
+        if !self.store.may_revoke(target, now, permit).await? {
+            return Err(permit.too_narrow());
+        }
         let rows = self.store.live(target, now, ROWS_LOOKED_AT_MAX).await?;
         let total = self.store.live_count(target, now).await?;
         let ids: BTreeSet<&str> = rows.iter().map(|row| row.spiffe_id.as_str()).collect();
@@ -176,6 +180,14 @@ impl Certifier {
         let nodes: Vec<_> = registry.agents().filter(|agent| agent.counts(now)).collect();
         let enforcing = nodes.iter().filter(|agent| self.contacts.of(&agent.id).revocations >= newest);
         (enforcing.count() as u64, nodes.len() as u64)
+    }
+}
+
+fn unknown(target: &RevokeTarget) -> Refusal {
+    match target {
+        RevokeTarget::Entry(_) => Refusal::EntryUnknown,
+        RevokeTarget::Node(_) => Refusal::AgentUnknown,
+        RevokeTarget::Serial(_) | RevokeTarget::Identity(_) => Refusal::IssuanceUnknown,
     }
 }
 

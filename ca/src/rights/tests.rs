@@ -6,8 +6,12 @@ use std::time::Duration;
 
 use identity::svid::X509Svid;
 use prost::Message as _;
+use proto::kasbah::ca::v1::revocation_client::RevocationClient;
+use proto::kasbah::ca::v1::revocation_target::Target;
 use proto::kasbah::ca::v1::rights_client::RightsClient;
-use proto::kasbah::ca::v1::{DecideApprovalRequest, ExplainRightsRequest, ListApprovalsRequest};
+use proto::kasbah::ca::v1::{
+    DecideApprovalRequest, ExplainRightsRequest, ListApprovalsRequest, PreviewRequest, RevocationTarget, RevokeRequest,
+};
 use proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use proto::spire::api::server::agent::v1::{BanAgentRequest, CreateJoinTokenRequest, ListAgentsRequest};
 use proto::spire::api::server::bundle::v1::BatchSetFederatedBundleRequest;
@@ -260,6 +264,33 @@ async fn local_users_have_what_is_granted_to_them() {
     rotator.get_x509_authority_state(GetX509AuthorityStateRequest {}).await.unwrap();
 }
 
+async fn whoever_may_revoke_some_identities_revokes_no_others() {
+    let file = "roles: {pay: {revoke: [/ns/payments/**]}}\ngrants: [{ids: [/ops/pay], roles: [pay]}]";
+    let ca = with_rights(file).await;
+    let pay = ca.mint("/ops/pay").await;
+    let (own, other) = (ca.mint("/ns/payments/sa/api").await, ca.mint("/ns/other/sa/api").await);
+    let entry = ca.entry("/ns/other/sa/web", "/node").await;
+    let target = |target| Some(RevocationTarget { target: Some(target) });
+    let revoke = async |wanted: Target| {
+        let mut client = RevocationClient::new(ca.network(Some(&pay)));
+        let preview = client.preview(PreviewRequest { target: target(wanted.clone()) }).await;
+        let done = client.revoke(RevokeRequest { target: target(wanted), reason: 1 }).await;
+        assert_eq!(preview.is_ok(), done.is_ok());
+        done
+    };
+    for beyond in [
+        Target::Serial(other.serial().into()),
+        Target::SpiffeId(other.id().to_string()),
+        Target::EntryId(entry),
+        Target::NodeId(id("/spire/agent/x/y").to_string()),
+    ] {
+        assert_eq!(reason(revoke(beyond).await), "RIGHT_MISSING");
+    }
+    assert!(!ca.certifier.revocations.current().is_revoked(other.serial()));
+    assert_eq!(revoke(Target::Serial(own.serial().into())).await.unwrap().into_inner().revoked, 1);
+    assert!(ca.certifier.revocations.current().is_revoked(own.serial()));
+}
+
 async fn prepare(ca: &Running, who: &Arc<X509Svid>) -> Result<(), Status> {
     let mut client = LocalAuthorityClient::new(ca.network(Some(who)));
     client.prepare_x509_authority(PrepareX509AuthorityRequest {}).await.map(|_| ())
@@ -434,6 +465,7 @@ async fn health_and_reflection_include_every_service() {
 
 database::on_each_database! {
     whoever_has_some_entries_has_no_others,
+    whoever_may_revoke_some_identities_revokes_no_others,
     a_new_file_is_followed_and_a_bad_one_changes_nothing,
     local_users_have_what_is_granted_to_them,
     what_needs_two_persons_waits_for_the_second,

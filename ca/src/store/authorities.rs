@@ -136,6 +136,9 @@ impl Store {
     /// Refused with [`StoreError::AuthorityChanged`] when somebody, perhaps on another replica, changed an authority
     /// since `based_on` was read.
     pub(crate) async fn change_authorities(&self, change: AuthoritiesChange, based_on: u64) -> Result<(), StoreError> {
+        let mut change = change;
+        let now = change.now.unwrap_or(SystemTime::UNIX_EPOCH);
+        let last_lists = self.last_lists(std::mem::take(&mut change.last_lists), now).await?;
         self.write(move |conn| {
             Box::pin(async move {
                 if meta::number(conn, meta::AUTHORITIES_REVISION).await? != based_on {
@@ -155,9 +158,11 @@ impl Store {
                 if let Some(step) = change.taken {
                     rotation_steps::insert(conn, step).await?;
                 }
-                for (root, revoked) in change.last_lists {
-                    let now = change.now.unwrap_or(SystemTime::UNIX_EPOCH);
-                    revocations::write_last(conn, &root, revoked, now).await?;
+                for list in last_lists {
+                    // Other lists took its number meanwhile: it is signed anew.
+                    if !revocations::write_last(conn, &list).await? {
+                        return Err(StoreError::AuthorityChanged);
+                    }
                     changes.push(Change::Revocations);
                 }
                 if let Some(text) = change.key_check {

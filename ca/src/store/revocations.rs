@@ -1,8 +1,8 @@
 //! Rows of what was revoked, and of the lists that say so.
 //!
-//! A revocation, its effect on entry or node and its audit record are one transaction. Lists are signed inside the
-//! transaction that gives them their number, so that numbers only grow whichever replica signs, and no two lists of an
-//! issuer have the same one.
+//! A revocation, its effect on entry or node and its audit record are one transaction. Lists are signed before the
+//! transaction that gives them their number, and thrown away when that number is taken by then: numbers only grow whichever
+//! replica signs, no two lists of an issuer have the same one, and nobody waits for a signature in order to write.
 
 mod fence;
 mod publish;
@@ -17,6 +17,7 @@ use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
 use super::{Done, Store, StoreError, agents, column, entries, meta};
 use crate::registry::Change;
+use crate::rights::Permit;
 
 pub(super) use fence::fence;
 pub(super) use publish::write_last;
@@ -33,6 +34,17 @@ pub(crate) enum RevokeTarget {
     Entry(String),
     /// A node's own SVIDs and all that it had issued; it is banned.
     Node(SpiffeId),
+}
+
+/// What came of asking for a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RevokeAnswer {
+    /// Nothing of the target is known.
+    Unknown,
+    /// It would hit an identity that the right is not for; nothing was done.
+    Beyond,
+    /// It counts.
+    Done(RevokeOutcome),
 }
 
 /// What a revocation did.
@@ -111,14 +123,16 @@ impl RevokeTarget {
 }
 
 impl Store {
-    /// Revokes what is live of `target`; `None` when nothing of it is known.
+    /// Revokes what is live of `target`, if `permit` is for every identity that this hits: what the target names, and those of
+    /// all its live SVIDs.
     pub(crate) async fn revoke(
         &self,
         target: RevokeTarget,
         reason: u8,
         now: i64,
-    ) -> Result<Option<RevokeOutcome>, StoreError> {
-        self.revoke_up_to(target, reason, now, REVOKED_MAX).await
+        permit: &Permit,
+    ) -> Result<RevokeAnswer, StoreError> {
+        self.revoke_up_to(target, reason, now, permit, REVOKED_MAX).await
     }
 
     pub(super) async fn revoke_up_to(
@@ -126,28 +140,43 @@ impl Store {
         target: RevokeTarget,
         reason: u8,
         now: i64,
+        permit: &Permit,
         most: i64,
-    ) -> Result<Option<RevokeOutcome>, StoreError> {
+    ) -> Result<RevokeAnswer, StoreError> {
+        let permit = permit.clone();
         self.write(move |conn| {
             Box::pin(async move {
+                if !reaches(conn, &target, now, &permit).await? {
+                    return Ok(Done::quiet(RevokeAnswer::Beyond));
+                }
                 let live = count_live(conn, &target, now).await?;
                 let revoked = insert_live(conn, &target, reason, now).await?;
                 let source = end_source(conn, &target, now).await?;
                 if live == 0 && source.is_none() {
-                    return Ok(Done::quiet(None));
+                    return Ok(Done::quiet(RevokeAnswer::Unknown));
                 }
                 check_room(conn, most).await?;
                 let mut changes = source.unwrap_or_default();
                 let source_ended = !changes.is_empty();
                 let outcome = RevokeOutcome { revoked, already: live.saturating_sub(revoked), source_ended };
                 if revoked == 0 && !source_ended {
-                    return Ok(Done::quiet(Some(outcome)));
+                    return Ok(Done::quiet(RevokeAnswer::Done(outcome)));
                 }
                 changes.push(Change::Revocations);
-                Ok(Done::new(Some(outcome), changes))
+                Ok(Done::new(RevokeAnswer::Done(outcome), changes))
             })
         })
         .await
+    }
+
+    /// Whether `permit` is for everything that revoking `target` would hit now.
+    pub(crate) async fn may_revoke(
+        &self,
+        target: &RevokeTarget,
+        now: i64,
+        permit: &Permit,
+    ) -> Result<bool, StoreError> {
+        reaches(&mut *self.pool.acquire().await?, target, now, permit).await
     }
 
     /// What is live of `target`, revoked or not; at most `limit` rows, those that expire last first.
@@ -223,6 +252,35 @@ impl Store {
         })
         .await
     }
+}
+
+async fn reaches(
+    conn: &mut AnyConnection,
+    target: &RevokeTarget,
+    now: i64,
+    permit: &Permit,
+) -> Result<bool, StoreError> {
+    if permit.is_whole() {
+        return Ok(true);
+    }
+    let named = match target {
+        RevokeTarget::Identity(id) | RevokeTarget::Node(id) => Some(id.clone()),
+        RevokeTarget::Entry(id) => entries::one(conn, "id", id).await?.map(|entry| entry.spiffe_id),
+        RevokeTarget::Serial(_) => None,
+    };
+    if named.is_some_and(|id| !permit.covers(&id)) {
+        return Ok(false);
+    }
+    let (condition, value) = target.condition();
+    let sql = format!("SELECT DISTINCT spiffe_id FROM issuance WHERE {condition} AND {LIVE}");
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(value).bind(now).fetch_all(conn).await?;
+    for row in rows {
+        let id: String = row.try_get(0)?;
+        if !SpiffeId::parse(&id).is_ok_and(|id| permit.covers(&id)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 async fn count_live(conn: &mut AnyConnection, target: &RevokeTarget, now: i64) -> Result<u64, StoreError> {
