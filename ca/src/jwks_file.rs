@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use identity::jwk::{JWKS_BYTES_MAX, JwkError, JwkSet};
 use identity::jwt::{self, JwtError, JwtExpectations, VerifiedClaims};
+
+use crate::stamp::Stamp;
 
 /// The keys of one issuer.
 #[derive(Debug)]
@@ -43,9 +45,6 @@ struct ReadKeys {
     stamp: Stamp,
     looked: Instant,
 }
-
-/// What tells that a file is another one.
-type Stamp = (Option<SystemTime>, u64);
 
 impl JwksFile {
     pub(crate) fn new(file: &Path) -> Self {
@@ -108,7 +107,7 @@ impl From<JwtError> for Unverified {
 
 fn read_if_changed(file: &Path, known: Option<Stamp>) -> Result<Option<(JwkSet, Stamp)>, KeysError> {
     let found = std::fs::metadata(file).map_err(KeysError::File)?;
-    let stamp = (found.modified().ok(), found.len());
+    let stamp = Stamp::from(&found);
     if known == Some(stamp) {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! What tells one content of a file from another without reading it.
 
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -14,7 +15,12 @@ pub(crate) struct Stamp {
 impl Stamp {
     /// Of the file as it is now; `None` when there is none.
     pub(crate) fn of(file: &Path) -> Option<Self> {
-        let found = std::fs::metadata(file).ok()?;
-        Some(Self { modified: (found.mtime(), found.mtime_nsec()), bytes: found.len(), inode: found.ino() })
+        std::fs::metadata(file).ok().as_ref().map(Self::from)
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(found: &Metadata) -> Self {
+        Self { modified: (found.mtime(), found.mtime_nsec()), bytes: found.len(), inode: found.ino() }
     }
 }

@@ -27,7 +27,12 @@ impl Networks {
     /// Resolves and connects to the first address that answers.
     pub(super) async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, FetchError> {
         let found = tokio::net::lookup_host((host, port)).await;
-        let found: Vec<SocketAddr> = found.map_err(FetchError::Name)?.take(ADDRESSES_SEEN_MAX).collect();
+        self.connect_to(found.map_err(FetchError::Name)?).await
+    }
+
+    /// The same for what a name was resolved to.
+    async fn connect_to(&self, found: impl Iterator<Item = SocketAddr>) -> Result<TcpStream, FetchError> {
+        let found: Vec<SocketAddr> = found.take(ADDRESSES_SEEN_MAX).collect();
         self.check(&found)?;
         let mut last = None;
         for address in found.iter().take(ADDRESSES_TRIED_MAX) {
@@ -121,6 +126,35 @@ mod tests {
     fn settings_open_networks_but_metadata_only_by_name() {
         assert!(allows(&["127.0.0.0/8"], "127.0.0.1") && allows(&["::1/128"], "::1"));
         assert!(!allows(&["0.0.0.0/0"], "169.254.169.254") && allows(&["169.254.169.254/32"], "169.254.169.254"));
+    }
+
+    /// Nobody listens there: port 9 of addresses that are this machine's.
+    fn deaf(count: usize) -> Vec<SocketAddr> {
+        (1..=count).map(|n| SocketAddr::from(([127, 0, 9, n as u8], 9))).collect()
+    }
+
+    #[tokio::test]
+    async fn so_many_addresses_are_tried_and_no_more() {
+        let networks = Networks::new(&["127.0.0.0/8".parse().unwrap()]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let answers = listener.local_addr().unwrap();
+        for (before, reached) in [(ADDRESSES_TRIED_MAX - 1, true), (ADDRESSES_TRIED_MAX, false)] {
+            let connected = networks.connect_to(deaf(before).into_iter().chain([answers])).await;
+            assert_eq!(connected.is_ok(), reached, "the one that answers comes after {before}");
+        }
+        assert_eq!(networks.connect_to([].into_iter()).await.unwrap_err().reason(), "FEDERATION_UNREACHABLE");
+    }
+
+    #[tokio::test]
+    async fn so_many_addresses_are_looked_at_and_no_more() {
+        let networks = Networks::new(&["127.0.0.0/8".parse().unwrap()]);
+        let refused = SocketAddr::from(([169, 254, 1, 1], 443));
+        let reason = async |before| {
+            let found = deaf(before).into_iter().chain([refused]);
+            networks.connect_to(found).await.unwrap_err().reason()
+        };
+        assert_eq!(reason(ADDRESSES_SEEN_MAX - 1).await, "FEDERATION_ADDRESS_FORBIDDEN");
+        assert_eq!(reason(ADDRESSES_SEEN_MAX).await, "FEDERATION_UNREACHABLE", "it is not even called");
     }
 
     #[test]

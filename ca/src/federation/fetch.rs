@@ -25,11 +25,16 @@ use super::{EndpointUrl, FederationSettings, Profile, Relationship};
 pub(crate) struct Client {
     networks: Networks,
     web_roots: Option<PathBuf>,
+    wait_max: Duration,
 }
 
 impl Client {
     pub(crate) fn new(settings: &FederationSettings) -> Self {
-        Self { networks: Networks::new(&settings.allowed_networks), web_roots: settings.web_roots_file.clone() }
+        Self {
+            networks: Networks::new(&settings.allowed_networks),
+            web_roots: settings.web_roots_file.clone(),
+            wait_max: FETCH_WAIT_MAX,
+        }
     }
 
     /// The bundle that the endpoint publishes. `known` finds the bundle with which an endpoint's SVID is verified.
@@ -42,7 +47,7 @@ impl Client {
         known: impl Fn(&SpiffeId) -> Option<Arc<TrustBundle>>,
     ) -> Result<TrustBundle, FetchError> {
         let connector = self.connector(&relationship.profile, known)?;
-        let document = tokio::time::timeout(FETCH_WAIT_MAX, self.document(&relationship.url, &connector));
+        let document = tokio::time::timeout(self.wait_max, self.document(&relationship.url, &connector));
         let document = document.await.map_err(|_| FetchError::Late)??;
         TrustBundle::parse_published(relationship.trust_domain.clone(), &document).map_err(FetchError::Document)
     }
@@ -103,3 +108,37 @@ async fn ask(
 /// How long name, connection, handshake and document may take together.
 const FETCH_WAIT_MAX: Duration = Duration::from_secs(15);
 const HEAD_BYTES_MAX: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use identity::spiffe_id::TrustDomain;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_endpoint_that_does_not_answer_is_not_waited_for() {
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://127.0.0.1:{}/", silent.local_addr().unwrap().port());
+        let accepting = tokio::spawn(async move {
+            let (mut stream, _) = silent.accept().await.unwrap();
+            let mut heard = Vec::new();
+            stream.read_to_end(&mut heard).await.map(|_| heard.len())
+        });
+        let (domain, url) = (TrustDomain::parse("other.org").unwrap(), EndpointUrl::parse(&url).unwrap());
+        let relationship = Relationship::new(domain, url, Profile::HttpsWeb, 0);
+        let settings =
+            FederationSettings { allowed_networks: vec!["127.0.0.0/8".parse().unwrap()], ..Default::default() };
+        let client = Client { wait_max: Duration::from_millis(200), ..Client::new(&settings) };
+        assert_eq!(Client::new(&settings).wait_max, FETCH_WAIT_MAX);
+        let began = Instant::now();
+        let refused = client.fetch(&relationship, |_| None).await.unwrap_err();
+        assert!(matches!(refused, FetchError::Late), "{refused:?}");
+        assert!(began.elapsed() >= client.wait_max, "it was given its time");
+        let heard = accepting.await.unwrap();
+        assert!(heard.is_ok_and(|bytes| bytes > 0), "it was called, and left in the end");
+    }
+}

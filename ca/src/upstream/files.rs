@@ -3,7 +3,6 @@
 //! Whoever writes them need not write all at once: a change is looked at when nothing has changed for [`SETTLED`], and what
 //! does not fit together leaves the last good state in force.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,6 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{Minted, Published, TokenKeys, Upstream, UpstreamError, UpstreamFiles};
 use crate::custody::read_file;
+use crate::stamp::Stamp;
 
 /// The files, and what was good of them last.
 #[derive(Debug)]
@@ -29,9 +29,6 @@ pub(crate) struct FilesUpstream {
     signer: ArcSwap<X509Authority>,
     published: watch::Sender<Arc<Published>>,
 }
-
-/// What changes when a file changes.
-type Stamp = Vec<Option<(u64, u64, i64, i64)>>;
 
 impl FilesUpstream {
     /// Reads the files.
@@ -77,13 +74,9 @@ impl FilesUpstream {
         }
     }
 
-    fn stamp(&self) -> Stamp {
-        let files = [&self.files.certificate, &self.files.key, &self.files.bundle];
-        let facts = |path: &&PathBuf| {
-            let found = std::fs::metadata(path).ok()?;
-            Some((found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
-        };
-        files.iter().map(facts).collect()
+    fn stamps(&self) -> [Option<Stamp>; 3] {
+        let UpstreamFiles { certificate, key, bundle, .. } = &self.files;
+        [certificate, key, bundle].map(|file| Stamp::of(file))
     }
 }
 
@@ -106,16 +99,16 @@ impl Upstream for FilesUpstream {
     }
 
     async fn keep_following(&self) {
-        let mut known = self.stamp();
+        let mut known = self.stamps();
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
-            let mut seen = self.stamp();
+            let mut seen = self.stamps();
             if seen == known {
                 continue;
             }
             loop {
                 tokio::time::sleep(SETTLED).await;
-                let again = self.stamp();
+                let again = self.stamps();
                 if again == seen {
                     break;
                 }

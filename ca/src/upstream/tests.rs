@@ -88,6 +88,33 @@ async fn what_does_not_fit_leaves_the_last_good_state_in_force() {
     issues(&ca).await;
 }
 
+/// How the file is written says nothing: order, repetition and space between certificates.
+async fn the_same_roots_written_otherwise_change_nothing() {
+    let Some(openssl) = OpenSsl::find() else { return };
+    for name in ["one", "two"] {
+        openssl.root(name, "P-256", "root", 90);
+    }
+    place(&openssl, "one", &["one", "two"]);
+    let ca = below(&openssl).await;
+    until("both roots are published", WAIT, async || root_count(&ca) == 2).await;
+    let certifier = &ca.certifier;
+    let before = (certifier.authorities.current().bundle.clone(), active_root(&ca));
+    for roots in [&["two", "one"][..], &["one", "two", "one", "two"]] {
+        place(&openssl, "one", roots);
+        let spaced = [openssl.read("bundle.pem"), b"\n\n".to_vec()].concat();
+        openssl.write("bundle.pem", &spaced);
+        let again = files::FilesUpstream::open(&certifier.trust_domain, files(&openssl), certifier.now()).unwrap();
+        let published = again.published().borrow().clone();
+        follow::once(certifier, &again, &published, &mut TokenKeys::default()).await.unwrap();
+        let now = certifier.authorities.current().bundle.clone();
+        assert_eq!(
+            (now.sequence, root_count(&ca), active_root(&ca)),
+            (before.0.sequence, 2, before.1.clone()),
+            "{roots:?}"
+        );
+    }
+}
+
 async fn an_intermediate_is_renewed_by_the_authority_above_before_it_ends() {
     let Some(openssl) = OpenSsl::find() else { return };
     openssl.root("one", "P-256", "root", 90);
@@ -128,6 +155,7 @@ async fn files_that_do_not_fit_together_are_refused_at_the_start() {
 }
 
 on_each_database! {
+    the_same_roots_written_otherwise_change_nothing,
     a_database_begins_below_an_authority_in_files_and_follows_it_to_the_next,
     what_does_not_fit_leaves_the_last_good_state_in_force,
     an_intermediate_is_renewed_by_the_authority_above_before_it_ends,
