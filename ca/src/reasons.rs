@@ -236,11 +236,7 @@ pub const REASONS: &[ReasonDoc] = &[
         "The database can only be read: a standby server, or a disk mounted read-only.",
         "Name the primary server, or make the disk writable.",
     ),
-    doc(
-        "DATABASE_RESTORING",
-        "The database is being restored, or a restore did not end.",
-        "Wait for it, or restore again with --force.",
-    ),
+    doc("DATABASE_RESTORING", "A restore by an earlier version did not end.", "Restore again with --force."),
     doc("DATABASE_UNAVAILABLE", "The database cannot be opened.", "See that it exists, is reachable and writable."),
     doc("DATABASE_UNSUPPORTED", "The database's address is of no known kind.", "Begin it with sqlite: or postgres:."),
     doc(

@@ -1,4 +1,6 @@
 //! Restoring: check everything, then fill an empty database, then make sure that nothing old is told twice.
+//!
+//! Everything that is written is one transaction, on either database: whoever dies in the middle leaves what was there before.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,18 +43,17 @@ pub async fn restore(settings: &Settings, file: &Path, options: RestoreOptions) 
     if authority.is_some() && !options.force {
         return Err(BackupError::NotEmpty { database: address.shown() });
     }
-    clear(&mut conn, &there).await?;
-    let migrated = MIGRATIONS.run_to(input.header.schema, &mut conn).await;
+    let mut whole = conn.begin().await?;
+    clear(&mut whole, &there).await?;
+    let migrated = MIGRATIONS.run_to(input.header.schema, &mut *whole).await;
     migrated.map_err(|error| unmigrated(&address, error))?;
-    fill(&mut conn, &address, &input).await?;
-    MIGRATIONS.run(&mut conn).await.map_err(|error| unmigrated(&address, error))?;
-    conn.execute("BEGIN").await?;
+    fill(&mut whole, &address, &input).await?;
+    MIGRATIONS.run(&mut *whole).await.map_err(|error| unmigrated(&address, error))?;
     if !options.moved {
-        let logs = tables::all(&mut conn, &address).await?.iter().any(|table| table.name == LOG_KEY);
-        leap(&mut conn, logs).await?;
+        let logs = tables::all(&mut whole, &address).await?.iter().any(|table| table.name == LOG_KEY);
+        leap(&mut whole, logs).await?;
     }
-    conn.execute("DELETE FROM meta WHERE name = 'restoring'").await?;
-    conn.execute("COMMIT").await?;
+    whole.commit().await?;
     conn.close().await?;
     let super::Header { trust_domain, schema, made_at, .. } = input.header;
     Ok(BackupReport { trust_domain, schema, made_at, rows: input.rows })
@@ -79,22 +80,19 @@ async fn hold(conn: &mut AnyConnection, address: &Address) -> Result<(), BackupE
     if held { Ok(()) } else { Err(BackupError::InUse { database: address.shown() }) }
 }
 
-/// Removes our tables. A start between here and the end finds the mark `restoring` and refuses.
+/// Removes our tables.
 async fn clear(conn: &mut AnyConnection, there: &[Table]) -> Result<(), BackupError> {
-    conn.execute("BEGIN").await?;
     let names = there.iter().map(|table| table.name.as_str()).chain(["change", "_sqlx_migrations"]);
     for name in names {
         conn.execute(AssertSqlSafe(format!("DROP TABLE IF EXISTS {name}"))).await?;
     }
-    conn.execute("COMMIT").await?;
     Ok(())
 }
 
-/// Writes every row in one transaction.
+/// Writes every row.
 async fn fill(conn: &mut AnyConnection, address: &Address, input: &Input) -> Result<(), BackupError> {
     let there: BTreeMap<String, Table> =
         tables::all(conn, address).await?.into_iter().map(|table| (table.name.clone(), table)).collect();
-    conn.execute("BEGIN").await?;
     for name in there.keys() {
         // The layout itself may bring rows.
         conn.execute(AssertSqlSafe(format!("DELETE FROM {name}"))).await?;
@@ -110,8 +108,8 @@ async fn fill(conn: &mut AnyConnection, address: &Address, input: &Input) -> Res
         rows.push(line.row);
     }
     insert(conn, &there, &name, &mut rows).await?;
-    conn.execute("INSERT INTO meta (name, value) VALUES ('restoring', '1')").await?;
-    conn.execute("COMMIT").await?;
+    // Left by a restore of an earlier version, which wrote in several steps.
+    conn.execute("DELETE FROM meta WHERE name = 'restoring'").await?;
     Ok(())
 }
 

@@ -152,6 +152,69 @@ async fn no_key_and_no_token_is_in_a_backup_and_it_belongs_to_its_owner() {
     assert!(!names.into_iter().any(|name| name.to_string_lossy().starts_with(".ca.backup")), "no temporary file stays");
 }
 
+const DIR: &str = "KASBAH_RESTORE_TEST_CHILD";
+
+/// Not a test by itself: the process that restores, and is killed.
+#[tokio::test]
+async fn child() {
+    let Some(dir) = std::env::var_os(DIR) else { return };
+    let dir = Path::new(&dir);
+    let place = Settings { database: std::fs::read_to_string(dir.join("database-url")).ok(), ..settings(dir) };
+    std::fs::write(dir.join("begun"), "").unwrap();
+    restore(&place, &dir.join("ca.backup"), RestoreOptions { force: true, moved: true }).await.unwrap();
+}
+
+/// Killed at any moment, it leaves what was there before, or what the backup has, and never anything between.
+async fn a_restore_that_is_killed_changes_nothing() {
+    let ca = Running::start().await;
+    let kept = ca.entry("/kept", "/node").await;
+    for n in 0..300 {
+        ca.entry(&format!("/w{n}"), "/node").await;
+    }
+    backup(&ca.settings, &ca.path("ca.backup")).await.unwrap();
+    let lost = ca.entry("/lost", "/node").await;
+    let (dir, place) = (ca.dir(), ca.settings.clone());
+    ca.stop().await;
+    let (mut before, mut after) = (0, 0);
+    for round in 0..KILLS {
+        let _ = std::fs::remove_file(dir.path().join("begun"));
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "backup::tests::child"]).env(DIR, dir.path());
+        let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
+        while !dir.path().join("begun").exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        // Longer each time: from before it connects until after it is done.
+        tokio::time::sleep(std::time::Duration::from_millis(round * round * 2)).await;
+        if round + 1 < KILLS {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        } else {
+            assert!(child.wait().unwrap().success());
+        }
+        let (store, writing) =
+            crate::store::open(&place.database_url(), &place.trust_domain, crate::testing::id("/spire/server"))
+                .await
+                .expect("opens by itself");
+        let registry_has = |id: &str| store.registry().entry(id).is_some();
+        assert!(registry_has(&kept), "neither the old database nor the backup");
+        let count = store.registry().entry_count();
+        match registry_has(&lost) {
+            true => before += usize::from(count == 302),
+            false => after += usize::from(count == 301),
+        }
+        drop(store);
+        writing.await;
+    }
+    assert_eq!(before + after, usize::try_from(KILLS).unwrap(), "a part of something");
+    assert!(before > 0 && after > 0, "{before} before, {after} after: no kill came in the middle");
+    println!("{KILLS} restores, {before} killed before the end");
+    let again = Running::start_in(dir, place).await;
+    assert!(again.certifier.store.registry().entry(&kept).is_some());
+}
+
+const KILLS: u64 = 16;
+
 /// The way of an installation that grows.
 #[tokio::test]
 async fn an_authority_moves_from_sqlite_to_postgresql() {
@@ -174,4 +237,5 @@ database::on_each_database! {
     everything_moves_to_another_database,
     what_the_old_server_may_have_told_is_not_told_again,
     a_full_or_used_database_is_not_overwritten,
+    a_restore_that_is_killed_changes_nothing,
 }

@@ -19,7 +19,7 @@ pub(super) const KEY_CHECK: &str = "key_check";
 pub(super) const CRL_NUMBER: &str = "crl_number";
 /// The number of the last line of the table `change`.
 pub(super) const CHANGE_NUMBER: &str = "change_number";
-/// There while the database is being restored.
+/// There when a restore of an earlier version, which was not one transaction, did not end.
 pub(super) const RESTORING: &str = "restoring";
 /// Written to learn whether the database takes writes.
 pub(super) const PROBES: &str = "probes";
