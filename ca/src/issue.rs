@@ -48,6 +48,14 @@ pub(crate) struct JwtOrder {
     pub(crate) caller: String,
 }
 
+/// What may be signed now: the policy has allowed it, and the clock can be believed.
+#[derive(Clone)]
+pub(crate) struct Admission {
+    now: SystemTime,
+    signing: Arc<Signing>,
+    ttl: Duration,
+}
+
 /// A signed certificate. It must not leave the process before its record is written.
 #[derive(Clone, Debug)]
 pub(crate) struct IssuedX509 {
@@ -96,8 +104,25 @@ impl Certifier {
 
     /// Signs without recording: the caller records, then hands out.
     pub(crate) fn sign_x509(&self, order: &X509Order, csr: &Csr) -> Result<(IssuedX509, Issuance), Refusal> {
+        self.sign_admitted(order, csr, &self.admit_x509(order, csr)?)
+    }
+
+    /// Asks the policy; this counts against its quotas.
+    pub(crate) fn admit_x509(&self, order: &X509Order, csr: &Csr) -> Result<Admission, Refusal> {
         let (now, signing) = self.signing_now()?;
         let ttl = self.allowed_ttl(order, KeyType::of(csr.public_key()))?;
+        Ok(Admission { now, signing, ttl })
+    }
+
+    /// Signs what was admitted, without recording.
+    pub(crate) fn sign_admitted(
+        &self,
+        order: &X509Order,
+        csr: &Csr,
+        admission: &Admission,
+    ) -> Result<(IssuedX509, Issuance), Refusal> {
+        let Admission { now, signing, ttl } = admission;
+        let (now, ttl) = (*now, *ttl);
         let serial = digest::random_serial();
         // The server's own certificate must be good for nodes that do not know the newest root yet.
         let signer = match order.kind {

@@ -19,6 +19,7 @@ mod authorities;
 mod backup;
 mod certifier;
 mod clock_watch;
+mod cores;
 mod custody;
 pub mod document;
 mod entry;

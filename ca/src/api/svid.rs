@@ -18,12 +18,13 @@ use super::convert::{audiences_of, check_not_reserved, id_message, workload_of};
 use super::{Api, Caller, wit};
 use crate::agent::Agent;
 use crate::certifier::Certifier;
+use crate::cores;
 use crate::entry::Entry;
-use crate::issue::{IssuedToken, IssuedX509, JwtOrder, X509Order};
+use crate::issue::{Admission, IssuedToken, IssuedX509, JwtOrder, X509Order};
 use crate::names;
 use crate::refusal::Refusal;
 use crate::rights::Permit;
-use crate::store::{Issuance, IssuanceKind};
+use crate::store::IssuanceKind;
 
 #[tonic::async_trait]
 impl svid_server::Svid for Api {
@@ -74,7 +75,7 @@ impl svid_server::Svid for Api {
             if params.len() > BATCH_SVIDS_MAX {
                 return Err(Refusal::TooMany(BATCH_SVIDS_MAX));
             }
-            Ok(BatchNewX509svidResponse { results: batch(&self.certifier, &agent, &params).await? })
+            Ok(BatchNewX509svidResponse { results: batch(&self.certifier, &agent, params).await? })
         };
         self.answer("BatchNewX509SVID", &caller, work).await
     }
@@ -103,7 +104,7 @@ impl svid_server::Svid for Api {
             if params.len() > BATCH_SVIDS_MAX {
                 return Err(Refusal::TooMany(BATCH_SVIDS_MAX));
             }
-            Ok(BatchNewWitsvidResponse { results: wit::batch(&self.certifier, &agent, &params).await? })
+            Ok(BatchNewWitsvidResponse { results: wit::batch(&self.certifier, &agent, params).await? })
         };
         self.answer("BatchNewWITSVID", &caller, work).await
     }
@@ -118,15 +119,31 @@ impl svid_server::Svid for Api {
     }
 }
 
-/// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome.
+/// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome. The cores
+/// share the work but for the policy, whose quotas count in the order of the items.
 async fn batch(
-    certifier: &Certifier,
-    agent: &Agent,
-    params: &[NewX509svidParams],
+    certifier: &Arc<Certifier>,
+    agent: &Arc<Agent>,
+    params: Vec<NewX509svidParams>,
 ) -> Result<Vec<batch_new_x509svid_response::Result>, Refusal> {
-    let (mut results, mut records) = (Vec::with_capacity(params.len()), Vec::with_capacity(params.len()));
-    for item in params {
-        results.push(match sign_for_entry(certifier, agent, item) {
+    let entry_ids: Vec<String> = params.iter().map(|item| item.entry_id.clone()).collect();
+    let (shared, asking) = (certifier.clone(), agent.clone());
+    let asked = cores::each(params, move |item| order_of(&shared, &asking, &item)).await?;
+    let admit = |asked: Result<Asked, Refusal>| {
+        let asked = asked?;
+        Ok((certifier.admit_x509(&asked.order, &asked.csr)?, asked))
+    };
+    let admitted: Vec<_> = asked.into_iter().map(admit).collect();
+    let shared = certifier.clone();
+    let sign = move |admitted: Result<(Admission, Asked), Refusal>| {
+        let (admission, asked) = admitted?;
+        let (issued, record) = shared.sign_admitted(&asked.order, &asked.csr, &admission)?;
+        Ok((asked.entry, issued, record))
+    };
+    let signed: Vec<Result<_, Refusal>> = cores::each(admitted, sign).await?;
+    let (mut results, mut records) = (Vec::with_capacity(signed.len()), Vec::with_capacity(signed.len()));
+    for (signed, entry_id) in signed.into_iter().zip(entry_ids) {
+        results.push(match signed {
             Ok((entry, issued, record)) => {
                 records.push(record);
                 let svid = x509_message(&entry.spiffe_id, issued, &entry.hint);
@@ -136,7 +153,7 @@ async fn batch(
             Err(refusal) => {
                 certifier.counts.refused(IssuanceKind::X509.as_str(), refusal.reason());
                 let (agent, reason) = (&agent.id, refusal.reason());
-                tracing::info!(%agent, entry_id = item.entry_id, reason, error = %refusal, "issuance refused");
+                tracing::info!(%agent, entry_id, reason, error = %refusal, "issuance refused");
                 batch_new_x509svid_response::Result { status: Some(refusal.item_status()), svid: None }
             }
         });
@@ -145,11 +162,14 @@ async fn batch(
     Ok(results)
 }
 
-fn sign_for_entry(
-    certifier: &Certifier,
-    agent: &Agent,
-    params: &NewX509svidParams,
-) -> Result<(Arc<Entry>, IssuedX509, Issuance), Refusal> {
+/// What an agent asks for and its entry allows.
+struct Asked {
+    entry: Arc<Entry>,
+    csr: Csr,
+    order: X509Order,
+}
+
+fn order_of(certifier: &Certifier, agent: &Agent, params: &NewX509svidParams) -> Result<Asked, Refusal> {
     let entry = authorized_entry(certifier, agent, &params.entry_id)?;
     let csr = Csr::decode_der(&params.csr).map_err(Refusal::Csr)?;
     let order = X509Order {
@@ -161,8 +181,7 @@ fn sign_for_entry(
         entry_id: entry.id.clone(),
         caller: agent.id.to_string(),
     };
-    let (issued, record) = certifier.sign_x509(&order, &csr)?;
-    Ok((entry, issued, record))
+    Ok(Asked { entry, csr, order })
 }
 
 /// The entry, if the agent may issue for it. Whether another agent's entry exists is not told.

@@ -13,22 +13,39 @@ use super::convert::{id_message, workload_of};
 use super::svid::{authorized_entry, positive};
 use crate::agent::Agent;
 use crate::certifier::Certifier;
+use crate::cores;
 use crate::entry::Entry;
-use crate::issue::IssuedToken;
 use crate::issue::wit::{WitOrder, holder_key};
+use crate::issue::{Admission, IssuedToken};
 use crate::refusal::Refusal;
 use crate::rights::Permit;
-use crate::store::{Issuance, IssuanceKind};
+use crate::store::IssuanceKind;
 
-/// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome.
+/// Signs what the agent may have, records all of it at once, and then hands out; each item has its own outcome. The cores
+/// share the work but for the policy, whose quotas count in the order of the items.
 pub(super) async fn batch(
-    certifier: &Certifier,
-    agent: &Agent,
-    params: &[NewWitsvidParams],
+    certifier: &Arc<Certifier>,
+    agent: &Arc<Agent>,
+    params: Vec<NewWitsvidParams>,
 ) -> Result<Vec<batch_new_witsvid_response::Result>, Refusal> {
-    let (mut results, mut records) = (Vec::with_capacity(params.len()), Vec::with_capacity(params.len()));
-    for item in params {
-        results.push(match sign_for_entry(certifier, agent, item) {
+    let entry_ids: Vec<String> = params.iter().map(|item| item.entry_id.clone()).collect();
+    let (shared, asking) = (certifier.clone(), agent.clone());
+    let asked = cores::each(params, move |item| order_of(&shared, &asking, &item)).await?;
+    let admit = |asked: Result<Asked, Refusal>| {
+        let (entry, order) = asked?;
+        Ok((certifier.admit_wit(&order)?, (entry, order)))
+    };
+    let admitted: Vec<_> = asked.into_iter().map(admit).collect();
+    let shared = certifier.clone();
+    let sign = move |admitted: Result<(Admission, Asked), Refusal>| {
+        let (admission, (entry, order)) = admitted?;
+        let (issued, record) = shared.sign_admitted_wit(order, &admission)?;
+        Ok((entry, issued, record))
+    };
+    let signed: Vec<Result<_, Refusal>> = cores::each(admitted, sign).await?;
+    let (mut results, mut records) = (Vec::with_capacity(signed.len()), Vec::with_capacity(signed.len()));
+    for (signed, entry_id) in signed.into_iter().zip(entry_ids) {
+        results.push(match signed {
             Ok((entry, issued, record)) => {
                 records.push(record);
                 let svid = message(&entry.spiffe_id, issued, &entry.hint);
@@ -38,7 +55,7 @@ pub(super) async fn batch(
             Err(refusal) => {
                 certifier.counts.refused(IssuanceKind::Wit.as_str(), refusal.reason());
                 let (agent, reason) = (&agent.id, refusal.reason());
-                tracing::info!(%agent, entry_id = item.entry_id, reason, error = %refusal, "issuance refused");
+                tracing::info!(%agent, entry_id, reason, error = %refusal, "issuance refused");
                 batch_new_witsvid_response::Result { status: Some(refusal.item_status()), svid: None }
             }
         });
@@ -47,11 +64,10 @@ pub(super) async fn batch(
     Ok(results)
 }
 
-fn sign_for_entry(
-    certifier: &Certifier,
-    agent: &Agent,
-    params: &NewWitsvidParams,
-) -> Result<(Arc<Entry>, IssuedToken, Issuance), Refusal> {
+/// What an agent asks for and its entry allows.
+type Asked = (Arc<Entry>, WitOrder);
+
+fn order_of(certifier: &Certifier, agent: &Agent, params: &NewWitsvidParams) -> Result<Asked, Refusal> {
     let entry = authorized_entry(certifier, agent, &params.entry_id)?;
     let order = WitOrder {
         kind: IssuanceKind::Wit,
@@ -62,8 +78,7 @@ fn sign_for_entry(
         entry_id: entry.id.clone(),
         caller: agent.id.to_string(),
     };
-    let (issued, record) = certifier.sign_wit(order)?;
-    Ok((entry, issued, record))
+    Ok((entry, order))
 }
 
 pub(super) async fn mint(

@@ -5,7 +5,7 @@ use std::time::Duration;
 use identity::spiffe_id::SpiffeId;
 use identity::wit::{HolderKey, WitSvidProfile};
 
-use super::{IssuedToken, token_unsigned};
+use super::{Admission, IssuedToken, token_unsigned};
 use crate::api::Caller;
 use crate::audit::Act;
 use crate::certifier::{Certifier, Wanted, secs};
@@ -42,11 +42,28 @@ impl Certifier {
     /// Signs without recording: the caller records, then hands out. Every WIT has a `jti` of its own, under which audits
     /// of relying parties find the record.
     pub(crate) fn sign_wit(&self, order: WitOrder) -> Result<(IssuedToken, Issuance), Refusal> {
+        let admission = self.admit_wit(&order)?;
+        self.sign_admitted_wit(order, &admission)
+    }
+
+    /// Asks the policy; this counts against its quotas.
+    pub(crate) fn admit_wit(&self, order: &WitOrder) -> Result<Admission, Refusal> {
         let (now, signing) = self.signing_now()?;
         let left = signing.wit_not_after.duration_since(now).map_err(|_| Refusal::Signing)?;
         let key = order.key.public_key().and_then(KeyType::of);
         let wanted = Wanted { kind: order.kind, id: &order.id, caller: &order.caller, dns_names: &[], key };
         let ttl = self.judge(&wanted, order.ttl)?.min(left);
+        Ok(Admission { now, signing, ttl })
+    }
+
+    /// Signs what was admitted, without recording.
+    pub(crate) fn sign_admitted_wit(
+        &self,
+        order: WitOrder,
+        admission: &Admission,
+    ) -> Result<(IssuedToken, Issuance), Refusal> {
+        let Admission { now, signing, ttl } = admission;
+        let (now, ttl) = (*now, *ttl);
         let (id, backdate) = (order.id.clone(), self.ttls.backdate(ttl));
         let profile = WitSvidProfile { id, key: order.key, ttl, backdate, token_id: Some(uuid()) };
         let signed = signing.wit.sign_svid(&profile, now).map_err(|error| token_unsigned(&order.id, &error))?;

@@ -74,6 +74,37 @@ async fn a_used_up_quota_names_itself_and_says_when_to_ask_again() {
     assert!(refused.message().contains("quota `per-identity` of 3 in 1h"), "{}", refused.message());
 }
 
+/// The cores share a large batch; the quota counts as if one did it all, and each item has its own outcome at its place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_is_answered_in_order_and_counted_in_order() {
+    let quota = "default: allow\nquotas:\n  - {name: per-node, by: node, limit: 60, per: 1h}\n";
+    let (ca, _) = start(quota).await;
+    let node = ca.node(Some("/node/local")).await;
+    let (web, db) = (ca.entry("/web", "/node/local").await, ca.entry("/db", "/node/local").await);
+    let before = ca.certifier.store.issued_count().await.unwrap();
+    let entries: Vec<&str> = (0..100).map(|n| [web.as_str(), db.as_str(), "nobody", web.as_str()][n % 4]).collect();
+    let outcomes = issue(&ca, &node, &entries).await;
+    let mut given = 0;
+    for (entry, outcome) in entries.into_iter().zip(outcomes) {
+        if entry == "nobody" {
+            assert_eq!(outcome.unwrap_err(), Code::NotFound, "it uses up nothing");
+            continue;
+        }
+        given += 1;
+        if given > 60 {
+            assert_eq!(outcome.unwrap_err(), Code::ResourceExhausted, "the first sixty have it");
+            continue;
+        }
+        let expected = if entry == web { id("/web") } else { id("/db") };
+        assert_eq!(*outcome.unwrap().id(), expected);
+    }
+    assert_eq!(
+        ca.certifier.store.issued_count().await.unwrap(),
+        before + 60,
+        "what was given is on record, nothing else"
+    );
+}
+
 #[tokio::test]
 async fn administrators_are_judged_too_and_refusals_are_on_record() {
     let (ca, _) = start(POLICY).await;
