@@ -7,6 +7,7 @@ mod administration;
 mod admission;
 mod agent;
 mod authority_rotation;
+mod ca_docs;
 mod cert_verbs;
 mod certificates;
 mod check;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         operator::trials,
         policy::trials,
         csr::trials,
+        ca_docs::trials,
         cert_verbs::trials,
         check::trials,
         administration::trials,
