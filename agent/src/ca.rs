@@ -123,6 +123,14 @@ impl std::fmt::Debug for TokenSvid {
 /// A certificate chain, leaf first.
 pub(crate) type Chain = Vec<CertificateDer<'static>>;
 
+/// An X.509-SVID as the CA issued it.
+#[derive(Clone, Debug)]
+pub(crate) struct Issued {
+    pub(crate) chain: Chain,
+    /// When the CA advises to renew it.
+    pub(crate) renew_at: Option<SystemTime>,
+}
+
 /// What the CA says has changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
@@ -170,7 +178,7 @@ pub(crate) trait Ca: Send + Sync {
     /// What is revoked, as far as it is newer than the generation `known`.
     async fn revocations(&self, known: u64) -> Result<News, CaError>;
     /// New SVIDs, one result for each (entry id, CSR), in order.
-    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError>;
+    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Issued, CaError>>, CaError>;
     /// A JWT-SVID for an entry.
     async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError>;
     /// New WIT-SVIDs, one result for each (entry id, public key as SubjectPublicKeyInfo), in order.

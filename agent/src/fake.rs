@@ -13,7 +13,7 @@ use runtime::clock::Clock;
 use tokio::sync::{mpsc, watch};
 use tonic::Code;
 
-use crate::ca::{Ca, CaError, Chain, Progress, Report, TokenSvid};
+use crate::ca::{Ca, CaError, Chain, Issued, Progress, Report, TokenSvid};
 use crate::entry::tests::{decode, wire};
 use crate::entry::{Entries, Entry};
 use crate::evidence::Evidence;
@@ -44,6 +44,8 @@ pub(crate) struct FakeCa {
     pub(crate) jwts: AtomicUsize,
     pub(crate) wits: AtomicUsize,
     pub(crate) posted: Mutex<Vec<u64>>,
+    /// How long after its issue it advises to renew an SVID.
+    pub(crate) advice: Mutex<Option<Duration>>,
     /// What is revoked; without it the call is not offered.
     pub(crate) revocations: Mutex<Option<News>>,
     /// What the watch stream sends; without it the call is not offered.
@@ -106,6 +108,7 @@ impl FakeCa {
             jwts: AtomicUsize::new(0),
             wits: AtomicUsize::new(0),
             posted: Mutex::default(),
+            advice: Mutex::default(),
             revocations: Mutex::default(),
             hints: Mutex::default(),
         })
@@ -243,7 +246,7 @@ impl Ca for FakeCa {
         Ok(if known == told.generation { News { lists: Vec::new(), whole: false, ..told } } else { told })
     }
 
-    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError> {
+    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Issued, CaError>>, CaError> {
         self.reach()?;
         self.batches.lock().unwrap().push(asked.len());
         let entries = self.entries.lock().unwrap().clone();
@@ -251,7 +254,8 @@ impl Ca for FakeCa {
             let entry = entries.iter().find(|entry| entry.id == id).ok_or_else(|| refused(Code::NotFound))?;
             let wrong = domain().with_path("/somebody/else").unwrap();
             let id = if self.wrong_id.load(Ordering::SeqCst) { &wrong } else { &entry.spiffe_id };
-            Ok(self.sign(id, &csr))
+            let advice = *self.advice.lock().unwrap();
+            Ok(Issued { chain: self.sign(id, &csr), renew_at: advice.map(|after| self.clock.now() + after) })
         };
         Ok(asked.into_iter().map(one).collect())
     }

@@ -1,4 +1,4 @@
-//! Renewing the workloads' X.509-SVIDs: each at its half-life with jitter, each time with a new key.
+//! Renewing the workloads' X.509-SVIDs: each when the CA advises or at its half-life with jitter, each time with a new key.
 //!
 //! [`Schedule`] decides and has the time as an argument; [`Rotator`] acts. A failed renewal leaves the old SVID in
 //! place until it expires, and is tried again with back-off.
@@ -8,11 +8,12 @@ mod schedule;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use identity::renewal::renew_at_advised;
 use identity::{PrivateKey, X509Svid};
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 
-use crate::ca::{Ca, CaError, Chain};
+use crate::ca::{Ca, CaError, Chain, Issued};
 use crate::dice;
 use crate::entry::Entry;
 use crate::metrics::{Holder, Numbers, Outcome};
@@ -156,16 +157,16 @@ impl Rotator {
         &self,
         entry: &Arc<Entry>,
         ready: Prepared,
-        answer: Result<Chain, CaError>,
+        answer: Result<Issued, CaError>,
         now: SystemTime,
     ) -> Option<Held> {
-        let svid =
-            answer.and_then(|chain| ready.into_svid(chain)).and_then(|svid| check(&svid, entry, now).map(|()| svid));
-        match svid {
+        let advice = answer.as_ref().ok().and_then(|issued| issued.renew_at);
+        let svid = answer.and_then(|issued| ready.into_svid(issued.chain));
+        match svid.and_then(|svid| check(&svid, entry, now).map(|()| svid)) {
             Ok(svid) => {
                 let svid = svid.with_hint(&entry.hint);
                 let valid_from = svid.not_before().max(now);
-                let renew_at = identity::renewal::renew_at(valid_from, svid.not_after(), dice::roll());
+                let renew_at = renew_at_advised(valid_from, svid.not_after(), advice, dice::roll());
                 tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), entry = entry.id, "SVID renewed");
                 Some(Held { svid: Arc::new(svid), revision: entry.revision, renew_at })
             }

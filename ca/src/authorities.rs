@@ -34,7 +34,7 @@ use crate::certifier::secs;
 use crate::custody::kek::Kek;
 use crate::custody::{Desk, KeeperError, Place, Places};
 use crate::key_file::KeyFileError;
-use crate::rotation::machine::{Line, Node};
+use crate::rotation::machine::{Line, Mode, Node};
 use crate::rotation::schedule::Ages;
 use crate::settings::Settings;
 use crate::store::{AuthorityKind, AuthorityRow, Store, StoreError};
@@ -213,6 +213,13 @@ impl Signing {
     pub(crate) fn line(&self, kind: AuthorityKind) -> &Line {
         static NONE: Line = Line::EMPTY;
         self.lines.get(&kind).unwrap_or(&NONE)
+    }
+
+    /// Whether the root that signs is to give way to another one, by more than its age.
+    pub(crate) fn is_being_replaced(&self) -> bool {
+        let line = self.line(AuthorityKind::Root);
+        let running = line.running.as_ref().filter(|running| running.mode != Mode::Age);
+        running.is_some_and(|running| line.active().is_some_and(|active| active.id == running.old))
     }
 
     /// The end of the root, Unix seconds.

@@ -16,6 +16,7 @@ use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Ask, KeyType, PolicyInForce};
 use crate::refusal::Refusal;
+use crate::renewals::Renewals;
 use crate::revocation::Revocations;
 use crate::rights::Rights;
 use crate::rotation::contacts::Contacts;
@@ -46,6 +47,8 @@ pub(crate) struct Certifier {
     /// Waiting for the audit trail.
     pub(crate) refusals: Refusals,
     pub(crate) contacts: Contacts,
+    /// When agents are advised to come again.
+    pub(crate) renewals: Renewals,
     pub(crate) counts: Counts,
     pub(crate) clock: Clock,
     pub(crate) clock_watch: ClockWatch,

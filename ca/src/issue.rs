@@ -63,6 +63,8 @@ pub(crate) struct IssuedX509 {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) serial: String,
     pub(crate) not_after: i64,
+    /// When its holder is advised to renew it, Unix seconds; 0: there is no advice.
+    pub(crate) renew_at: i64,
 }
 
 /// A signed token. It must not leave the process before its record is written.
@@ -141,7 +143,11 @@ impl Certifier {
         let chain = signer.sign_svid(csr.public_key_spki(), &profile, now);
         let chain = chain.map_err(|error| unsigned(&order.id, error))?;
         let not_after = secs((now + ttl).min(signer.not_after()));
-        let issued = IssuedX509 { chain, serial: digest::serial_hex(&serial), not_after };
+        let renew_at = match order.kind {
+            IssuanceKind::X509 => self.renewals.advise(secs(now), not_after, &serial, signing.is_being_replaced()),
+            _ => 0,
+        };
+        let issued = IssuedX509 { chain, serial: digest::serial_hex(&serial), not_after, renew_at };
         let record = Issuance {
             serial: issued.serial.clone(),
             kind: order.kind,

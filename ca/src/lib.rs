@@ -39,6 +39,7 @@ mod random;
 mod reasons;
 mod refusal;
 mod registry;
+mod renewals;
 mod revocation;
 pub mod rights;
 mod rotation;

@@ -32,6 +32,7 @@ use crate::log::TransparencyLog;
 use crate::metrics::Counts;
 use crate::policy::{Policy, PolicyInForce};
 use crate::refusal::Refusal;
+use crate::renewals::Renewals;
 use crate::revocation::{self, Revocations};
 use crate::rights::Rights;
 use crate::rotation::contacts::Contacts;
@@ -229,6 +230,7 @@ impl Settings {
             revocations: Revocations::new(&self.revocation),
             refusals: Refusals::default(),
             contacts: Contacts::default(),
+            renewals: Renewals::default(),
             counts: Counts::default(),
             clock,
             clock_watch,

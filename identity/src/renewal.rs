@@ -12,6 +12,22 @@ pub fn renew_at(valid_from: SystemTime, not_after: SystemTime, jitter: f64) -> S
     valid_from + life.mul_f64(0.45 + 0.1 * clamp_dice(jitter))
 }
 
+/// The same where the authority gave advice: its moment, if that lies between a quarter and two thirds of the life. Any other
+/// advice counts for nothing: no authority may make its clients ask all the time, or too late.
+pub fn renew_at_advised(
+    valid_from: SystemTime,
+    not_after: SystemTime,
+    advice: Option<SystemTime>,
+    jitter: f64,
+) -> SystemTime {
+    let life = not_after.duration_since(valid_from).unwrap_or(Duration::ZERO);
+    let bounds = valid_from + life / 4..=valid_from + life * 2 / 3;
+    match advice.filter(|moment| !life.is_zero() && bounds.contains(moment)) {
+        Some(moment) => moment,
+        None => renew_at(valid_from, not_after, jitter),
+    }
+}
+
 /// How long to wait after the given number of failures in a row (1 for the first): doubling from `base` up to `max`,
 /// then between half and the whole of that by the dice in 0..1.
 pub fn retry_wait(failures: u32, base: Duration, max: Duration, jitter: f64) -> Duration {
@@ -37,6 +53,19 @@ mod tests {
         assert_eq!(renew_at(at(1000), at(4600), 0.5), at(2800));
         assert_eq!(renew_at(at(0), at(1000), 0.0), at(450));
         assert_eq!(renew_at(at(0), at(1000), 1.0), at(550));
+    }
+
+    #[test]
+    fn advice_counts_between_a_quarter_and_two_thirds_of_the_life() {
+        let advised = |secs| renew_at_advised(at(1000), at(1600), Some(at(secs)), 0.5);
+        for good in [1150, 1200, 1300, 1400] {
+            assert_eq!(advised(good), at(good));
+        }
+        for bad in [0, 999, 1000, 1149, 1401, 1600, 1700] {
+            assert_eq!(advised(bad), at(1300), "{bad}");
+        }
+        assert_eq!(renew_at_advised(at(1000), at(1600), None, 0.5), at(1300));
+        assert_eq!(renew_at_advised(at(10), at(5), Some(at(10)), 0.5), at(10));
     }
 
     #[test]

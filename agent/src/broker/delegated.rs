@@ -141,6 +141,7 @@ fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> wire:
             id: Some(id_of(entry)),
             expires_at: i64::try_from(unix_secs(held.svid.not_after())).unwrap_or(i64::MAX),
             hint: entry.hint.clone(),
+            kasbah_renew_at: 0,
         }),
         x509_svid_key: held.svid.key().pkcs8_der().to_vec(),
     };

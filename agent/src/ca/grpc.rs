@@ -21,7 +21,7 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
-use super::{CALL_WAIT_MAX, Ca, CaError, Chain, Progress, Report, TokenSvid};
+use super::{CALL_WAIT_MAX, Ca, CaError, Chain, Issued, Progress, Report, TokenSvid};
 use crate::entry::{ENTRIES_MAX, Entries, Entry};
 use crate::evidence::Evidence;
 use crate::node::{Anonymous, NodeIdentity};
@@ -192,7 +192,7 @@ impl Ca for GrpcCa {
         decode_revocations(told)
     }
 
-    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Chain, CaError>>, CaError> {
+    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Issued, CaError>>, CaError> {
         let mut client =
             svid::svid_client::SvidClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let count = asked.len();
@@ -202,7 +202,7 @@ impl Ca for GrpcCa {
         if answer.results.len() != count {
             return Err(CaError::BadAnswer { what: "not one result for each CSR" });
         }
-        Ok(answer.results.into_iter().map(chain_of_result).collect())
+        Ok(answer.results.into_iter().map(issued_of_result).collect())
     }
 
     async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError> {
@@ -343,10 +343,13 @@ fn wit_of_result(result: svid::batch_new_witsvid_response::Result) -> Result<Tok
     }
 }
 
-fn chain_of_result(result: svid::batch_new_x509svid_response::Result) -> Result<Chain, CaError> {
+fn issued_of_result(result: svid::batch_new_x509svid_response::Result) -> Result<Issued, CaError> {
     let status = result.status.unwrap_or_default();
     match Code::from(status.code) {
-        Code::Ok => chain_of(result.svid),
+        Code::Ok => {
+            let advised = result.svid.as_ref().map(|svid| svid.kasbah_renew_at).filter(|moment| *moment > 0);
+            Ok(Issued { chain: chain_of(result.svid)?, renew_at: advised.map(from_unix_secs) })
+        }
         code => Err(Status::new(code, status.message).into()),
     }
 }

@@ -72,6 +72,20 @@ async fn an_svid_is_renewed_at_half_life_with_a_new_key_each_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_svid_is_renewed_when_the_ca_advises_if_that_is_not_too_early_or_too_late() {
+    for (advice, expected) in [(7_000, 7_000..8_000), (1_000, 8_550..11_100), (17_000, 8_550..11_100)] {
+        let scene = Scene::start([]);
+        *scene.ca.advice.lock().unwrap() = Some(Duration::from_millis(advice));
+        scene.publish([one()]);
+        scene.held("a").await;
+        let at = scene.clock.now();
+        scene.next("a").await;
+        let waited = scene.clock.now().duration_since(at).unwrap().as_millis();
+        assert!(expected.contains(&waited), "advised {advice}, waited {waited}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_the_ca_is_away_the_old_svid_serves_until_it_expires_and_not_longer() {
     let scene = Scene::start([one()]);
     let held = scene.held("a").await;

@@ -128,6 +128,22 @@ async fn an_agent_joins_serves_and_starts_warm_without_its_token() {
 }
 
 #[tokio::test]
+async fn the_advice_of_the_ca_on_renewal_arrives_over_the_wire() {
+    let scene = Scene::start();
+    let life = *scene.ca.ttl.lock().unwrap();
+    *scene.ca.advice.lock().unwrap() = Some(life * 3 / 10);
+    scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));
+    let running = scene.agent();
+    running.wait_ready().await;
+    let held = fetch_x509(&scene.endpoint()).await.unwrap();
+    let renew_at = running.page("/certs").await["svids"][0]["renew_at"].as_str().unwrap().to_owned();
+    // Without advice at most 55 % of the life would be left.
+    let left = |tenths| rfc3339(held.svid().not_after() - life * tenths / 10);
+    assert!(left(8) < renew_at && renew_at < left(6), "{renew_at}");
+    running.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn the_admin_pages_show_what_is_held_and_no_key() {
     let scene = Scene::start();
     scene.token("t").ca.entries.lock().unwrap().push(own_entry("a", "/a"));

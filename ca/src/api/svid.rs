@@ -286,6 +286,7 @@ pub(super) fn x509_message(id: &SpiffeId, issued: IssuedX509, hint: &str) -> typ
         id: Some(id_message(id)),
         expires_at: issued.not_after,
         hint: hint.to_owned(),
+        kasbah_renew_at: issued.renew_at,
     }
 }
 

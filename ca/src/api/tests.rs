@@ -100,6 +100,50 @@ async fn a_node_joins_and_its_workloads_get_their_identities() {
     ca.stop().await;
 }
 
+/// The message of those who know no advice.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StockSvid {
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    cert_chain: Vec<Vec<u8>>,
+    #[prost(int64, tag = "3")]
+    expires_at: i64,
+    #[prost(string, tag = "4")]
+    hint: String,
+}
+
+async fn each_svid_of_an_entry_comes_with_advice_on_its_renewal_which_others_skip() {
+    use prost::Message as _;
+    let ca = Running::start().await;
+    let node = ca.node(Some("/node/local")).await;
+    let web = ca.entry("/web", "/node/local").await;
+    let batch = async || {
+        let params = (0..20).map(|_| params(&web, &PrivateKey::generate_p256().unwrap())).collect();
+        let mut client = SvidClient::new(ca.network(Some(&node)));
+        let answer = client.batch_new_x509svid(BatchNewX509svidRequest { params }).await.unwrap().into_inner();
+        answer.results.into_iter().map(|result| result.svid.unwrap()).collect::<Vec<_>>()
+    };
+    let now = ca.certifier.now_secs();
+    let share = |svid: &types::X509svid| (svid.kasbah_renew_at - now) as f64 / (svid.expires_at - now) as f64;
+    let svids = batch().await;
+    assert!(
+        svids.iter().all(|svid| (0.44..=0.56).contains(&share(svid))),
+        "{:?}",
+        svids.iter().map(share).collect::<Vec<_>>()
+    );
+    let moments: std::collections::BTreeSet<i64> = svids.iter().map(|svid| svid.kasbah_renew_at / 8).collect();
+    assert!(moments.len() >= 15, "spread: {moments:?}");
+    let stock = StockSvid::decode(&*svids[0].encode_to_vec()).unwrap();
+    assert_eq!((stock.cert_chain, stock.expires_at), (svids[0].cert_chain.clone(), svids[0].expires_at));
+    let mut tools = LocalAuthorityClient::new(ca.local().await);
+    tools.prepare_x509_authority(PrepareX509AuthorityRequest {}).await.unwrap();
+    let svids = batch().await;
+    assert!(
+        svids.iter().all(|svid| (0.29..=0.41).contains(&share(svid))),
+        "{:?}",
+        svids.iter().map(share).collect::<Vec<_>>()
+    );
+}
+
 async fn the_server_proves_itself_with_a_spiffe_id_and_names() {
     let ca = Running::start().await;
     let stream = runtime::mtls::connect(
@@ -395,6 +439,7 @@ async fn an_entry_makes_an_administrator_and_its_end_unmakes_him() {
 
 crate::testing::database::on_each_database! {
     a_node_joins_and_its_workloads_get_their_identities,
+    each_svid_of_an_entry_comes_with_advice_on_its_renewal_which_others_skip,
     the_server_proves_itself_with_a_spiffe_id_and_names,
     jwt_svids_verify_with_the_published_keys,
     a_renewed_node_may_use_both_svids_until_it_uses_the_new_one,

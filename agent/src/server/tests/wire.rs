@@ -18,7 +18,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::*;
-use crate::ca::Chain;
+use crate::ca::{Chain, Issued};
 use crate::entry::Entry;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -254,10 +254,13 @@ service! {
             check_agent(&request)?;
             let asked = request.into_inner().params.into_iter().map(|params| (params.entry_id, params.csr)).collect();
             let answers = self.ca.new_x509_svids(asked).await.map_err(status_of)?;
-            let encode = |answer: Result<Chain, CaError>| match answer.map_err(status_of) {
-                Ok(chain) => svid::batch_new_x509svid_response::Result {
+            let encode = |answer: Result<Issued, CaError>| match answer.map_err(status_of) {
+                Ok(issued) => svid::batch_new_x509svid_response::Result {
                     status: Some(types::Status { code: Code::Ok as i32, message: String::new() }),
-                    svid: Some(encode_svid(chain)),
+                    svid: Some(types::X509svid {
+                        kasbah_renew_at: issued.renew_at.map_or(0, |at| i64::try_from(runtime::clock::unix_secs(at)).unwrap()),
+                        ..encode_svid(issued.chain)
+                    }),
                 },
                 Err(status) => svid::batch_new_x509svid_response::Result {
                     status: Some(types::Status { code: status.code() as i32, message: status.message().into() }),
