@@ -113,6 +113,41 @@ fn every_example_can_be_typed() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The command lines in the code blocks of a page, without prompts and remarks.
+fn typed_in(page: &str) -> Vec<String> {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in page.replace("\\\n", " ").lines() {
+        if line.starts_with("```") {
+            inside = !inside;
+        } else if inside {
+            let line = line.trim_start_matches("$ ").trim_start();
+            let line = line.split(" # ").next().unwrap_or_default().trim_end();
+            // Numbers that every reader has his own of.
+            let line = line.replace("PID", "1").replace("$$", "1");
+            lines.extend(examples(&line));
+        }
+    }
+    lines
+}
+
+#[test]
+fn every_command_of_the_documentation_can_be_typed() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let docs = std::fs::read_dir(root.join("docs")).unwrap().map(|entry| entry.unwrap().path());
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for file in docs.chain([root.join("README.md")]) {
+        for line in typed_in(&std::fs::read_to_string(&file).unwrap()) {
+            count += 1;
+            if let Err(error) = Cli::try_parse_from(words(&line)) {
+                wrong.push(format!("{}: {line}\n  {:?}\n  {error}", file.display(), words(&line)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(count > 80, "only {count} commands were found");
+}
+
 #[test]
 fn lines_are_split_as_a_shell_does() {
     let split = |line: &str| words(line).join("·");
