@@ -23,6 +23,7 @@ const FILES: &[&str] = &[
     "kasbah/rotation.proto",
     "kasbah/custody.proto",
     "kasbah/federation.proto",
+    "kasbah/registration.proto",
     "kasbah/revocation.proto",
     "kasbah/signer.proto",
     "kasbah/rights.proto",

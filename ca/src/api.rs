@@ -25,6 +25,7 @@ mod local_authority;
 mod log;
 mod node;
 mod policy;
+mod registration;
 mod revocation;
 mod rights;
 mod rotation;
@@ -54,6 +55,7 @@ use proto::kasbah::ca::v1::custody_server::CustodyServer;
 use proto::kasbah::ca::v1::federation_server::FederationServer;
 use proto::kasbah::ca::v1::issuance_policy_server::IssuancePolicyServer;
 use proto::kasbah::ca::v1::log_server::LogServer;
+use proto::kasbah::ca::v1::registration_server::RegistrationServer;
 use proto::kasbah::ca::v1::revocation_server::RevocationServer;
 use proto::kasbah::ca::v1::rights_server::RightsServer;
 use proto::kasbah::ca::v1::rotation_server::RotationServer;
@@ -169,6 +171,7 @@ impl Api {
             .add_service(RotationServer::new(self.clone()))
             .add_service(CustodyServer::new(self.clone()))
             .add_service(FederationServer::new(self.clone()))
+            .add_service(RegistrationServer::new(self.clone()))
             .add_service(RevocationServer::new(self.clone()))
             .add_service(RightsServer::new(self.clone()))
             .add_service(DebugServer::new(self.clone()))

@@ -39,7 +39,7 @@ pub(crate) use audit::{AuditFilter, AuditRecord};
 pub(crate) use authorities::{
     Authorities as StoredAuthorities, AuthoritiesChange, AuthorityKind, AuthorityRow, AuthorityState, RotationRow,
 };
-pub(crate) use entries::{Created, Updated};
+pub(crate) use entries::{Created, EntryChange, Hindrance, Updated};
 pub use error::StoreError;
 pub(crate) use federation::{Fetched, Related};
 pub(crate) use health::Health;

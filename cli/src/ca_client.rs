@@ -10,6 +10,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use proto::kasbah::ca::v1::registration_client::RegistrationClient;
+use proto::kasbah::ca::v1::{ApplyEntriesRequest, RefusedEntry};
 use proto::spire::api::server::agent::v1::agent_client::AgentClient;
 use proto::spire::api::server::agent::v1::{
     BanAgentRequest, CreateJoinTokenRequest, DeleteAgentRequest, GetAgentRequest, ListAgentsRequest,
@@ -152,6 +154,19 @@ impl CaClient {
         let entry = Entry { id: id.to_owned(), ..to_entry(spec)? };
         let mut updated = self.update_entries(vec![entry]).await?;
         updated.pop().ok_or_else(|| Failure::failed("the CA answered without an entry"))
+    }
+
+    /// Makes all of these changes or none; answers what is refused, by the entry's id. Nothing when this CA does not offer it.
+    pub(crate) async fn apply_entries(&self, changes: ApplyEntriesRequest) -> Result<Option<Vec<String>>, Failure> {
+        let refused = match RegistrationClient::new(self.channel.clone()).apply_entries(changes).await {
+            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+            answer => answer?.into_inner().refused,
+        };
+        let line = |refused: RefusedEntry| {
+            let why = item(refused.status, Some(())).err().map(|failure| failure.to_string());
+            format!("{}: {}", refused.id, why.unwrap_or_else(|| "refused".to_owned()))
+        };
+        Ok(Some(refused.into_iter().map(line).collect()))
     }
 
     /// Creates many; one outcome for each.

@@ -241,6 +241,7 @@ mod tests {
                 "kasbah.ca.v1.Federation",
                 "kasbah.ca.v1.IssuancePolicy",
                 "kasbah.ca.v1.Log",
+                "kasbah.ca.v1.Registration",
                 "kasbah.ca.v1.Revocation",
                 "kasbah.ca.v1.Rights",
                 "kasbah.ca.v1.Rotation",

@@ -52,6 +52,7 @@ pub(super) fn action_of(rpc: &'static str) -> &'static str {
         "BatchCreateEntry" => "entry.create",
         "BatchUpdateEntry" => "entry.update",
         "BatchDeleteEntry" => "entry.delete",
+        "Registration.ApplyEntries" => "entry.apply",
         "DeleteAgent" => "node.evict",
         "BanAgent" => "node.ban",
         "AttestAgent" => "node.attest",

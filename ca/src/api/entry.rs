@@ -171,7 +171,7 @@ impl entry_server::Entry for Api {
 }
 
 /// What of entries somebody may write.
-struct EntryPermit {
+pub(super) struct EntryPermit {
     write: Permit,
     /// Entries that make administrators or authorities, too; or why not.
     admin: Result<Permit, Refusal>,
@@ -179,7 +179,7 @@ struct EntryPermit {
 
 impl EntryPermit {
     /// Whoever may write some entries must not make himself an administrator by one of them.
-    fn check(&self, entry: &Entry) -> Result<(), Refusal> {
+    pub(super) fn check(&self, entry: &Entry) -> Result<(), Refusal> {
         self.write.check(&entry.spiffe_id)?;
         match &self.admin {
             Err(_) if entry.admin || entry.downstream => {
@@ -191,7 +191,7 @@ impl EntryPermit {
 }
 
 impl Api {
-    fn entry_permit(&self, caller: &Caller) -> Result<EntryPermit, Refusal> {
+    pub(super) fn entry_permit(&self, caller: &Caller) -> Result<EntryPermit, Refusal> {
         Ok(EntryPermit { write: self.permit(caller)?, admin: self.permit_for(caller, Verb::EntryAdmin) })
     }
 
@@ -294,11 +294,17 @@ async fn try_create(
     permit: &EntryPermit,
     message: &types::Entry,
 ) -> Result<Created, Refusal> {
+    let entry = wanted(certifier, permit, message)?;
+    Ok(certifier.acting(caller, act("entry.create", &entry)).create_entry(entry).await?)
+}
+
+/// The entry that a message wants to have created, if the caller may.
+pub(super) fn wanted(certifier: &Certifier, permit: &EntryPermit, message: &types::Entry) -> Result<Entry, Refusal> {
     let patch = EntryPatch::read(message, &whole_mask(), &certifier.trust_domain, ttl_max(certifier))?;
     check_federation(certifier, &patch)?;
     let entry = patch.into_entry(entry_id_of(&message.id)?, certifier.now_secs())?;
     permit.check(&entry)?;
-    Ok(certifier.acting(caller, act("entry.create", &entry)).create_entry(entry).await?)
+    Ok(entry)
 }
 
 async fn update(
@@ -322,13 +328,7 @@ async fn try_update(
     message: &types::Entry,
     mask: &types::EntryMask,
 ) -> Result<Arc<Entry>, Refusal> {
-    let patch = EntryPatch::read(message, mask, &certifier.trust_domain, ttl_max(certifier))?;
-    check_federation(certifier, &patch)?;
-    let known = certifier.store.registry().entry(&message.id).ok_or(Refusal::EntryUnknown)?;
-    let mut wanted = Entry::clone(&known);
-    patch.clone().apply(&mut wanted);
-    permit.check(&known)?;
-    permit.check(&wanted)?;
+    let (patch, wanted) = changed(certifier, permit, message, mask)?;
     let store = certifier.acting(caller, act("entry.update", &wanted));
     match store.update_entry(&message.id, move |entry| patch.apply(entry)).await? {
         Updated::Done(entry) => {
@@ -338,6 +338,23 @@ async fn try_update(
         Updated::Unknown => Err(Refusal::EntryUnknown),
         Updated::Same(_) => Err(Refusal::EntryExists),
     }
+}
+
+/// What a message wants to have changed, and the entry as it then is, if the caller may.
+pub(super) fn changed(
+    certifier: &Certifier,
+    permit: &EntryPermit,
+    message: &types::Entry,
+    mask: &types::EntryMask,
+) -> Result<(EntryPatch, Entry), Refusal> {
+    let patch = EntryPatch::read(message, mask, &certifier.trust_domain, ttl_max(certifier))?;
+    check_federation(certifier, &patch)?;
+    let known = certifier.store.registry().entry(&message.id).ok_or(Refusal::EntryUnknown)?;
+    let mut wanted = Entry::clone(&known);
+    patch.clone().apply(&mut wanted);
+    permit.check(&known)?;
+    permit.check(&wanted)?;
+    Ok((patch, wanted))
 }
 
 async fn delete(certifier: &Certifier, caller: &Caller, permit: &EntryPermit, id: &str) -> Result<(), Refusal> {
@@ -360,7 +377,7 @@ async fn delete(certifier: &Certifier, caller: &Caller, permit: &EntryPermit, id
 }
 
 /// What is done to an entry, with what it says.
-fn act(action: &'static str, entry: &Entry) -> Act {
+pub(super) fn act(action: &'static str, entry: &Entry) -> Act {
     let selectors: Vec<String> = entry.selectors.iter().map(|s| format!("{}:{}", s.kind, s.value)).collect();
     let mut detail = format!("parent {}, selectors {}", entry.parent_id, selectors.join(" "));
     for (named, word) in [(entry.admin, "admin"), (entry.downstream, "downstream")] {

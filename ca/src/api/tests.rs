@@ -5,6 +5,7 @@ mod attacks;
 mod ending;
 mod malformed;
 mod policy;
+mod registration;
 mod rights;
 mod rotation;
 mod wit;

@@ -140,6 +140,7 @@ pub(crate) const CALLS: &[Call] = &[
     call("/kasbah.ca.v1.Log/GetEntries", Admin(Verb::LogRead)),
     call("/kasbah.ca.v1.Log/GetInclusionProof", Admin(Verb::LogRead)),
     call("/kasbah.ca.v1.Log/GetConsistencyProof", Member),
+    call("/kasbah.ca.v1.Registration/ApplyEntries", Admin(Verb::EntryWrite)),
     call("/kasbah.ca.v1.Revocation/Preview", Admin(Verb::Revoke)),
     call("/kasbah.ca.v1.Revocation/Revoke", Admin(Verb::Revoke)),
     call("/kasbah.ca.v1.Revocation/ListRevocations", Admin(Verb::AuditRead)),

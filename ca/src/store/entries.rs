@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use identity::spiffe_id::{SpiffeId, TrustDomain};
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe};
+use sqlx::{AnyConnection, AssertSqlSafe, Executor};
 
+use super::audit::{self, AuditRecord};
 use super::{Done, Lane, Store, StoreError, column, flag, meta};
 use crate::entry::Entry;
 use crate::registry::Change;
@@ -33,7 +34,53 @@ pub(crate) enum Updated {
     Same(Arc<Entry>),
 }
 
+/// One of many changes.
+pub(crate) enum EntryChange {
+    /// By what sees the entry as it is in the database.
+    Update(String, Box<dyn FnOnce(&mut Entry) + Send>),
+    Create(Entry),
+    Delete(String),
+}
+
+/// Why one of many changes cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hindrance {
+    /// Nobody knows the id.
+    Unknown,
+    /// Another entry says the same.
+    Same,
+    /// The id is taken by one that says something else.
+    IdTaken,
+}
+
+/// What became of many changes: all of them, or the place of the first that cannot be, and none.
+pub(crate) type Applied = Result<(), (usize, Hindrance)>;
+
 impl Store {
+    /// Makes all of these changes, each with its audit record, or none.
+    pub(crate) async fn apply_entries(&self, changes: Vec<(EntryChange, AuditRecord)>) -> Result<Applied, StoreError> {
+        self.write_in(Lane::New, move |conn| {
+            Box::pin(async move {
+                conn.execute("SAVEPOINT entries").await?;
+                let mut known = Vec::new();
+                for (at, (change, record)) in changes.into_iter().enumerate() {
+                    match apply(conn, change).await? {
+                        Ok(mut learned) => known.append(&mut learned),
+                        Err(hindrance) => {
+                            conn.execute("ROLLBACK TO SAVEPOINT entries").await?;
+                            conn.execute("RELEASE SAVEPOINT entries").await?;
+                            return Ok(Done::quiet(Err((at, hindrance))));
+                        }
+                    }
+                    audit::insert(conn, &record).await?;
+                }
+                conn.execute("RELEASE SAVEPOINT entries").await?;
+                Ok(Done::new(Ok(()), known))
+            })
+        })
+        .await
+    }
+
     /// Creates an entry unless one that says the same exists.
     pub(crate) async fn create_entry(&self, entry: Entry) -> Result<Created, StoreError> {
         self.write_in(Lane::New, move |conn| {
@@ -56,20 +103,10 @@ impl Store {
         let id = id.to_owned();
         self.write(move |conn| {
             Box::pin(async move {
-                let Some(mut entry) = one(conn, "id", &id).await? else { return Ok(Done::quiet(Updated::Unknown)) };
-                change(&mut entry);
-                if let Some(other) = one(conn, "fingerprint", &entry.fingerprint()).await?
-                    && other.id != id
-                {
-                    return Ok(Done::quiet(Updated::Same(Arc::new(other))));
-                }
-                entry.revision += 1;
-                delete(conn, &id).await?;
-                insert(conn, &entry).await?;
-                let revision = meta::count_up(conn, meta::ENTRIES_REVISION).await?;
-                let entry = Arc::new(entry);
-                let changes = vec![Change::EntrySet(entry.clone()), Change::EntriesRevision(revision)];
-                Ok(Done::new(Updated::Done(entry), changes))
+                Ok(match update(conn, &id, change).await? {
+                    (updated, changes) if changes.is_empty() => Done::quiet(updated),
+                    (updated, changes) => Done::new(updated, changes),
+                })
             })
         })
         .await
@@ -80,15 +117,62 @@ impl Store {
         let id = id.to_owned();
         self.write(move |conn| {
             Box::pin(async move {
-                if !delete(conn, &id).await? {
-                    return Ok(Done::quiet(false));
-                }
-                let revision = meta::count_up(conn, meta::ENTRIES_REVISION).await?;
-                Ok(Done::new(true, vec![Change::EntryGone(id), Change::EntriesRevision(revision)]))
+                Ok(match remove(conn, id).await? {
+                    changes if changes.is_empty() => Done::quiet(false),
+                    changes => Done::new(true, changes),
+                })
             })
         })
         .await
     }
+}
+
+async fn apply(conn: &mut AnyConnection, change: EntryChange) -> Result<Result<Vec<Change>, Hindrance>, StoreError> {
+    let (hindrance, changes) = match change {
+        EntryChange::Update(id, change) => match update(conn, &id, change).await? {
+            (Updated::Done(_), changes) => return Ok(Ok(changes)),
+            (Updated::Unknown, changes) => (Hindrance::Unknown, changes),
+            (Updated::Same(_), changes) => (Hindrance::Same, changes),
+        },
+        EntryChange::Create(entry) => match create(conn, entry).await? {
+            (Created::New(_), changes) => return Ok(Ok(changes)),
+            (Created::Same(_), changes) => (Hindrance::Same, changes),
+            (Created::IdTaken, changes) => (Hindrance::IdTaken, changes),
+        },
+        EntryChange::Delete(id) => (Hindrance::Unknown, remove(conn, id).await?),
+    };
+    Ok(if changes.is_empty() { Err(hindrance) } else { Ok(changes) })
+}
+
+/// Changes an entry inside a transaction that is already open; no changes when it stays as it was.
+async fn update(
+    conn: &mut AnyConnection,
+    id: &str,
+    change: impl FnOnce(&mut Entry),
+) -> Result<(Updated, Vec<Change>), StoreError> {
+    let Some(mut entry) = one(conn, "id", id).await? else { return Ok((Updated::Unknown, Vec::new())) };
+    change(&mut entry);
+    if let Some(other) = one(conn, "fingerprint", &entry.fingerprint()).await?
+        && other.id != id
+    {
+        return Ok((Updated::Same(Arc::new(other)), Vec::new()));
+    }
+    entry.revision += 1;
+    delete(conn, id).await?;
+    insert(conn, &entry).await?;
+    let revision = meta::count_up(conn, meta::ENTRIES_REVISION).await?;
+    let entry = Arc::new(entry);
+    let changes = vec![Change::EntrySet(entry.clone()), Change::EntriesRevision(revision)];
+    Ok((Updated::Done(entry), changes))
+}
+
+/// Deletes an entry inside a transaction that is already open; no changes when it is not known.
+async fn remove(conn: &mut AnyConnection, id: String) -> Result<Vec<Change>, StoreError> {
+    if !delete(conn, &id).await? {
+        return Ok(Vec::new());
+    }
+    let revision = meta::count_up(conn, meta::ENTRIES_REVISION).await?;
+    Ok(vec![Change::EntryGone(id), Change::EntriesRevision(revision)])
 }
 
 /// Creates `entry` inside a transaction that is already open.

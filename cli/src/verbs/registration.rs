@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use ca::explain::{Explanation, Question, explain};
 use identity::spiffe_id::{SpiffeId, TrustDomain};
+use proto::kasbah::ca::v1::ApplyEntriesRequest;
 use proto::spire::api::types::Entry;
 
 use super::ca;
@@ -26,7 +27,49 @@ pub(crate) async fn plan(arg: &DocumentsArg, exit_code: bool) -> Result<(), Fail
 pub(crate) async fn apply(arg: &DocumentsArg) -> Result<(), Failure> {
     let ca = ca(&arg.ca).await?;
     let plan = make(arg, &ca).await?;
-    // What changes first and what is new next, so that no identity is missing between.
+    let parts = parts(&plan);
+    for (at, part) in parts.iter().enumerate() {
+        let Some(refused) = ca.apply_entries(part.clone()).await? else { return apply_singly(arg, &ca, &plan).await };
+        if refused.is_empty() {
+            continue;
+        }
+        refused.iter().for_each(|line| output::message(line));
+        let done =
+            if at == 0 { "nothing was changed".to_owned() } else { format!("{at} parts of {} are made", parts.len()) };
+        return Err(Failure::failed(format!("{} changes are refused; {done}", refused.len())));
+    }
+    output::print(arg.output.output, &plan.document(), || plan.text())?;
+    output::message("applied");
+    Ok(())
+}
+
+/// What goes into one transaction each: all of it, unless it is very much. What changes first and what is new next, so that no
+/// identity is missing between.
+fn parts(plan: &Plan) -> Vec<ApplyEntriesRequest> {
+    enum One<'a> {
+        Update(&'a Entry),
+        Create(&'a Entry),
+        Delete(&'a Entry),
+    }
+    let updates = plan.update.iter().map(|update| One::Update(&update.entry));
+    let creates = plan.create.iter().map(One::Create);
+    let all: Vec<One<'_>> = updates.chain(creates).chain(plan.delete.iter().map(One::Delete)).collect();
+    let part = |ones: &[One<'_>]| {
+        let mut part = ApplyEntriesRequest::default();
+        for one in ones {
+            match one {
+                One::Update(entry) => part.update.push((*entry).clone()),
+                One::Create(entry) => part.create.push((*entry).clone()),
+                One::Delete(entry) => part.delete.push(entry.id.clone()),
+            }
+        }
+        part
+    };
+    all.chunks(PART_ITEMS_MAX).map(part).collect()
+}
+
+/// With a CA that changes entries only one by one.
+async fn apply_singly(arg: &DocumentsArg, ca: &CaClient, plan: &Plan) -> Result<(), Failure> {
     let updates: Vec<Entry> = plan.update.iter().map(|update| update.entry.clone()).collect();
     let deleted: Vec<String> = plan.delete.iter().map(|entry| entry.id.clone()).collect();
     let mut failures = named(&updates, ca.try_update_entries(&updates).await?);
@@ -114,3 +157,6 @@ pub(crate) fn text(found: &Explanation) -> String {
     }
     lines.join("\n")
 }
+
+/// As many changes as the CA makes in one transaction.
+const PART_ITEMS_MAX: usize = 500;
