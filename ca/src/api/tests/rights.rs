@@ -150,7 +150,34 @@ async fn the_local_socket_may_all_but_act_as_an_agent() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// Whoever sends noise has an answer for each call, and everybody else is served.
+async fn noise_from_strangers_hurts_nobody() {
+    let ca = Running::start().await;
+    let channel = ca.network(None);
+    for (name, path) in methods() {
+        for round in 0..8_u8 {
+            let mut noise = identity::digest::random::<64>().to_vec();
+            // Lengths and tags that lie come up more often than by chance.
+            noise[usize::from(round)] = [0xff, 0x0a, 0x12, 0x80][usize::from(round % 4)];
+            let mut grpc = Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let request = tonic::Request::new(tokio_stream::iter([noise.clone(), Vec::new()]));
+            let outcome = match grpc.streaming(request, path.parse().unwrap(), Raw).await {
+                Ok(answers) => answers.into_inner().message().await.map(drop),
+                Err(status) => Err(status),
+            };
+            if let Err(status) = outcome {
+                let broken =
+                    ["h2 protocol error", "transport error"].iter().any(|word| status.message().contains(word));
+                assert!(!broken, "{name} {noise:02x?}: {status:?}");
+            }
+        }
+    }
+    ca.mint("/ops").await;
+}
+
 crate::testing::database::on_each_database! {
+    noise_from_strangers_hurts_nobody,
     a_caller_without_a_certificate_may_next_to_nothing,
     a_workload_may_no_more_than_anyone,
     an_agent_may_what_agents_may,
