@@ -39,7 +39,8 @@ pub(crate) struct EntryFilter {
     selectors: Option<(Relation, BTreeSet<Selector>)>,
     federates_with: Option<(Relation, BTreeSet<TrustDomain>)>,
     hint: Option<String>,
-    downstream: Option<bool>,
+    /// Only those that sign for servers below.
+    downstream: bool,
 }
 
 impl EntryFilter {
@@ -51,7 +52,8 @@ impl EntryFilter {
             selectors: filter.by_selectors.as_ref().map(by_selectors).transpose()?,
             federates_with: filter.by_federates_with.as_ref().map(by_domains).transpose()?,
             hint: filter.by_hint,
-            downstream: filter.by_downstream,
+            // SPIRE's command line always says one of both: `false` is no wish.
+            downstream: filter.by_downstream == Some(true),
         })
     }
 
@@ -72,7 +74,7 @@ impl EntryFilter {
             && self.selectors.as_ref().is_none_or(|(relation, wanted)| relation.holds(&entry.selectors, wanted))
             && self.federates_with.as_ref().is_none_or(|(relation, set)| relation.holds(&entry.federates_with, set))
             && self.hint.as_ref().is_none_or(|hint| *hint == entry.hint)
-            && self.downstream.is_none_or(|downstream| downstream == entry.downstream)
+            && (entry.downstream || !self.downstream)
     }
 }
 
@@ -180,6 +182,18 @@ mod tests {
         assert_eq!(found(M::MatchSubset, &["a", "b"]), [0, 1]);
         assert_eq!(found(M::MatchSuperset, &["a", "b"]), [1, 2]);
         assert_eq!(found(M::MatchAny, &["a", "b"]), [0, 1, 2]);
+    }
+
+    /// SPIRE's `entry show` asks with `by_downstream: false`; entries that make authorities were missing from its list.
+    #[test]
+    fn a_list_leaves_no_downstream_entry_out_unless_only_those_are_wanted() {
+        let both = [entry("e", "/w", "/p"), Entry { downstream: true, ..entry("d", "/d", "/p") }];
+        for (by_downstream, expected) in [(None, "ed"), (Some(false), "ed"), (Some(true), "d")] {
+            let filter = entry_api::count_entries_request::Filter { by_downstream, ..Default::default() };
+            let filter = EntryFilter::of_count(Some(filter)).unwrap();
+            let found: String = both.iter().filter(|entry| filter.matches(entry)).map(|e| e.id.as_str()).collect();
+            assert_eq!(found, expected, "{by_downstream:?}");
+        }
     }
 
     #[test]
