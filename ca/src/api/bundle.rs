@@ -16,7 +16,7 @@ use proto::spire::api::types;
 use runtime::clock::from_unix_secs;
 use tonic::{Request, Response, Status};
 
-use super::{Api, BATCH_ITEMS_MAX, Caller, page};
+use super::{Api, BATCH_ITEMS_MAX, Caller, Who, page};
 use crate::audit::Act;
 use crate::certifier::{Certifier, secs};
 use crate::refusal::Refusal;
@@ -40,7 +40,13 @@ impl bundle_server::Bundle for Api {
     async fn get_bundle(&self, request: Request<GetBundleRequest>) -> Result<Response<types::Bundle>, Status> {
         let caller = self.caller(request.extensions());
         let mask = request.into_inner().output_mask;
-        let work = async { Ok(bundle_message(&self.certifier.authorities.current().bundle, mask.as_ref())) };
+        let work = async {
+            let signing = self.certifier.authorities.current();
+            if let Who::Peer(peer) = &caller.who {
+                self.certifier.contacts.sent(peer.spiffe_id(), signing.bundle.sequence);
+            }
+            Ok(bundle_message(&signing.bundle, mask.as_ref()))
+        };
         self.answer("GetBundle", &caller, work).await
     }
 

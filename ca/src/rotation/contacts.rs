@@ -25,6 +25,8 @@ pub(crate) struct Contact {
     pub(crate) revocations: u64,
     /// Workloads on it that have not acknowledged that bundle, as the agent names them.
     pub(crate) waiting_for: Vec<String>,
+    /// Whether it says what it enforces at all; SPIRE's agents do not.
+    pub(crate) reports: bool,
 }
 
 impl Default for Contacts {
@@ -52,6 +54,14 @@ impl Contacts {
         let waiting_for = clean.collect();
         if let Some(contact) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
             (contact.fetched, contact.revocations, contact.waiting_for) = (fetched, revocations, waiting_for);
+            contact.reports = true;
+        }
+    }
+
+    /// The node was sent this bundle.
+    pub(crate) fn sent(&self, id: &SpiffeId, sequence: u64) {
+        if let Some(contact) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
+            contact.fetched = contact.fetched.max(sequence);
         }
     }
 
@@ -90,10 +100,13 @@ mod tests {
         contacts.said(&node, 7, 0, vec!["x".into()]);
         assert_eq!(contacts.of(&node), Contact::default(), "who was never seen says nothing");
         contacts.seen(&node, 100);
+        contacts.sent(&node, 5);
+        let silent = Contact { seen_at: 100, fetched: 5, ..Contact::default() };
+        assert_eq!(contacts.of(&node), silent, "who only fetches reports nothing");
         contacts.said(&node, 7, 3, vec!["a\nb".repeat(1000); 100]);
         let contact = contacts.of(&node);
         assert_eq!((contact.seen_at, contact.fetched, contact.waiting_for.len()), (100, 7, WAITING_SHOWN_MAX));
-        assert_eq!(contact.revocations, 3);
+        assert_eq!((contact.revocations, contact.reports), (3, true));
         assert!(contact.waiting_for.iter().all(|name| name.len() == NAME_CHARS_MAX && !name.contains('\n')));
         contacts.retain(|_| false);
         assert_eq!(contacts.of(&node), Contact::default());

@@ -101,6 +101,8 @@ fn laggard(agent: &Agent, contact: &Contact, needed: u64, now: i64) -> Laggard {
         "NODE_OFFLINE"
     } else if contact.fetched < needed {
         "BUNDLE_NOT_FETCHED"
+    } else if !contact.reports && agent.bundle_sequence == 0 {
+        "NODE_REPORTS_NOTHING"
     } else if contact.waiting_for.is_empty() {
         "SVID_NOT_REISSUED"
     } else {
@@ -129,12 +131,23 @@ mod tests {
         let node = Agent { bundle_sequence: 4, ..agent("/spire/agent/join_token/a") };
         let check = |seen_at, fetched, waiting: &[&str], reason| {
             let waiting_for = waiting.iter().map(ToString::to_string).collect();
-            let contact = Contact { seen_at, fetched, revocations: 0, waiting_for };
+            let contact = Contact { seen_at, fetched, revocations: 0, waiting_for, reports: true };
             assert_eq!(laggard(&node, &contact, 5, 1_000).reason, reason);
         };
         check(900, 5, &["x"], "NODE_OFFLINE");
         check(999, 4, &[], "BUNDLE_NOT_FETCHED");
         check(999, 5, &["spiffe://example.org/cart"], "WORKLOAD_NOT_ACKNOWLEDGED");
         check(999, 5, &[], "SVID_NOT_REISSUED");
+    }
+
+    /// An agent of SPIRE fetches bundles and never says more: its rotation seemed to wait for an SVID.
+    #[test]
+    fn a_laggard_that_never_reports_is_told_apart() {
+        let silent = Agent { bundle_sequence: 0, ..agent("/spire/agent/join_token/a") };
+        let fetched = |fetched| Contact { seen_at: 999, fetched, ..Contact::default() };
+        assert_eq!(laggard(&silent, &fetched(4), 5, 1_000).reason, "BUNDLE_NOT_FETCHED");
+        assert_eq!(laggard(&silent, &fetched(5), 5, 1_000).reason, "NODE_REPORTS_NOTHING");
+        let reported = Agent { bundle_sequence: 4, ..silent };
+        assert_eq!(laggard(&reported, &fetched(5), 5, 1_000).reason, "SVID_NOT_REISSUED");
     }
 }
