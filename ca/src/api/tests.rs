@@ -8,6 +8,7 @@ mod policy;
 mod registration;
 mod rights;
 mod rotation;
+mod spire;
 mod wit;
 
 use std::collections::BTreeMap;
