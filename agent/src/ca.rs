@@ -1,5 +1,6 @@
 //! What the agent asks of the CA. A trait, so that rotation and sync are tested without a network.
 
+mod denied;
 mod grpc;
 
 use std::sync::Arc;
@@ -14,6 +15,8 @@ use crate::entry::Entry;
 use crate::evidence::Evidence;
 use crate::revocations::News;
 
+#[cfg(test)]
+pub(crate) use denied::tests::denied_status;
 pub(crate) use grpc::{GrpcCa, danger_fetch_bundle};
 
 /// Why a call brought nothing.
@@ -80,6 +83,14 @@ impl CaError {
         }
     }
 
+    /// Whether the CA does not know this node by its SVID any more.
+    pub(crate) fn disowns(&self) -> bool {
+        matches!(
+            self.refused_because(),
+            Some("AGENT_EXPIRED" | "AGENT_MUST_REATTEST" | "AGENT_NOT_ACTIVE" | "AGENT_NOT_ATTESTED")
+        )
+    }
+
     /// Whether the CA spoke and said no.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(self, Self::Refused { .. })
@@ -99,7 +110,9 @@ impl From<Status> for CaError {
             | Code::Unauthenticated
             | Code::NotFound
             | Code::FailedPrecondition => {
-                Self::Refused { code: status.code(), message, reason: runtime::refusal::reason_of(&status) }
+                let reason = runtime::refusal::reason_of(&status);
+                let reason = reason.or_else(|| denied::reason_of(&status).map(str::to_owned));
+                Self::Refused { code: status.code(), message, reason }
             }
             _ => Self::unavailable(if message.is_empty() { status.code().to_string() } else { message }),
         }

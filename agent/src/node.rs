@@ -10,7 +10,7 @@ use identity::renewal::{renew_at, retry_wait};
 use identity::{BundleSet, TrustDomain, X509Svid};
 use runtime::clock::{Clock, rfc3339};
 use runtime::shutdown::Shutdown;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::ca::{Ca, CaError};
 use crate::dice;
@@ -151,6 +151,8 @@ pub(crate) struct NodeIdentity {
     own: ArcSwapOption<Own>,
     state: Arc<State>,
     changes: watch::Sender<u64>,
+    /// The CA was heard to say that it does not know the SVID.
+    disowned: Notify,
 }
 
 #[derive(Debug)]
@@ -162,7 +164,7 @@ struct Own {
 
 impl NodeIdentity {
     pub(crate) fn new(state: Arc<State>) -> Self {
-        Self { own: ArcSwapOption::empty(), state, changes: watch::Sender::new(0) }
+        Self { own: ArcSwapOption::empty(), state, changes: watch::Sender::new(0), disowned: Notify::new() }
     }
 
     pub(crate) fn svid(&self) -> Option<Arc<X509Svid>> {
@@ -188,6 +190,11 @@ impl NodeIdentity {
     /// Changes with every new SVID.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
+    }
+
+    /// The CA does not know the SVID any more: it is renewed at once, or the agent joins anew. Said again while it lasts.
+    pub(crate) fn disown(&self) {
+        self.disowned.notify_waiters();
     }
 
     /// Whether the authority that signed the SVID is neither tainted nor gone; true while there is none.
@@ -324,7 +331,8 @@ impl Node {
         }
     }
 
-    /// Waits for the moment of a renewal. With `early`, an SVID whose authority is tainted is due at once.
+    /// Waits for the moment of a renewal. With `early`, an SVID whose authority is tainted, or that the CA does not know any
+    /// more, is due at once.
     async fn until_due(&self, due: SystemTime, early: bool) {
         let mut changes = self.identity.state.subscribe();
         let tainted = async {
@@ -338,6 +346,9 @@ impl Node {
         tokio::select! {
             () = self.measured_sleep(due) => (),
             () = tainted, if early => (),
+            () = self.identity.disowned.notified(), if early => {
+                tracing::warn!(reason = "CA_REFUSED", "the CA does not know this agent any more; it asks to be let in again");
+            }
         }
     }
 

@@ -296,6 +296,7 @@ impl Agent {
         let syncer = Syncer {
             ca: ca.clone(),
             state: state.clone(),
+            own: own.clone(),
             numbers: numbers.clone(),
             interval: settings.sync_interval,
             trust: self.trust.clone(),

@@ -17,6 +17,7 @@ use crate::ca::{Ca, CaError, Progress, Report};
 use crate::dice;
 use crate::entry::Entries;
 use crate::metrics::{Numbers, Outcome};
+use crate::node::NodeIdentity;
 use crate::state::State;
 use crate::trust::Trust;
 
@@ -24,6 +25,8 @@ use crate::trust::Trust;
 pub(crate) struct Syncer {
     pub(crate) ca: Arc<dyn Ca>,
     pub(crate) state: Arc<State>,
+    /// With whose SVID the CA is asked.
+    pub(crate) own: Arc<NodeIdentity>,
     pub(crate) numbers: Numbers,
     pub(crate) interval: Duration,
     /// Keeps the own bundle for the next start.
@@ -60,6 +63,9 @@ impl Syncer {
                     failures = failures.saturating_add(1);
                     if failures.is_power_of_two() {
                         tracing::warn!(%error, reason = error.reason(), failures, "sync failed, serving what is known");
+                    }
+                    if error.disowns() {
+                        self.own.disown();
                     }
                     self.trust.look_again(&error, &self.state).await;
                     retry_wait(failures, RETRY_WAIT_BASE, self.interval.max(RETRY_WAIT_BASE), dice::roll())

@@ -187,6 +187,26 @@ async fn an_evicted_agent_whose_evidence_may_be_shown_again_comes_back_by_itself
     assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 2);
 }
 
+/// An evicted agent failed to sync until half of its SVID's life was over, long after its workloads' SVIDs had ended.
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_hears_that_the_ca_does_not_know_it_comes_back_at_once() {
+    let scene = Scene::new();
+    let node = scene.kubernetes_node();
+    node.start(&Shutdown::new()).await.unwrap();
+    let (identity, first) = (node.identity.clone(), node.identity.serial());
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    scene.ca.evicted.store(true, Ordering::SeqCst);
+    identity.disown();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_ne!(identity.serial(), first);
+    assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 2);
+    let second = identity.serial();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(identity.serial(), second, "one new SVID is enough");
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_cut_off_for_longer_than_its_svid_lives_joins_anew() {
     let scene = Scene::new();

@@ -1,6 +1,7 @@
 //! The whole agent against a CA on the wire: TLS on loopback, real sockets, a real child process.
 
 mod resilience;
+mod spire;
 mod wire;
 
 use std::io::{BufRead, BufReader};

@@ -28,9 +28,11 @@ impl Scene {
         let state = Arc::new(State::new(TrustBundle::new(domain())));
         let (report, (revision, synced)) = (watch::Sender::new(Report::default()), watch::channel(0));
         let reports = report.subscribe();
+        let own = Arc::new(NodeIdentity::new(state.clone()));
         let syncer = Syncer {
             ca: ca.clone(),
             state: state.clone(),
+            own: own.clone(),
             numbers: Numbers::default(),
             interval: Duration::from_secs(5),
             trust: Arc::new(Trust::for_test(dir.path())),
@@ -41,7 +43,6 @@ impl Scene {
         };
         let mut tasks = TaskSet::new();
         tasks.spawn("sync", syncer.run(Shutdown::new()));
-        let own = Arc::new(NodeIdentity::new(state.clone()));
         let reporter = Reporter {
             state: state.clone(),
             own,

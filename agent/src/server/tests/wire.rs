@@ -18,7 +18,7 @@ use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::*;
-use crate::ca::{Chain, Issued};
+use crate::ca::{Chain, Issued, denied_status};
 use crate::entry::Entry;
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -43,6 +43,8 @@ struct Service {
     ca: Arc<FakeCa>,
     mode: Arc<Mutex<Mode>>,
     sent: Arc<AtomicUsize>,
+    /// Without what only our CA has.
+    is_stock: bool,
 }
 
 impl Server {
@@ -50,7 +52,16 @@ impl Server {
         Self::start_at(ca, path, "127.0.0.1:0".parse().unwrap())
     }
 
+    /// As a server of SPIRE: nothing but its own services.
+    pub(super) fn start_stock(ca: Arc<FakeCa>) -> Self {
+        Self::start_with(ca, "/spire/server", "127.0.0.1:0".parse().unwrap(), true)
+    }
+
     pub(super) fn start_at(ca: Arc<FakeCa>, path: &str, addr: SocketAddr) -> Self {
+        Self::start_with(ca, path, addr, false)
+    }
+
+    fn start_with(ca: Arc<FakeCa>, path: &str, addr: SocketAddr, is_stock: bool) -> Self {
         let key = PrivateKey::generate_p256().unwrap();
         let chain = ca.sign(&domain().with_path(path).unwrap(), &key.csr_der(None).unwrap());
         let bundle = Arc::new(ca.bundle.lock().unwrap().clone());
@@ -58,12 +69,16 @@ impl Server {
             svid: Some(Arc::new(X509Svid::from_parts(chain, key).unwrap())),
             bundles: Arc::new(BundleSet::new([bundle])),
         };
-        let service = Service { ca, mode: Arc::new(Mutex::new(Mode::Whole)), sent: Arc::default() };
+        let service = Service { ca, mode: Arc::new(Mutex::new(Mode::Whole)), sent: Arc::default(), is_stock };
         let routes = Routes::new(agent::agent_server::AgentServer::new(service.clone()))
             .add_service(entry::entry_server::EntryServer::new(service.clone()))
             .add_service(svid::svid_server::SvidServer::new(service.clone()))
-            .add_service(bundle::bundle_server::BundleServer::new(service.clone()))
-            .add_service(node::node_server::NodeServer::new(service.clone()));
+            .add_service(bundle::bundle_server::BundleServer::new(service.clone()));
+        let node = (!is_stock).then(|| node::node_server::NodeServer::new(service.clone()));
+        let routes = match node {
+            Some(node) => routes.add_service(node),
+            None => routes,
+        };
         let listener = listen::tcp(addr).unwrap();
         let (addr, shutdown) = (listener.local_addr().unwrap(), Shutdown::new());
         let serving = mtls::serve_tonic(listener, source, ClientAuth::Optional, routes, shutdown.clone());
@@ -90,18 +105,19 @@ impl Server {
 }
 
 impl Service {
+    /// Only agents may call, and whoever calls is the one the certificate names. A server of SPIRE knows whom it evicted.
+    fn check_agent<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let peer = mtls::peer_of(request).ok_or_else(|| Status::permission_denied("no SVID"))?;
+        assert!(peer.spiffe_id().path().starts_with("/spire/agent/"));
+        let evicted = self.is_stock && self.ca.evicted.load(Ordering::SeqCst);
+        if evicted { Err(denied_status("/spire.api.server.x.v1.X/Y", AGENT_NOT_ATTESTED)) } else { Ok(()) }
+    }
+
     fn page(&self, entries: &[Arc<Entry>], more: bool) -> entry::SyncAuthorizedEntriesResponse {
         self.sent.fetch_add(entries.len(), Ordering::SeqCst);
         let entries = entries.iter().map(encode_entry).collect();
         entry::SyncAuthorizedEntriesResponse { entries, more, ..Default::default() }
     }
-}
-
-/// Only agents may call, and whoever calls is the one the certificate names.
-fn check_agent<T>(request: &Request<T>) -> Result<(), Status> {
-    let peer = mtls::peer_of(request).ok_or_else(|| Status::permission_denied("no SVID"))?;
-    assert!(peer.spiffe_id().path().starts_with("/spire/agent/"));
-    Ok(())
 }
 
 fn status_of(error: CaError) -> Status {
@@ -160,7 +176,7 @@ service! {
             let asked = request.into_inner().message().await?.and_then(|message| message.step);
             let Some(agent::attest_agent_request::Step::Params(params)) = asked else { panic!("{asked:?}") };
             let (data, csr) = (params.data.unwrap(), params.params.unwrap().csr);
-            let kinds = ["join_token", crate::evidence::OLD_SVID];
+            let kinds = ["join_token", "k8s_psat", crate::evidence::OLD_SVID];
             let kind = kinds.into_iter().find(|kind| *kind == data.r#type).unwrap();
             let mut evidence = Evidence::plain(kind, &data.payload);
             let chain = self.ca.attest(&mut evidence, csr).await.map_err(status_of)?;
@@ -170,9 +186,15 @@ service! {
         }
 
         async fn renew_agent(&self, request: Request<agent::RenewAgentRequest>) -> Result<Response<agent::RenewAgentResponse>, Status> {
-            check_agent(&request)?;
+            self.check_agent(&request)?;
             let chain = self.ca.renew_agent(request.into_inner().params.unwrap().csr).await.map_err(status_of)?;
             Ok(Response::new(agent::RenewAgentResponse { svid: Some(encode_svid(chain)) }))
+        }
+
+        async fn post_status(&self, request: Request<agent::PostStatusRequest>) -> Result<Response<agent::PostStatusResponse>, Status> {
+            self.check_agent(&request)?;
+            self.ca.post_status(request.into_inner().current_bundle_serial).await.map_err(status_of)?;
+            Ok(Response::new(agent::PostStatusResponse {}))
         }
     } not offered {
         count_agents(agent::CountAgentsRequest) -> agent::CountAgentsResponse;
@@ -181,7 +203,6 @@ service! {
         delete_agent(agent::DeleteAgentRequest) -> ();
         ban_agent(agent::BanAgentRequest) -> ();
         create_join_token(agent::CreateJoinTokenRequest) -> types::JoinToken;
-        post_status(agent::PostStatusRequest) -> agent::PostStatusResponse;
     }
 }
 
@@ -193,7 +214,7 @@ service! {
             &self,
             request: Request<Streaming<entry::SyncAuthorizedEntriesRequest>>,
         ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
-            check_agent(&request)?;
+            self.check_agent(&request)?;
             let (mode, service) = (*self.mode.lock().unwrap(), self.clone());
             if mode == Mode::ListOnly {
                 return Err(Status::unimplemented("an old server"));
@@ -231,7 +252,7 @@ service! {
             &self,
             request: Request<entry::GetAuthorizedEntriesRequest>,
         ) -> Result<Response<entry::GetAuthorizedEntriesResponse>, Status> {
-            check_agent(&request)?;
+            self.check_agent(&request)?;
             let entries = self.page(&self.ca.entries.lock().unwrap(), false).entries;
             Ok(Response::new(entry::GetAuthorizedEntriesResponse { entries }))
         }
@@ -251,7 +272,7 @@ service! {
             &self,
             request: Request<svid::BatchNewX509svidRequest>,
         ) -> Result<Response<svid::BatchNewX509svidResponse>, Status> {
-            check_agent(&request)?;
+            self.check_agent(&request)?;
             let asked = request.into_inner().params.into_iter().map(|params| (params.entry_id, params.csr)).collect();
             let answers = self.ca.new_x509_svids(asked).await.map_err(status_of)?;
             let encode = |answer: Result<Issued, CaError>| match answer.map_err(status_of) {
@@ -274,7 +295,7 @@ service! {
             &self,
             request: Request<svid::BatchNewWitsvidRequest>,
         ) -> Result<Response<svid::BatchNewWitsvidResponse>, Status> {
-            check_agent(&request)?;
+            self.check_agent(&request)?;
             let asked = request.into_inner().params.into_iter();
             let asked = asked.map(|params| (params.entry_id, params.public_key)).collect();
             let unix_secs = |at| i64::try_from(runtime::clock::unix_secs(at)).unwrap();
@@ -296,11 +317,24 @@ service! {
             };
             Ok(Response::new(svid::BatchNewWitsvidResponse { results: answers.into_iter().map(encode).collect() }))
         }
+
+        async fn new_jwtsvid(&self, request: Request<svid::NewJwtsvidRequest>) -> Result<Response<svid::NewJwtsvidResponse>, Status> {
+            self.check_agent(&request)?;
+            let asked = request.into_inner();
+            let svid = self.ca.new_jwt_svid(&asked.entry_id, asked.audience).await.map_err(status_of)?;
+            let unix_secs = |at| i64::try_from(runtime::clock::unix_secs(at)).unwrap();
+            let svid = types::Jwtsvid {
+                token: svid.token,
+                issued_at: unix_secs(svid.issued_at),
+                expires_at: unix_secs(svid.expires_at),
+                ..types::Jwtsvid::default()
+            };
+            Ok(Response::new(svid::NewJwtsvidResponse { svid: Some(svid) }))
+        }
     } not offered {
         mint_x509svid(svid::MintX509svidRequest) -> svid::MintX509svidResponse;
         mint_jwtsvid(svid::MintJwtsvidRequest) -> svid::MintJwtsvidResponse;
         mint_witsvid(svid::MintWitsvidRequest) -> svid::MintWitsvidResponse;
-        new_jwtsvid(svid::NewJwtsvidRequest) -> svid::NewJwtsvidResponse;
         new_downstream_x509ca(svid::NewDownstreamX509caRequest) -> svid::NewDownstreamX509caResponse;
     }
 }
@@ -329,13 +363,17 @@ service! {
                 ..types::Bundle::default()
             }))
         }
+
+        async fn get_federated_bundle(&self, request: Request<bundle::GetFederatedBundleRequest>) -> Result<Response<types::Bundle>, Status> {
+            self.check_agent(&request)?;
+            Err(Status::not_found("bundle not found"))
+        }
     } not offered {
         count_bundles(bundle::CountBundlesRequest) -> bundle::CountBundlesResponse;
         append_bundle(bundle::AppendBundleRequest) -> types::Bundle;
         publish_jwt_authority(bundle::PublishJwtAuthorityRequest) -> bundle::PublishJwtAuthorityResponse;
         publish_wit_authority(bundle::PublishWitAuthorityRequest) -> bundle::PublishWitAuthorityResponse;
         list_federated_bundles(bundle::ListFederatedBundlesRequest) -> bundle::ListFederatedBundlesResponse;
-        get_federated_bundle(bundle::GetFederatedBundleRequest) -> types::Bundle;
         batch_create_federated_bundle(bundle::BatchCreateFederatedBundleRequest) -> bundle::BatchCreateFederatedBundleResponse;
         batch_update_federated_bundle(bundle::BatchUpdateFederatedBundleRequest) -> bundle::BatchUpdateFederatedBundleResponse;
         batch_set_federated_bundle(bundle::BatchSetFederatedBundleRequest) -> bundle::BatchSetFederatedBundleResponse;
@@ -351,7 +389,7 @@ impl node::node_server::Node for Service {
         &self,
         request: Request<Streaming<node::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        check_agent(&request)?;
+        self.check_agent(&request)?;
         let mut heard = request.into_inner();
         Ok(Response::new(Box::pin(async_stream::try_stream! {
             while let Some(progress) = heard.message().await? {
@@ -370,3 +408,6 @@ impl node::node_server::Node for Service {
         Err(Status::unimplemented(""))
     }
 }
+
+/// Of SPIRE's `PermissionDeniedDetails`.
+const AGENT_NOT_ATTESTED: u8 = 2;
