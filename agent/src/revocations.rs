@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use identity::CertificateDer;
 use identity::revocation::{CrlError, RevocationIndex};
+use identity::summary::CertificateSummary;
 
 /// Everything that is revoked at one moment.
 #[derive(Debug, Default)]
@@ -63,6 +65,12 @@ impl Revocations {
     /// Whether anything at all stands on a list.
     pub(crate) fn revokes_certificates(&self) -> bool {
         self.index.lists().any(|list| !list.is_empty())
+    }
+
+    /// Whether each of these roots has a list. One whose key is kept elsewhere signs none.
+    pub(crate) fn cover(&self, roots: &[CertificateDer<'_>]) -> bool {
+        let id = |root| CertificateSummary::decode(root).ok().and_then(|summary| summary.subject_key_id);
+        roots.iter().all(|root| id(root).is_some_and(|id| self.lists.contains_key(&id)))
     }
 
     /// Whether a token is revoked.

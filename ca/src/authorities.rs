@@ -235,15 +235,16 @@ impl Signing {
         wanted.filter(|id| self.former.contains_key(id)).unwrap_or(active)
     }
 
-    /// The ids of all authorities that may have signed certificates which have not ended: roots and intermediates.
+    /// The ids of all authorities that sign revocation lists: roots and intermediates that have not ended.
     pub(crate) fn issuer_ids(&self, now: i64) -> impl Iterator<Item = &str> {
-        let signs = |facts: &&Facts| matches!(facts.kind, AuthorityKind::Root | AuthorityKind::X509);
+        let signs = |facts: &&Facts| facts.signs_lists;
         self.facts.iter().filter(signs).filter(move |facts| facts.not_after > now).map(|facts| facts.id.as_str())
     }
 
     /// Of these, the intermediates.
     pub(crate) fn intermediate_ids(&self, now: i64) -> impl Iterator<Item = &str> {
-        let lives = move |facts: &&Facts| facts.kind == AuthorityKind::X509 && facts.not_after > now;
+        let lives =
+            move |facts: &&Facts| facts.kind == AuthorityKind::X509 && facts.signs_lists && facts.not_after > now;
         self.facts.iter().filter(lives).map(|facts| facts.id.as_str())
     }
 
@@ -344,7 +345,7 @@ impl Authorities {
         self.read(store, now).await
     }
 
-    /// Every root and intermediate that has not ended, opened to sign lists.
+    /// Every root and intermediate that has not ended and may sign lists, opened to do so. Some from elsewhere may not.
     pub(crate) async fn open_issuers(
         &self,
         store: &Store,
@@ -355,6 +356,7 @@ impl Authorities {
             matches!(row.kind, AuthorityKind::Root | AuthorityKind::X509)
                 && row.not_after > secs(now)
                 && self.keys.holds(row)
+                && rows::may_sign_lists(row)
         };
         rows.iter().filter(signs).map(|row| self.keys.open_x509(row).map(Arc::new)).collect()
     }

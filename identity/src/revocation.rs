@@ -77,6 +77,11 @@ impl fmt::Debug for Link {
     }
 }
 
+/// Whether a CA certificate may sign revocation lists: its key usage has cRLSign.
+pub fn may_sign_lists(der: &CertificateDer<'_>) -> bool {
+    Issuer::decode(der).is_some_and(|issuer| issuer.may_sign_lists)
+}
+
 /// The serial number in a list's or issuance record's hexadecimal, as bytes; `None` if it is not hexadecimal.
 pub fn serial_bytes(hex: &str) -> Option<Vec<u8>> {
     let padded = if hex.len().is_multiple_of(2) { hex.to_owned() } else { format!("0{hex}") };

@@ -45,6 +45,8 @@ struct Holdings<'a> {
     bundles: BTreeMap<&'a TrustDomain, &'a Arc<TrustBundle>>,
     /// The own trust domain's revocation lists in PEM; empty while nothing is revoked.
     crl: String,
+    /// Whether one of the own roots has no list.
+    gap: bool,
 }
 
 /// One name, looked up.
@@ -91,7 +93,9 @@ impl<'a> Holdings<'a> {
         let revocations = &snapshot.revocations;
         let lists = revocations.lists().map(|list| identity::pem::encode("X509 CRL", list));
         let crl = if revocations.revokes_certificates() { lists.collect() } else { String::new() };
-        Self { own, identities, first: entries.first().map(|entry| &entry.spiffe_id), bundles, crl }
+        let roots = snapshot.bundles.get(own).map(|bundle| bundle.x509_authorities.as_slice()).unwrap_or_default();
+        let gap = !crl.is_empty() && !revocations.cover(roots);
+        Self { own, identities, first: entries.first().map(|entry| &entry.spiffe_id), bundles, crl, gap }
     }
 
     fn names(&self) -> BTreeSet<String> {
@@ -104,7 +108,7 @@ impl<'a> Holdings<'a> {
     fn find(&self, name: &str) -> Found {
         match name {
             DEFAULT => self.certificate(self.first),
-            ROOT => self.bundles.get(self.own).map_or(Found::Pending, |bundle| found(trusted_ca(bundle, &self.crl))),
+            ROOT => self.bundles.get(self.own).map_or(Found::Pending, |bundle| found(self.trusted_ca(bundle))),
             ALL => found(self.spiffe_validator(self.bundles.iter().map(|(name, bundle)| (*name, *bundle)))),
             _ => match SpiffeId::parse(name) {
                 Ok(id) if id.path().is_empty() => self.domain(&id.trust_domain()),
@@ -127,6 +131,16 @@ impl<'a> Holdings<'a> {
             Some((name, bundle)) => found(self.spiffe_validator([(*name, *bundle)].into_iter())),
             None => Found::Unknown,
         }
+    }
+
+    /// Envoy wants a list of every authority of a path, or of the leaf's issuer alone: the latter where a root has none.
+    fn trusted_ca(&self, bundle: &TrustBundle) -> Type {
+        Type::ValidationContext(CertificateValidationContext {
+            trusted_ca: Some(inline(bundle.to_pem().into_bytes())),
+            crl: (!self.crl.is_empty()).then(|| inline(self.crl.as_bytes().to_vec())),
+            only_verify_leaf_cert_crl: self.gap,
+            ..CertificateValidationContext::default()
+        })
     }
 
     /// Each trust domain's certificates are judged by its own roots alone, ours by the lists as well.
@@ -161,14 +175,6 @@ fn tls_certificate(svid: &X509Svid) -> Type {
         certificate_chain: Some(inline(svid.chain_pem().into_bytes())),
         private_key: Some(inline(svid.key().pkcs8_pem().as_bytes().to_vec())),
         ..TlsCertificate::default()
-    })
-}
-
-fn trusted_ca(bundle: &TrustBundle, crl: &str) -> Type {
-    Type::ValidationContext(CertificateValidationContext {
-        trusted_ca: Some(inline(bundle.to_pem().into_bytes())),
-        crl: (!crl.is_empty()).then(|| inline(crl.as_bytes().to_vec())),
-        ..CertificateValidationContext::default()
     })
 }
 

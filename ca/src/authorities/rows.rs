@@ -44,6 +44,8 @@ pub(crate) struct Facts {
     pub(crate) requested: bool,
     /// The root of an intermediate; empty for others.
     pub(crate) issuer: String,
+    /// A root or an intermediate that may sign revocation lists, with a key that is not offline.
+    pub(crate) signs_lists: bool,
     pub(crate) not_before: i64,
     pub(crate) not_after: i64,
 }
@@ -346,9 +348,16 @@ fn facts(row: &AuthorityRow) -> Facts {
         place: row.place,
         issuer: row.issuer_id.clone(),
         requested: row.kind == AuthorityKind::X509 && row.certificate.is_empty(),
+        signs_lists: row.place != Place::Offline && may_sign_lists(row),
         not_before: row.not_before,
         not_after: row.not_after,
     }
+}
+
+/// Whether its certificate has the key usage cRLSign; keys of tokens have no certificate.
+pub(super) fn may_sign_lists(row: &AuthorityRow) -> bool {
+    let own = pem::decode_certificates(row.certificate.as_bytes()).ok().and_then(|chain| chain.into_iter().next());
+    own.is_some_and(|own| identity::revocation::may_sign_lists(&own))
 }
 
 fn blank(kind: AuthorityKind, id: String, now: SystemTime) -> AuthorityRow {

@@ -197,7 +197,7 @@ impl Authorities {
     ) -> Result<(), AuthoritiesError> {
         change.now = Some(now);
         for root in stored.rows.iter().filter(|row| change.gone.contains(&row.id) && row.not_after > secs(now)) {
-            if !self.keys.holds(root) {
+            if !self.keys.holds(root) || !rows::may_sign_lists(root) {
                 continue;
             }
             let below = stored.rows.iter().filter(|row| row.kind == AuthorityKind::X509 && row.issuer_id == root.id);

@@ -29,8 +29,12 @@ pub(crate) fn import(args: &CaImportArgs) -> Result<(), Failure> {
             .remedy("give a key in PEM: PKCS#8, PKCS#1 or SEC1; an encrypted one with --passphrase-file FILE")
     })?;
     let (certificate, (chain, root)) = (read(&args.cert, FILE_BYTES_MAX)?, way(&args.way)?);
+    let lists = may_sign_lists(&certificate);
     let request = ImportAuthorityRequest { certificate, chain, root, private_key: key.pkcs8_der().to_vec() };
     let adopted = wait(async { ca(&args.ca).await?.import_authority(request).await })?;
+    if !lists {
+        output::message(NO_LISTS);
+    }
     tell(args.output, &adopted)
 }
 
@@ -67,9 +71,17 @@ pub(crate) fn install(args: &CaInstallArgs) -> Result<(), Failure> {
             format!("installed below root {root_id}; start the authority")
         });
     }
+    if !may_sign_lists(&certificate) {
+        output::message(NO_LISTS);
+    }
     let request = InstallCertificateRequest { certificate, chain, root };
     let adopted = wait(async { ca(&args.ca).await?.install_certificate(request).await })?;
     tell(args.output, &adopted)
+}
+
+fn may_sign_lists(certificate: &[u8]) -> bool {
+    let own = identity::pem::decode_certificates(certificate).ok().and_then(|all| all.into_iter().next());
+    own.is_none_or(|own| identity::revocation::may_sign_lists(&own))
 }
 
 fn way(args: &WayArgs) -> Result<(Vec<u8>, Vec<u8>), Failure> {
@@ -132,3 +144,6 @@ fn text(found: &GetCustodyResponse) -> String {
     let remedy = if found.remedy.is_empty() { String::new() } else { format!("\n{}: {}", found.renewal, found.remedy) };
     format!("{table}{remedy}")
 }
+
+const NO_LISTS: &str = "its key usage lacks cRLSign: no revocation list is signed with it, so that nothing which it signs itself can be revoked; \
+                        move on to one that may";
