@@ -5,6 +5,7 @@
 //! to know; roots and JWT keys stand in the bundle and are replaced by the steps of [`crate::rotation`].
 
 mod adopt;
+mod append;
 mod first;
 mod keep;
 mod rows;

@@ -50,11 +50,12 @@ impl bundle_server::Bundle for Api {
         self.answer("GetBundle", &caller, work).await
     }
 
+    /// Authorities of our own trust domain that sign elsewhere.
     async fn append_bundle(&self, request: Request<AppendBundleRequest>) -> Result<Response<types::Bundle>, Status> {
         let caller = self.caller(request.extensions());
         let work = async {
             self.admin(&caller)?;
-            Err(Refusal::NotOffered("AppendBundle"))
+            append(&self.certifier, &caller, request.into_inner()).await
         };
         self.answer("AppendBundle", &caller, work).await
     }
@@ -254,6 +255,28 @@ async fn set(
     let store = certifier.acting(caller, Act::new("bundle.set", &bundle.trust_domain).detail(keys));
     store.set_federated(bundle.clone(), certifier.now_secs()).await?;
     Ok(bundle)
+}
+
+async fn append(
+    certifier: &Certifier,
+    caller: &Caller,
+    request: AppendBundleRequest,
+) -> Result<types::Bundle, Refusal> {
+    let AppendBundleRequest { x509_authorities, jwt_authorities, wit_authorities, output_mask } = request;
+    let authorities = &certifier.authorities;
+    if authorities.upstream().is_some() {
+        let text = "the bundle is that of the authority above; have it trust the root, and this server follows";
+        return Err(Refusal::NotNow(text.into()));
+    }
+    let trust_domain = certifier.trust_domain.to_string();
+    let message =
+        types::Bundle { trust_domain, x509_authorities, jwt_authorities, wit_authorities, ..types::Bundle::default() };
+    let bundle = bundle_of(message)?;
+    let (roots, jwt, wit) = (&bundle.x509_authorities, &bundle.jwt_authorities, &bundle.wit_authorities);
+    let found = format!("{} roots, {} JWT keys, {} WIT keys", roots.len(), jwt.len(), wit.len());
+    let store = certifier.acting(caller, Act::new("bundle.append", &certifier.trust_domain).detail(found));
+    authorities.append(&store, &bundle, certifier.now()).await?;
+    Ok(bundle_message(&authorities.current().bundle, output_mask.as_ref()))
 }
 
 async fn delete(

@@ -64,6 +64,69 @@ async fn authorities_are_made_once_and_read_again() {
     assert!(!first.x509.is_root(), "leaves are signed by an intermediate");
 }
 
+/// Roots and keys that sign elsewhere stand in the bundle until they are tainted and revoked; none of them ever signs here.
+async fn authorities_that_sign_elsewhere_are_trusted_until_they_are_dropped() {
+    let fixture = Fixture::new().await;
+    let (authorities, store) = (fixture.load(0).await.unwrap(), &fixture.store);
+    let own = authorities.current().bundle.x509_authorities.clone();
+    let life = Duration::from_secs(100 * DAY);
+    let root = |from| X509Authority::generate_root(&trust_domain(), life, at(from)).unwrap().certificate().clone();
+    let mut theirs = TrustBundle::from_x509_authorities(trust_domain(), [root(0)]).unwrap();
+    let key = JwtAuthorityKey::of(identity::PrivateKey::generate_p256().unwrap(), Some("theirs")).unwrap();
+    theirs.jwt_authorities.push(key.public(None));
+    authorities.append(store, &theirs, at(1)).await.unwrap();
+    let after = authorities.current();
+    let both = [own.clone(), theirs.x509_authorities.clone()].concat();
+    assert!(
+        after.bundle.x509_authorities.len() == 2
+            && both.iter().all(|root| after.bundle.x509_authorities.contains(root))
+    );
+    assert_eq!((after.bundle.jwt_authorities.len(), after.bundle.sequence), (2, 2));
+    let old = ids(&authorities, AuthorityKind::Root, AuthorityState::Old);
+    let [old] = old.as_slice() else { panic!("{old:?}") };
+    assert_ne!(after.server_root(&[]), *old, "it cannot sign for the server");
+    assert!(after.issuer_ids(secs(at(1))).all(|id| id != old), "nor revocation lists");
+    // What is known, and what has ended, changes nothing.
+    authorities.append(store, &theirs, at(2)).await.unwrap();
+    let ended = X509Authority::generate_root(&trust_domain(), Duration::from_secs(DAY), at(0)).unwrap();
+    let ended = TrustBundle::from_x509_authorities(trust_domain(), [ended.certificate().clone()]).unwrap();
+    authorities.append(store, &ended, at(3)).await.unwrap();
+    assert_eq!(authorities.current().bundle.sequence, 2);
+    assert_eq!(fixture.load(3).await.unwrap().current().bundle, authorities.current().bundle, "a restart keeps it");
+    for step in [Step::Taint(old.clone()), Step::Revoke(old.clone())] {
+        authorities.step(store, AuthorityKind::Root, &Asked::Step(step), at(3)).await.unwrap();
+    }
+    assert_eq!(authorities.current().bundle.x509_authorities, own);
+}
+
+async fn what_is_unfit_or_too_much_is_not_trusted() {
+    let fixture = Fixture::new().await;
+    let (authorities, store) = (fixture.load(0).await.unwrap(), &fixture.store);
+    let life = Duration::from_secs(100 * DAY);
+    let refused = async |bundle: &TrustBundle| authorities.append(store, bundle, at(1)).await.unwrap_err();
+    let of = |roots: Vec<identity::CertificateDer<'static>>| {
+        TrustBundle::from_x509_authorities(trust_domain(), roots).unwrap()
+    };
+    let other = identity::spiffe_id::TrustDomain::parse("other.org").unwrap();
+    let foreign = X509Authority::generate_root(&other, life, at(0)).unwrap();
+    let StepError::Authorities(error) = refused(&of(vec![foreign.certificate().clone()])).await else { panic!() };
+    assert_eq!(error.reason(), "IMPORT_FOREIGN_TRUST_DOMAIN");
+    let root = X509Authority::generate_root(&trust_domain(), life, at(0)).unwrap();
+    let below = root.generate_intermediate(life, at(0)).unwrap();
+    let StepError::Authorities(error) = refused(&of(vec![below.certificate().clone()])).await else { panic!() };
+    assert_eq!(error.reason(), "IMPORT_CHAIN_INCOMPLETE");
+    let many = |_| X509Authority::generate_root(&trust_domain(), life, at(0)).unwrap().certificate().clone();
+    let error = refused(&of((0..9).map(many).collect())).await;
+    assert!(matches!(error, StepError::Refused(Refused::TooMany)), "{error:?}");
+    let active = ids(&authorities, AuthorityKind::Jwt, AuthorityState::Active).pop().unwrap();
+    let taken = JwtAuthorityKey::of(identity::PrivateKey::generate_p256().unwrap(), Some(&active)).unwrap();
+    let mut bundle = of(Vec::new());
+    bundle.jwt_authorities.push(taken.public(None));
+    let StepError::Authorities(error) = refused(&bundle).await else { panic!() };
+    assert_eq!(error.reason(), "BUNDLE_INVALID");
+    assert_eq!(authorities.current().bundle.sequence, 1, "nothing has changed");
+}
+
 async fn without_the_right_key_file_nothing_starts() {
     let fixture = Fixture::new().await;
     fixture.load(0).await.unwrap();
@@ -314,4 +377,6 @@ database::on_each_database! {
     an_aborted_rotation_leaves_the_old_root_signing,
     a_node_that_has_not_acknowledged_holds_the_activation_up,
     a_root_is_replaced_by_age_long_before_it_ends,
+    authorities_that_sign_elsewhere_are_trusted_until_they_are_dropped,
+    what_is_unfit_or_too_much_is_not_trusted,
 }

@@ -125,11 +125,11 @@ impl Authorities {
 }
 
 /// Keys of other servers.
-fn foreign(stored: &StoredAuthorities, kind: AuthorityKind) -> impl Iterator<Item = &AuthorityRow> {
+pub(super) fn foreign(stored: &StoredAuthorities, kind: AuthorityKind) -> impl Iterator<Item = &AuthorityRow> {
     stored.rows.iter().filter(move |row| row.kind == kind && row.place == Place::Offline)
 }
 
-fn foreign_row(
+pub(super) fn foreign_row(
     stored: &StoredAuthorities,
     kind: AuthorityKind,
     key: &PublishedKey,
@@ -163,5 +163,5 @@ fn foreign_row(
 }
 
 /// The most keys of a kind from other servers: our own rotations need room, too.
-const FOREIGN_KEYS_MAX: usize = MEMBERS_MAX / 2;
+pub(super) const FOREIGN_KEYS_MAX: usize = MEMBERS_MAX / 2;
 const KEY_ID_BYTES_MAX: usize = 256;

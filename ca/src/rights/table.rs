@@ -65,7 +65,7 @@ pub(crate) const CALLS: &[Call] = &[
     call("/spire.api.server.agent.v1.Agent/PostStatus", Agent),
     call("/spire.api.server.bundle.v1.Bundle/CountBundles", Admin(Verb::BundleRead)),
     call("/spire.api.server.bundle.v1.Bundle/GetBundle", Anyone),
-    call("/spire.api.server.bundle.v1.Bundle/AppendBundle", Admin(Verb::BundleWrite)),
+    call("/spire.api.server.bundle.v1.Bundle/AppendBundle", Admin(Verb::AuthorityRotate)),
     // Servers below: their entry says so, and the call asks for it.
     call("/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority", Member),
     call("/spire.api.server.bundle.v1.Bundle/PublishWITAuthority", Member),

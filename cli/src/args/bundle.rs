@@ -54,6 +54,24 @@ pub(crate) enum BundleCommand {
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Trust authorities of this trust domain that sign elsewhere, while their workloads move here.
+    #[command(after_help = "Examples:
+  kasbah bundle append --path istio-root.pem
+  spire-server bundle show -format spiffe | kasbah bundle append --format spiffe
+  kasbah ca keys                                           their IDs, old and offline
+  kasbah ca rotate taint --authority ID                    first step of dropping one; then revoke")]
+    Append {
+        #[command(flatten)]
+        ca: CaArg,
+        /// PEM certificates or SPIFFE JSON.
+        #[arg(long, value_enum, default_value = "pem")]
+        format: BundleFormat,
+        /// Their bundle [default: stdin].
+        #[arg(long, value_name = "FILE")]
+        path: Option<PathBuf>,
+        #[command(flatten)]
+        output: OutputArg,
+    },
     /// Delete the bundle of another trust domain.
     #[command(after_help = "Examples:
   kasbah bundle delete --id other.org                      refused while entries federate with it

@@ -5,7 +5,7 @@ use proto::kasbah::ca::v1::{FederationState, ListStatesRequest};
 use proto::spire::api::server::bundle::v1::batch_delete_federated_bundle_request::Mode;
 use proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use proto::spire::api::server::bundle::v1::{
-    BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest, GetFederatedBundleRequest,
+    AppendBundleRequest, BatchDeleteFederatedBundleRequest, BatchSetFederatedBundleRequest, GetFederatedBundleRequest,
     ListFederatedBundlesRequest,
 };
 use proto::spire::api::server::trustdomain::v1::trust_domain_client::TrustDomainClient;
@@ -45,6 +45,13 @@ impl CaClient {
         let request = BatchSetFederatedBundleRequest { bundle: vec![bundle], output_mask: None };
         let answer = self.bundles().batch_set_federated_bundle(request).await?.into_inner();
         one(answer.results.into_iter().map(|result| (result.status, result.bundle)))
+    }
+
+    /// Adds authorities to the own bundle; answers it as it is then.
+    pub(crate) async fn append_bundle(&self, bundle: Bundle) -> Result<Bundle, Failure> {
+        let Bundle { x509_authorities, jwt_authorities, wit_authorities, .. } = bundle;
+        let request = AppendBundleRequest { x509_authorities, jwt_authorities, wit_authorities, output_mask: None };
+        Ok(self.bundles().append_bundle(request).await?.into_inner())
     }
 
     pub(crate) async fn delete_federated_bundle(&self, trust_domain: &str, mode: Mode) -> Result<(), Failure> {

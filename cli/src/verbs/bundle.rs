@@ -37,6 +37,13 @@ async fn dispatch(command: &BundleCommand) -> Result<(), Failure> {
             let set = ca(arg).await?.set_federated_bundle(bundle).await?;
             output::print(output.output, &document(&set)?, || table(std::slice::from_ref(&set)))
         }
+        BundleCommand::Append { ca: arg, format, path, output } => {
+            let ca = ca(arg).await?;
+            let own = ca.bundle().await?.trust_domain;
+            let bundle = bundle_message::read(&own, *format, path.as_deref())?;
+            let now = ca.append_bundle(bundle).await?;
+            output::print(output.output, &document(&now)?, || table(std::slice::from_ref(&now)))
+        }
         BundleCommand::Delete { ca: arg, id, mode } => {
             let mode = match mode {
                 DeleteMode::Restrict => Mode::Restrict,
