@@ -588,6 +588,22 @@ Entries from documents have ids that begin with kasbah.OWNER. and only such are 
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Make a document for `plan` and `apply` of a SPIRE server's entries; no CA is asked.
+    #[command(after_help = "Examples:
+  spire-server entry show -output json | kasbah entry convert > entries.yaml
+  kasbah entry convert --spire entries.json \\
+    --parent spiffe://example.org/spire/agent/join_token/TOKEN=spiffe://example.org/node/web-1")]
+    Convert {
+        /// What `spire-server entry show -output json` printed, or a file for its `entry create -data` [default: stdin].
+        #[arg(long, value_name = "FILE")]
+        spire: Option<PathBuf>,
+        /// Whose entries they are: `owner` of the document.
+        #[arg(long, default_value = "spire", value_name = "NAME")]
+        owner: String,
+        /// A parent that has another ID here; may be given more than once.
+        #[arg(long = "parent", value_name = "THEIRS=OURS", value_parser = parent)]
+        parents: Vec<(String, String)>,
+    },
     /// Delete an entry.
     #[command(after_help = "Example:\n  kasbah entry delete ENTRY_ID")]
     Delete {
@@ -596,6 +612,14 @@ Entries from documents have ids that begin with kasbah.OWNER. and only such are 
         /// The entry's id.
         id: String,
     },
+}
+
+fn parent(text: &str) -> Result<(String, String), String> {
+    let (theirs, ours) = text.split_once('=').ok_or("two SPIFFE IDs with = between them")?;
+    for id in [theirs, ours] {
+        identity::spiffe_id::SpiffeId::parse(id).map_err(|error| format!("`{id}` is no SPIFFE ID: {error}"))?;
+    }
+    Ok((theirs.to_owned(), ours.to_owned()))
 }
 
 /// Registration documents, and what becomes of entries that none of them names.

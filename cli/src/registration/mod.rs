@@ -1,6 +1,7 @@
 //! Registration entries as documents: read with their places, expanded from templates, compared with what the CA has.
 //!
-//! [`document`] reads YAML, [`expand`] fills templates in, [`plan`] says what would change. Nothing here talks to a CA.
+//! [`document`] reads YAML, [`expand`] fills templates in, [`plan`] says what would change, [`spire`] makes a
+//! document of a SPIRE server's entries. Nothing here talks to a CA.
 //!
 //! An entry that comes from a document carries the id `kasbah.OWNER.NAME`. That is the mark of ownership: only what
 //! carries it is ever deleted. (The field `hint` is not used for it, because workloads see and read hints.)
@@ -8,6 +9,7 @@
 pub(crate) mod document;
 pub(crate) mod expand;
 pub(crate) mod plan;
+pub(crate) mod spire;
 mod template;
 
 use std::fmt;

@@ -27,6 +27,7 @@ async fn dispatch(command: &EntryCommand) -> Result<(), Failure> {
         }
         EntryCommand::Plan { documents, exit_code } => registration::plan(documents, *exit_code).await,
         EntryCommand::Apply { documents } => registration::apply(documents).await,
+        EntryCommand::Convert { spire, owner, parents } => registration::convert(spire.as_deref(), owner, parents),
         EntryCommand::Explain { ca, selectors, parent, spiffe_id, output } => {
             registration::explain_verb(ca, selectors, parent.as_deref(), spiffe_id.as_deref(), output.output).await
         }

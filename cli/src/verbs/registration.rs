@@ -1,6 +1,8 @@
-//! `kasbah entry plan|apply|explain`: documents against the CA, and why a workload gets what it gets.
+//! `kasbah entry plan|apply|convert|explain`: documents against the CA, and why a workload gets what it gets.
 
 use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::Path;
 
 use ca::explain::{Explanation, Question, explain};
 use identity::spiffe_id::{SpiffeId, TrustDomain};
@@ -10,9 +12,10 @@ use proto::spire::api::types::Entry;
 use super::ca;
 use crate::args::{CaArg, DocumentsArg};
 use crate::ca_client::{CaClient, EntryFilter, NodeFilter, to_selector};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain};
 use crate::output::{self, Format};
 use crate::registration::plan::Plan;
+use crate::registration::spire::{self, Conversion};
 use crate::registration::{Problem, document, expand};
 
 pub(crate) async fn plan(arg: &DocumentsArg, exit_code: bool) -> Result<(), Failure> {
@@ -109,6 +112,27 @@ async fn trust_domain(ca: &CaClient) -> Result<TrustDomain, Failure> {
         .map_err(|error| Failure::failed(format!("the CA names a trust domain that is none: {error}")))
 }
 
+pub(crate) fn convert(file: Option<&Path>, owner: &str, parents: &[(String, String)]) -> Result<(), Failure> {
+    let shown = file.map_or_else(|| "stdin".to_owned(), |file| file.display().to_string());
+    let bad = |error: &dyn std::error::Error| Failure::new(Exit::Data, format!("{shown}: {}", chain(error)));
+    let mut text = Vec::new();
+    match file {
+        Some(file) => std::fs::File::open(file).and_then(|file| file.take(SPIRE_BYTES_MAX + 1).read_to_end(&mut text)),
+        None => std::io::stdin().lock().take(SPIRE_BYTES_MAX + 1).read_to_end(&mut text),
+    }
+    .map_err(|error| bad(&error))?;
+    if text.len() as u64 > SPIRE_BYTES_MAX {
+        return Err(Failure::new(Exit::Data, format!("{shown} is longer than {SPIRE_BYTES_MAX} bytes")));
+    }
+    let conversion = Conversion { owner: owner.to_owned(), parents: parents.iter().cloned().collect() };
+    let converted = spire::convert(&text, &conversion)
+        .map_err(|error| bad(&error).remedy("give what `spire-server entry show -output json` prints"))?;
+    converted.notes.iter().for_each(|note| output::message(note));
+    let document = serde_saphyr::to_string(&converted.document).map_err(anyhow::Error::from)?;
+    output::line(document.trim_end());
+    Ok(())
+}
+
 pub(crate) async fn explain_verb(
     arg: &CaArg,
     selectors: &[String],
@@ -160,3 +184,5 @@ pub(crate) fn text(found: &Explanation) -> String {
 
 /// As many changes as the CA makes in one transaction.
 const PART_ITEMS_MAX: usize = 500;
+/// The longest text of a SPIRE server's entries.
+const SPIRE_BYTES_MAX: u64 = 64 * 1024 * 1024;
