@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--uri", default="spiffe://cluster.local/ns/shop/sa/cart", help="what the CSR claims")
     parser.add_argument("--break-signature", action="store_true")
     parser.add_argument("--impersonate", default="", help="ask for this identity, as a node proxy does")
+    parser.add_argument("--write", type=pathlib.Path, help="folder for cert.pem and cert.key")
     args = parser.parse_args()
     roots = args.bundle.read_bytes()
     key = ec.generate_private_key(ec.SECP256R1())
@@ -38,7 +39,19 @@ def main():
             details = [f"{name}={value!r}" for name, value in error.trailing_metadata() or ()]
             print(json.dumps({"code": error.code().name, "message": error.details(), "trailers": details}))
             sys.exit(1)
+    if args.write:
+        write(args.write, answer.cert_chain, key)
     print(json.dumps(describe(answer.cert_chain, roots, key)))
+
+
+def write(folder, chain, key):
+    """The chain without its root, and the key."""
+    certificates = [one for text in chain for one in x509.load_pem_x509_certificates(text.encode())]
+    pem = [one.public_bytes(serialization.Encoding.PEM) for one in certificates if one.subject != one.issuer]
+    (folder / "cert.pem").write_bytes(b"".join(pem))
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    (folder / "cert.key").write_bytes(private)
 
 
 def csr(key, args):

@@ -19,7 +19,9 @@ mod demo;
 mod drill;
 mod failures;
 mod federation;
+mod foreign;
 mod interop;
+mod migration;
 mod mtls;
 mod operator;
 mod policy;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         interop::trials,
         failures::trials,
         federation::trials,
+        migration::trials,
         recovery::trials,
         revocation::trials,
         database::trials,
