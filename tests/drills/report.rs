@@ -7,6 +7,8 @@ use serde_json::Value;
 use crate::load::Seen;
 
 pub(crate) struct Report {
+    /// The drill's name, also of its files.
+    pub(crate) name: &'static str,
     pub(crate) begun: Instant,
     agents: u64,
     processes: usize,
@@ -18,24 +20,52 @@ pub(crate) struct Report {
 }
 
 /// A part of the drill.
+#[derive(Default)]
 pub(crate) struct Act {
     pub(crate) name: String,
     /// After the beginning of the drill.
     pub(crate) at: Duration,
     pub(crate) steps: Vec<(String, Duration)>,
+    /// When each proxy accepted the last of somebody who was revoked.
+    pub(crate) cuts: Vec<Cut>,
+}
+
+/// The end of what somebody revoked could do at one proxy.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    pub(crate) proxy: String,
+    pub(crate) what: &'static str,
+    /// How often it was accepted.
+    pub(crate) accepted: u64,
+    /// When the last was, after the revocation began; zero for before it.
+    pub(crate) last: Duration,
 }
 
 impl Act {
+    pub(crate) fn of(steps: Vec<(String, Duration)>) -> Self {
+        Self { steps, ..Self::default() }
+    }
+
     fn took(&self) -> Duration {
         self.steps.iter().map(|(_, took)| *took).sum()
+    }
+
+    fn steps(&self) -> String {
+        let steps = self.steps.iter().map(|(name, took)| format!("{name} {} ms", took.as_millis()));
+        steps.collect::<Vec<_>>().join(", ")
     }
 }
 
 impl Report {
-    pub(crate) fn new(status: &Value, processes: usize) -> Self {
+    pub(crate) fn new(name: &'static str, status: &Value, processes: usize) -> Self {
         let agents = status["total"].as_u64().unwrap_or_default();
         let (acts, loads) = (Vec::new(), Vec::new());
-        Self { begun: Instant::now(), agents, processes, acts, loads, envoy: Value::Null, error: None }
+        Self { name, begun: Instant::now(), agents, processes, acts, loads, envoy: Value::Null, error: None }
+    }
+
+    fn title(&self) -> String {
+        let (first, rest) = self.name.split_at(1);
+        format!("{}{rest} drill", first.to_uppercase())
     }
 
     fn verdict(&self) -> String {
@@ -54,46 +84,69 @@ impl Report {
         )
     }
 
+    /// What the loads have seen, Envoy's last.
+    fn loads(&self) -> Vec<(&str, u64, u64)> {
+        let mut rows: Vec<(&str, u64, u64)> =
+            self.loads.iter().map(|seen| (seen.name.as_str(), seen.answered, seen.failed)).collect();
+        if let (Some(answered), Some(failed)) = (self.envoy["answered"].as_u64(), self.envoy["failed"].as_u64()) {
+            rows.push(("HTTP: stock Envoy, both ways", answered, failed));
+        }
+        let (answered, failed) = rows.iter().fold((0, 0), |(a, f), row| (a + row.1, f + row.2));
+        rows.push(("all", answered, failed));
+        rows
+    }
+
+    /// With the act that each belongs to.
+    pub(crate) fn cuts(&self) -> impl Iterator<Item = (&str, &Cut)> {
+        self.acts.iter().flat_map(|act| act.cuts.iter().map(|cut| (act.name.as_str(), cut)))
+    }
+
     pub(crate) fn markdown(&self) -> String {
-        let mut text = format!("# Rotation drill\n\n{}.\n\n{}\n\n", self.verdict(), self.stage());
+        let mut text = format!("# {}\n\n{}.\n\n{}\n\n", self.title(), self.verdict(), self.stage());
         text.push_str("| at, s | act | steps |\n|---|---|---|\n");
         for act in &self.acts {
-            let steps: Vec<String> =
-                act.steps.iter().map(|(name, took)| format!("{name} {} ms", took.as_millis())).collect();
-            text.push_str(&format!("| {:.1} | {} | {} |\n", act.at.as_secs_f64(), act.name, steps.join(", ")));
+            text.push_str(&format!("| {:.1} | {} | {} |\n", act.at.as_secs_f64(), act.name, act.steps()));
+        }
+        if self.cuts().next().is_some() {
+            text.push_str(
+                "\n| act | proxy | what of the revoked | accepted | the last, ms after the command began |\n",
+            );
+            text.push_str("|---|---|---|---|---|\n");
+            for (act, Cut { proxy, what, accepted, last }) in self.cuts() {
+                text.push_str(&format!("| {act} | {proxy} | {what} | {accepted} | {} |\n", last.as_millis()));
+            }
         }
         text.push_str("\n| load | answered | failed |\n|---|---|---|\n");
-        for Seen { name, answered, failed, .. } in &self.loads {
+        for (name, answered, failed) in self.loads() {
             text.push_str(&format!("| {name} | {answered} | {failed} |\n"));
-        }
-        if let (Some(answered), Some(failed)) = (self.envoy["answered"].as_u64(), self.envoy["failed"].as_u64()) {
-            text.push_str(&format!("| HTTP: stock Envoy, both ways | {answered} | {failed} |\n"));
         }
         text
     }
 
     pub(crate) fn html(&self) -> String {
-        let rows = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;");
         let acts = self.acts.iter().map(|act| {
-            let steps: Vec<String> =
-                act.steps.iter().map(|(name, took)| format!("{} {} ms", rows(name), took.as_millis())).collect();
-            format!("<tr><td>{:.1}<td>{}<td>{}\n", act.at.as_secs_f64(), rows(&act.name), steps.join(", "))
+            format!("<tr><td>{:.1}<td>{}<td>{}\n", act.at.as_secs_f64(), escaped(&act.name), escaped(&act.steps()))
         });
+        let cuts = self.cuts().map(|(act, Cut { proxy, what, accepted, last })| {
+            let (act, proxy, last) = (escaped(act), escaped(proxy), last.as_millis());
+            format!("<tr><td>{act}<td>{proxy}<td>{what}<td>{accepted}<td>{last}\n")
+        });
+        let mut cuts: String = cuts.collect();
+        if !cuts.is_empty() {
+            let head =
+                "<tr><th>act<th>proxy<th>what of the revoked<th>accepted<th>the last, ms after the command began";
+            cuts = format!("{}\n<table>{head}\n{cuts}</table>\n", self.picture_of_cuts());
+        }
         let loads = self
-            .loads
-            .iter()
-            .map(|seen| format!("<tr><td>{}<td>{}<td>{}\n", rows(&seen.name), seen.answered, seen.failed));
-        let envoy = match (self.envoy["answered"].as_u64(), self.envoy["failed"].as_u64()) {
-            (Some(answered), Some(failed)) => {
-                format!("<tr><td>HTTP: stock Envoy, both ways<td>{answered}<td>{failed}\n")
-            }
-            _ => String::new(),
-        };
+            .loads()
+            .into_iter()
+            .map(|(name, answered, failed)| format!("<tr><td>{}<td>{answered}<td>{failed}\n", escaped(name)));
         format!(
-            "<!doctype html><meta charset=utf-8><title>Rotation drill</title>\n<style>{STYLE}</style>\n<h1>Rotation drill</h1>\n<p>{}.\n<p>{}\n{}\n\
-             <table><tr><th>at, s<th>act<th>steps\n{}</table>\n<table><tr><th>load<th>answered<th>failed\n{}{envoy}</table>\n",
-            rows(&self.verdict()),
-            rows(&self.stage()),
+            "<!doctype html><meta charset=utf-8><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>{1}.\n<p>{2}\n{3}\n\
+             <table><tr><th>at, s<th>act<th>steps\n{4}</table>\n{cuts}<table><tr><th>load<th>answered<th>failed\n{5}</table>\n",
+            self.title(),
+            escaped(&self.verdict()),
+            escaped(&self.stage()),
             self.picture(),
             acts.collect::<String>(),
             loads.collect::<String>(),
@@ -102,26 +155,52 @@ impl Report {
 
     /// A bar for each act, on one axis of time.
     fn picture(&self) -> String {
-        let whole = self.acts.last().map_or(1.0, |act| (act.at + act.took()).as_secs_f64()).max(0.001);
-        let place = |time: Duration| time.as_secs_f64() / whole * WIDTH;
-        let bars = self.acts.iter().enumerate().map(|(row, act)| {
-            let (x, y, width) = (place(act.at), row * ROW, place(act.took()).max(2.0));
-            let name = act.name.replace('&', "&amp;").replace('<', "&lt;");
-            let label = if x > WIDTH / 2.0 { ("end", x - 6.0) } else { ("start", x + width + 6.0) };
-            format!(
-                "<rect x='{x:.1}' y='{y}' width='{width:.1}' height='12'/><text x='{:.1}' y='{}' text-anchor='{}'>{name} ({} ms)</text>\n",
-                label.1,
-                y + 10,
-                label.0,
-                act.took().as_millis()
-            )
+        let whole = self.acts.last().map_or(1.0, |act| (act.at + act.took()).as_secs_f64());
+        let bars = self.acts.iter().map(|act| Bar {
+            name: format!("{} ({} ms)", act.name, act.took().as_millis()),
+            begin: act.at.as_secs_f64(),
+            took: act.took().as_secs_f64(),
         });
-        let height = self.acts.len() * ROW;
-        format!(
-            "<svg viewBox='0 0 {WIDTH} {height}' role='img' aria-label='when each act was'>\n{}</svg>",
-            bars.collect::<String>()
-        )
+        drawn("when each act was", whole, &bars.collect::<Vec<_>>())
     }
+
+    /// A bar for each cut, from the moment the revocation was asked for to the last that was accepted.
+    fn picture_of_cuts(&self) -> String {
+        let whole = self.cuts().map(|(_, cut)| cut.last.as_secs_f64()).fold(0.0, f64::max);
+        let bars = self.cuts().map(|(act, cut)| Bar {
+            name: format!("{} ms, {}, {}, {act}", cut.last.as_millis(), cut.proxy, cut.what),
+            begin: 0.0,
+            took: cut.last.as_secs_f64(),
+        });
+        // Room for the words.
+        drawn("the last that each proxy accepted", whole * 2.5, &bars.collect::<Vec<_>>())
+    }
+}
+
+/// A stretch of time, in seconds.
+struct Bar {
+    name: String,
+    begin: f64,
+    took: f64,
+}
+
+fn drawn(label: &str, whole: f64, bars: &[Bar]) -> String {
+    let place = |secs: f64| secs / whole.max(0.001) * WIDTH;
+    let drawn = bars.iter().enumerate().map(|(row, bar)| {
+        let (x, y, width) = (place(bar.begin), row * ROW, place(bar.took).max(2.0));
+        let (anchor, at) = if x > WIDTH / 2.0 { ("end", x - 6.0) } else { ("start", x + width + 6.0) };
+        format!(
+            "<rect x='{x:.1}' y='{y}' width='{width:.1}' height='12'/><text x='{at:.1}' y='{}' text-anchor='{anchor}'>{}</text>\n",
+            y + 10,
+            escaped(&bar.name),
+        )
+    });
+    let (height, drawn) = (bars.len() * ROW, drawn.collect::<String>());
+    format!("<svg viewBox='0 0 {WIDTH} {height}' role='img' aria-label='{label}'>\n{drawn}</svg>")
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 const WIDTH: f64 = 900.0;

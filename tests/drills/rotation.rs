@@ -3,59 +3,37 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use harness::{mesh, wait};
-use serde_json::Value;
 
 use crate::Options;
-use crate::load::Loads;
-use crate::report::{Act, Report};
+use crate::drill::{Drill, LIMIT, rotation_status as status};
+use crate::report::Act;
 use crate::scene::Scene;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let scene = Scene::set()?;
-    let loads = Loads::start(&scene)?;
-    wait::until("the whole mesh to answer", LIMIT, || {
-        loads.forget();
-        std::thread::sleep(Duration::from_millis(500));
-        loads.expect_no_failure("before the drill")
-    })
-    .with_context(|| scene.mesh.logs())?;
-    let mut drill = Drill { report: Report::new(&status(&scene)?, scene.mesh.roles()?.len()), scene, loads };
-    let outcome = drill.play(options);
+    let mut drill = Drill::set("rotation")?;
+    let outcome = drill.rotate_again_and_again(options);
     drill.finish(options, outcome)
 }
 
-struct Drill {
-    report: Report,
-    scene: Scene,
-    loads: Loads,
-}
-
 impl Drill {
-    fn play(&mut self, options: &Options) -> Result<()> {
+    fn rotate_again_and_again(&mut self, options: &Options) -> Result<()> {
         for number in 1..=options.rotations {
-            self.act(&format!("rotation {number}"), Self::whole)?;
+            self.rotation(&format!("rotation {number}"), Self::whole)?;
         }
-        self.act("an agent sleeps in the middle", Self::sleeper)?;
+        self.rotation("an agent sleeps in the middle", Self::sleeper)?;
         for step in STEPS {
-            self.act(&format!("the CA is killed after `{step}`"), |drill| drill.one_step(step, true))?;
+            self.rotation(&format!("the CA is killed after `{step}`"), |drill| drill.one_step(step, true))?;
         }
         for (count, name) in [(1, "prepare"), (2, "activate"), (3, "taint")] {
-            self.act(&format!("aborted after `{name}`"), |drill| drill.aborted(count))?;
+            self.rotation(&format!("aborted after `{name}`"), |drill| drill.aborted(count))?;
         }
-        self.act("a last rotation", Self::whole)
+        self.rotation("a last rotation", Self::whole)
     }
 
-    /// Plays one act and looks that the load felt nothing.
-    fn act(&mut self, name: &str, play: impl FnOnce(&Self) -> Result<Vec<(String, Duration)>>) -> Result<()> {
-        eprintln!("{name} …");
-        let begun = Instant::now();
-        let steps = play(self).with_context(|| name.to_owned())?;
-        // What comes late counts, too.
-        std::thread::sleep(AFTER);
-        self.report.acts.push(Act { name: name.into(), at: self.report.begun.elapsed() - begun.elapsed(), steps });
-        self.loads.expect_no_failure(name)
+    fn rotation(&mut self, name: &str, play: impl FnOnce(&Self) -> Result<Vec<(String, Duration)>>) -> Result<()> {
+        self.act(name, |drill| Ok(Act::of(play(drill)?)))
     }
 
     /// A whole rotation by one command; how long each phase took.
@@ -144,35 +122,6 @@ impl Drill {
             Ok(())
         })
     }
-
-    /// The report, whatever the outcome.
-    fn finish(mut self, options: &Options, outcome: Result<()>) -> Result<()> {
-        self.report.loads = self.loads.seen();
-        self.report.error = outcome.as_ref().err().map(|error| format!("{error:#}"));
-        drop(self.loads);
-        match self.scene.envoy.finish() {
-            Ok(seen) => self.report.envoy = seen,
-            Err(error) if outcome.is_ok() => self.report.error = Some(format!("Envoy: {error:#}")),
-            Err(_) => (),
-        }
-        println!("{}", self.report.markdown());
-        if let Some(folder) = &options.report {
-            std::fs::create_dir_all(folder)?;
-            std::fs::write(folder.join("rotation.md"), self.report.markdown())?;
-            std::fs::write(folder.join("rotation.html"), self.report.html())?;
-            eprintln!("the report is in {}", folder.display());
-        }
-        outcome.with_context(|| self.scene.mesh.logs())?;
-        if let Some(error) = &self.report.error {
-            bail!("{error}");
-        }
-        ensure!(self.report.envoy["failed"] == 0, "calls of stock Envoy failed: {}", self.report.envoy);
-        Ok(())
-    }
-}
-
-fn status(scene: &Scene) -> Result<Value> {
-    scene.mesh.kasbah(["ca", "rotate", "status", "-o", "json"]).ok()?.json()
 }
 
 /// The id of the root that signs.
@@ -190,5 +139,3 @@ fn ca_pid(scene: &Scene) -> Result<u32> {
 const STEPS: [&str; 4] = ["prepare", "activate", "taint", "revoke"];
 /// After each step.
 const PHASES: [&str; 4] = ["prepared", "activated", "tainted", "idle"];
-const LIMIT: Duration = Duration::from_secs(120);
-const AFTER: Duration = Duration::from_millis(500);

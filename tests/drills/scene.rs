@@ -20,6 +20,10 @@ pub(crate) struct Scene {
 /// A node beside the demo's: an agent, and a workload behind a sidecar.
 pub(crate) struct Node {
     pub(crate) name: &'static str,
+    /// Settings, logs and sockets of its agent.
+    pub(crate) folder: PathBuf,
+    /// Of its workload and its sidecar.
+    pub(crate) address: Ipv4Addr,
     pub(crate) agent: Running,
     _workload: Running,
     _sidecar: Running,
@@ -41,6 +45,11 @@ impl Scene {
         Ok(Self { mesh, nodes, envoy })
     }
 
+    /// A further node by its name.
+    pub(crate) fn node(&self, name: &str) -> Result<&Node> {
+        self.nodes.iter().find(|node| node.name == name).with_context(|| format!("no node {name}"))
+    }
+
     /// The address of a service behind a node's sidecar, as the mesh names it.
     pub(crate) fn host(node: &Node) -> String {
         format!("{}.default.svc.cluster.local:9095", node.name)
@@ -48,7 +57,7 @@ impl Scene {
 }
 
 impl Node {
-    fn start(mesh: &Mesh, place: usize, name: &'static str) -> Result<Self> {
+    pub(crate) fn start(mesh: &Mesh, place: usize, name: &'static str) -> Result<Self> {
         let folder = mesh.scratch(name)?;
         let node_id = format!("spiffe://cluster.local/node/{name}");
         let token = mesh.kasbah(["token", "create", "--spiffe-id", &node_id]).ok()?.stdout;
@@ -70,7 +79,7 @@ impl Node {
         let command = ["run", "--name", name, "--socket", &socket, "--"];
         let sidecar = mesh.kasbah(command).arg(tools::kasbah()).args(["proxy", "run", "--config"]).arg(settings);
         let sidecar = sidecar.background(&folder.join("sidecar.log"))?;
-        Ok(Self { name, agent, _workload: workload, _sidecar: sidecar })
+        Ok(Self { name, folder, address, agent, _workload: workload, _sidecar: sidecar })
     }
 
     /// Stops or continues the agent, as a machine that sleeps.
@@ -117,7 +126,7 @@ spec:
   hosts: [{name}.default.svc.cluster.local]
   location: MESH_INTERNAL
   resolution: STATIC
-  ports: [{{number: 9095, name: http, protocol: HTTP}}]
+  ports: [{{number: 9095, name: http, protocol: HTTP}}, {{number: 9096, name: tcp, protocol: TCP}}]
   workloadSelector: {{labels: {{app: {name}}}}}
 ---
 apiVersion: networking.istio.io/v1
@@ -125,7 +134,7 @@ kind: WorkloadEntry
 metadata: {{name: {name}-1, namespace: default}}
 spec:
   address: {address}
-  ports: {{http: 15006}}
+  ports: {{http: 15006, tcp: 15006}}
   labels: {{app: {name}}}
   serviceAccount: {name}
 "
