@@ -21,6 +21,7 @@ pub mod balance;
 pub mod cluster;
 pub mod config;
 pub mod endpoint;
+pub mod explain;
 pub mod filters;
 pub mod format;
 pub mod hcm;

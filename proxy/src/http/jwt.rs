@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use identity::jwk::JwkSet;
-use identity::jwt::{JwtExpectations, verify};
 use routing::jwt::{Expect, JwtFailure, JwtProvider, KeySource};
 use routing::request::TokenClaims;
 use tokio::time::Instant;
@@ -55,14 +54,7 @@ impl TokenCache {
         if let Some(claims) = self.recall(expect, &keys, now) {
             return Ok(claims);
         }
-        let expectations = JwtExpectations {
-            issuer: provider.issuer.as_deref().map(str::to_owned),
-            audiences: expect.audiences.iter().map(|audience| audience.to_string()).collect(),
-            now,
-            leeway: provider.clock_skew,
-            expiry_required: provider.require_expiration,
-        };
-        let verified = verify(expect.token, &keys, &expectations).map_err(|error| {
+        let verified = expect.verify(&keys, now).map_err(|error| {
             let reason = error.reason();
             if reason == "JWT_NO_KEY"
                 && let Some(remote) = worker.process.keys.of(&provider.keys)

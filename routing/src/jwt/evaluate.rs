@@ -1,7 +1,10 @@
 //! Whether a request's tokens are enough.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use identity::jwk::JwkSet;
+use identity::jwt::{self, JwtError, JwtExpectations, VerifiedClaims};
 use smallvec::SmallVec;
 
 use super::extract::tokens;
@@ -17,6 +20,23 @@ pub struct Expect<'a> {
     pub audiences: &'a [Arc<str>],
     /// The token.
     pub token: &'a str,
+}
+
+impl Expect<'_> {
+    /// Verifies the token by the provider's demands and these keys, at this moment.
+    ///
+    /// # Errors
+    /// What is wrong with the token.
+    pub fn verify(&self, keys: &JwkSet, now: SystemTime) -> Result<VerifiedClaims, JwtError> {
+        let expectations = JwtExpectations {
+            issuer: self.provider.issuer.as_deref().map(str::to_owned),
+            audiences: self.audiences.iter().map(|audience| audience.to_string()).collect(),
+            now,
+            leeway: self.provider.clock_skew,
+            expiry_required: self.provider.require_expiration,
+        };
+        jwt::verify(self.token, keys, &expectations)
+    }
 }
 
 type Verify<'v> = dyn FnMut(&Expect<'_>) -> Result<TokenClaims, JwtFailure> + 'v;
@@ -47,6 +67,39 @@ impl JwtAuthn {
         matches!(self.requirement(request, None, dice), Ok(Some(_)))
     }
 
+    /// The outcome for claims that nobody verified: for explanations. A missing issuer is taken to be the first
+    /// provider's.
+    ///
+    /// # Errors
+    /// When no provider's issuer, audiences and further demands fit the claims.
+    pub fn danger_assume(&self, claims: &serde_json::Map<String, serde_json::Value>) -> Result<JwtGrant, JwtRefusal> {
+        let mut refusal = JwtRefusal { reason: "JWT_WRONG_ISSUER", provider: None };
+        for provider in self.providers.values() {
+            let mut own = claims.clone();
+            if let Some(issuer) = &provider.issuer {
+                own.entry("iss").or_insert_with(|| (**issuer).into());
+            }
+            own.entry("sub").or_insert_with(|| ASSUMED_SUBJECT.into());
+            let refused = |reason| JwtRefusal { reason, provider: Some(provider.name.clone()) };
+            let claims = TokenClaims::danger_assume(serde_json::Value::Object(own));
+            if provider.issuer.as_deref().is_some_and(|issuer| claims.issuer() != Some(issuer)) {
+                continue;
+            }
+            if !provider.audiences.is_empty() && !has_audience(&claims, &provider.audiences) {
+                refusal = refused("JWT_WRONG_AUDIENCE");
+                continue;
+            }
+            if let Err(reason) = provider.accepts(&claims) {
+                refusal = refused(reason);
+                continue;
+            }
+            let claims = claims.split_at_blanks(&provider.space_delimited);
+            let tokens = vec![VerifiedToken { provider: provider.clone(), claims }];
+            return Ok(JwtGrant { tokens, ..JwtGrant::default() });
+        }
+        Err(refusal)
+    }
+
     fn requirement(
         &self,
         request: &Request<'_>,
@@ -60,6 +113,15 @@ impl JwtAuthn {
         }
         let rule = self.rules.iter().find(|(route, _)| route.matches(request, dice));
         Ok(rule.and_then(|(_, requirement)| requirement.as_ref()))
+    }
+}
+
+fn has_audience(claims: &TokenClaims, wanted: &[Arc<str>]) -> bool {
+    let is_wanted = |one: &serde_json::Value| one.as_str().is_some_and(|one| wanted.iter().any(|want| **want == *one));
+    match claims.json().get("aud") {
+        Some(serde_json::Value::Array(several)) => several.iter().any(is_wanted),
+        Some(one) => is_wanted(one),
+        None => false,
     }
 }
 
@@ -206,6 +268,8 @@ impl JwtRefusal {
     }
 }
 
+/// The subject of assumed claims that name none.
+const ASSUMED_SUBJECT: &str = "somebody";
 const MISSING: JwtRefusal = JwtRefusal { reason: "JWT_MISSING", provider: None };
 
 /// The longest token.

@@ -260,3 +260,24 @@ fn configurations_that_would_skip_a_check_are_refused() {
     let refused = authn.evaluate(&Sample::get("/").request(), Some(&unknown), 0, &mut verify).unwrap_err();
     assert_eq!(refused.reason, "JWT_REQUIREMENT_UNKNOWN");
 }
+
+#[test]
+fn assumed_claims_fit_a_provider_or_none() {
+    let of = |issuer: &str, audiences: &[&str]| pb::JwtProvider {
+        issuer: issuer.into(),
+        audiences: audiences.iter().map(|&audience| audience.into()).collect(),
+        ..provider()
+    };
+    let authn = authn(&[("a", of("https://a", &[])), ("b", of("https://b", &["shop"]))], missing());
+    let assume = |claims: serde_json::Value| {
+        let claims = claims.as_object().unwrap().clone();
+        authn
+            .danger_assume(&claims)
+            .map(|grant| grant.tokens[0].claims.json().clone())
+            .map_err(|refused| refused.reason)
+    };
+    assert_eq!(assume(json!({})), Ok(json!({"iss": "https://a", "sub": "somebody"})));
+    assert_eq!(assume(json!({"iss": "https://b", "sub": "s", "aud": ["x", "shop"]})).unwrap()["sub"], "s");
+    assert_eq!(assume(json!({"iss": "https://b", "aud": "x"})), Err("JWT_WRONG_AUDIENCE"));
+    assert_eq!(assume(json!({"iss": "https://c"})), Err("JWT_WRONG_ISSUER"));
+}

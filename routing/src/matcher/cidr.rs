@@ -1,5 +1,6 @@
 //! Address ranges. IPv4-mapped IPv6 addresses are compared as the IPv4 addresses that they are.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
@@ -32,6 +33,12 @@ impl Cidr {
     /// How narrow the range is.
     pub fn prefix_len(&self) -> u8 {
         self.0.prefix_len()
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
     }
 }
 

@@ -141,6 +141,41 @@ impl HeaderMatcher {
         !matches!(self.key, HeaderKey::Header(_))
     }
 
+    /// What is tested, in words: `host`, `method`, `header x-a`.
+    pub(crate) fn subject(&self) -> String {
+        match &self.key {
+            HeaderKey::Authority => "host".to_owned(),
+            HeaderKey::Method => "method".to_owned(),
+            HeaderKey::Path => "path and query".to_owned(),
+            HeaderKey::Scheme => "scheme".to_owned(),
+            HeaderKey::Header(name) => format!("header {name}"),
+        }
+    }
+
+    /// The value that the request has; what opens doors elsewhere is not repeated.
+    pub(crate) fn found(&self, request: &Request<'_>) -> Option<String> {
+        let value = self.key.read(request)?;
+        match &self.key {
+            HeaderKey::Header(name) if SECRET_HEADERS.contains(&name.as_str()) => Some("(not shown)".to_owned()),
+            _ => Some(String::from_utf8_lossy(&value).into_owned()),
+        }
+    }
+
+    /// The test, as operators write it.
+    pub(crate) fn wanted(&self) -> String {
+        match &self.test {
+            Test::Text(text) => text.to_string(),
+            Test::Range(start, end) => format!("{start} to {end}"),
+            Test::Present(true) => "*".to_owned(),
+            Test::Present(false) => "absent".to_owned(),
+        }
+    }
+
+    /// Whether the outcome is turned around.
+    pub(crate) fn is_inverted(&self) -> bool {
+        self.invert
+    }
+
     /// What permits means the authority as it is written, as Envoy does. For what denies a host passes without its port,
     /// too, so that `a.test:443` is not a way around a rule for `a.test`.
     fn passes_host(&self, host: &Host) -> bool {
@@ -195,6 +230,9 @@ impl HeaderMatcher {
         }
     }
 }
+
+/// Headers whose values are not repeated in explanations.
+const SECRET_HEADERS: &[&str] = &["authorization", "cookie", "proxy-authorization", "x-api-key"];
 
 /// All values of a header joined by commas; one value is borrowed.
 fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<std::borrow::Cow<'a, [u8]>> {

@@ -30,6 +30,11 @@ impl Regex {
     pub fn matches(&self, value: &[u8]) -> bool {
         self.program.is_match(value)
     }
+
+    /// The expression as it was written.
+    pub fn pattern(&self) -> &str {
+        &self.pattern
+    }
 }
 
 impl fmt::Debug for Regex {

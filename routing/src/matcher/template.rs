@@ -1,5 +1,7 @@
 //! URI templates: `*` stands for one path segment, `**` for any rest, `{name}` and `{name=…}` for the same with a name.
 
+use std::fmt;
+
 use crate::config::ConfigError;
 
 use super::regex::Regex;
@@ -7,6 +9,7 @@ use super::regex::Regex;
 /// A pattern over paths.
 #[derive(Clone, Debug)]
 pub struct UriTemplate {
+    text: Box<str>,
     regex: Regex,
 }
 
@@ -18,12 +21,18 @@ impl UriTemplate {
         }
         let mut pattern = String::with_capacity(template.len() * 2);
         translate(template, &mut pattern, 0)?;
-        Ok(Self { regex: Regex::parse(&pattern)? })
+        Ok(Self { text: template.into(), regex: Regex::parse(&pattern)? })
     }
 
     /// Whether the path, without its query, has the template's form.
     pub fn matches(&self, path: &[u8]) -> bool {
         self.regex.matches(path)
+    }
+}
+
+impl fmt::Display for UriTemplate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

@@ -1,5 +1,7 @@
 //! String tests: exact, prefix, suffix, contains and regular expression, with or without regard to ASCII case.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::r#type::matcher::v3 as pb;
 use pb::string_matcher::MatchPattern;
 
@@ -87,6 +89,20 @@ impl StringMatcher {
         match &self.test {
             Test::Exact(text) if !self.ignore_case => Some(text),
             _ => None,
+        }
+    }
+}
+
+/// As operators write it: `text`, `begin*`, `*end`, `*part*`, `/expression/`; `*` for whatever is there.
+impl fmt::Display for StringMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.test {
+            Test::Exact(text) => f.write_str(text),
+            Test::Prefix(text) => write!(f, "{text}*"),
+            Test::Suffix(text) => write!(f, "*{text}"),
+            Test::Contains(text) => write!(f, "*{text}*"),
+            Test::Regex(regex) if regex.pattern() == ".+" => f.write_str("*"),
+            Test::Regex(regex) => write!(f, "{regex:?}"),
         }
     }
 }

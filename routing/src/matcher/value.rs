@@ -1,5 +1,7 @@
 //! Tests of structured values: the claims of verified tokens and what filters noted about a request.
 
+use std::fmt;
+
 use envoy_types::pb::envoy::r#type::matcher::v3 as pb;
 use pb::{double_matcher, list_matcher, metadata_matcher::path_segment::Segment, value_matcher::MatchPattern};
 use serde_json::Value;
@@ -78,6 +80,27 @@ impl ValueMatcher {
     }
 }
 
+impl fmt::Display for ValueMatcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => f.write_str("null"),
+            Self::Range(start, end) => write!(f, "{start} to {end}"),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Text(text) => write!(f, "{text}"),
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Present(true) => f.write_str("*"),
+            Self::Present(false) => f.write_str("absent"),
+            Self::OneOf(item) => write!(f, "{item}"),
+            Self::Any(tests) => {
+                // A claim is tested as a list and as a text; that reads as one.
+                let mut texts: Vec<String> = tests.iter().map(ToString::to_string).collect();
+                texts.dedup();
+                f.write_str(&texts.join(" or "))
+            }
+        }
+    }
+}
+
 /// A test of a value that some filter has noted, found by the filter's name and a path of keys.
 #[derive(Clone, Debug)]
 pub struct MetadataMatcher {
@@ -103,6 +126,24 @@ impl MetadataMatcher {
     /// Whether the noted value passes; a value that is absent passes only a test for absence.
     pub fn matches(&self, metadata: &Metadata) -> bool {
         self.value.matches(metadata.find(&self.filter, &self.path)) != self.invert
+    }
+
+    /// What is tested, in words: `claim groups`.
+    pub(crate) fn subject(&self) -> String {
+        match self.path.split_first() {
+            Some((_, claim)) if self.reads_claims() => format!("claim {}", claim.join(".")),
+            _ => format!("{} of {}", self.path.join("."), self.filter),
+        }
+    }
+
+    /// The noted value, as headers and logs show it.
+    pub(crate) fn found(&self, metadata: &Metadata) -> Option<String> {
+        metadata.find(&self.filter, &self.path).map(MetadataValue::to_text)
+    }
+
+    /// The test of the value.
+    pub(crate) fn wanted(&self) -> &ValueMatcher {
+        &self.value
     }
 
     /// Whether this test reads the claims of a verified token.

@@ -6,6 +6,7 @@
 
 mod compile;
 mod rule;
+mod why;
 
 use std::sync::Arc;
 
@@ -13,6 +14,8 @@ use http::StatusCode;
 
 use crate::request::{Connection, Metadata, Request};
 use rule::{Facts, Rule};
+
+pub use why::Tried;
 
 /// One RBAC filter: rules that are enforced and rules that are only watched.
 #[derive(Clone, Debug)]

@@ -44,8 +44,8 @@ pub(super) enum PeerTest {
 /// What a policy is tried on.
 #[derive(Clone, Copy)]
 pub(super) struct Facts<'a> {
-    connection: &'a Connection,
-    request: Option<&'a Request<'a>>,
+    pub(super) connection: &'a Connection,
+    pub(super) request: Option<&'a Request<'a>>,
     assume_claims: bool,
 }
 
@@ -67,7 +67,7 @@ impl<'a> Facts<'a> {
         Self { assume_claims: true, ..self }
     }
 
-    fn remote(&self) -> IpAddr {
+    pub(super) fn remote(&self) -> IpAddr {
         self.request.map_or_else(|| self.connection.source.ip(), |request| request.remote)
     }
 }

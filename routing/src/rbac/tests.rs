@@ -352,3 +352,42 @@ proptest! {
         prop_assert!(!decide(pb::rbac::Action::Allow, &named(&[(what, peer(A))], false), &sample));
     }
 }
+
+fn whys(filter: &RbacFilter, sample: &Sample) -> Vec<(bool, String)> {
+    let tried = filter.try_all(&sample.request());
+    let decided = filter.decide(&sample.request());
+    assert_eq!(tried.iter().find(|one| one.matched).map(|one| &one.policy), decided.policy.as_ref());
+    tried.into_iter().map(|one| (one.matched, one.why)).collect()
+}
+
+#[test]
+fn what_decides_is_put_into_words() {
+    let claims = || claim(&["payload", "groups"], holds("testers"));
+    let filter = allow(&[
+        ("a", vec![path("/a"), path("/b")], vec![peer(A), peer(B)]),
+        ("b", vec![anything()], vec![claims()]),
+        ("c", vec![path("/c")], vec![not(peer(A))]),
+    ]);
+    let said = |sample: &Sample| whys(&filter, sample).into_iter().map(|(_, why)| why).collect::<Vec<_>>();
+    let plain = said(&Sample::get("/x"));
+    assert_eq!(plain[0], format!("path /x is none of /a*, /b*; peer is absent, wanted {A} or {B}"));
+    assert_eq!(plain[1], "claim groups is absent, wanted testers");
+    assert_eq!(plain[2], "path /x is not /c*");
+    let known = Sample::get("/b/1").peer(B).claims(json!({"groups": ["users"]}));
+    assert_eq!(
+        said(&known)[..2],
+        [format!("path /b/1 is /b*; peer is {B}"), r#"claim groups ["users"] is not testers"#.into()]
+    );
+    assert_eq!(said(&Sample::get("/c").peer(A))[2], format!("peer is {A}, which is excluded"));
+    assert_eq!(said(&Sample::get("/c"))[2], "path /c is /c*; peer is absent");
+    let all = allow(&[("d", vec![anything()], vec![anyone()])]);
+    assert_eq!(whys(&all, &Sample::get("/")), [(true, "it has no conditions".to_owned())]);
+}
+
+#[test]
+fn secrets_in_headers_are_not_repeated() {
+    let filter = deny(&[("a", vec![header("authorization", "Basic abc"), header("x-key", "open")], vec![anyone()])]);
+    let sample = Sample::get("/").header("authorization", "Bearer secret").header("x-key", &"k".repeat(5000));
+    let said = whys(&filter, &sample);
+    assert!(!said[0].1.contains("secret") && said[0].1.len() < 600, "{said:?}");
+}

@@ -142,6 +142,11 @@ impl Forward {
         self.target.pick(request, dice)
     }
 
+    /// Every cluster that requests may be sent to by name; mirrors get copies only.
+    pub fn cluster_names(&self) -> impl Iterator<Item = &str> {
+        self.target.names().into_iter().map(|name| &**name)
+    }
+
     pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<str>> {
         self.target.names().into_iter().chain(self.mirrors.iter().map(|mirror| &mirror.cluster))
     }

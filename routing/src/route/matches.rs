@@ -1,6 +1,7 @@
 //! What has to be true of a request for a route to take it.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
@@ -94,6 +95,30 @@ impl RouteMatch {
             Some("") | None => Cow::Borrowed(with),
             Some(rest) => Cow::Owned(format!("{with}{rest}")),
         }
+    }
+}
+
+/// As people read it: `/a*`, `/a`, and what else it asks for.
+impl fmt::Display for RouteMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.path {
+            PathTest::Prefix(prefix) if **prefix == *"/" => f.write_str("any path"),
+            PathTest::Prefix(prefix) => write!(f, "{prefix}*"),
+            PathTest::SeparatedPrefix(prefix) => write!(f, "{prefix} and {prefix}/*"),
+            PathTest::Exact(exact) => f.write_str(exact),
+            PathTest::Regex(regex) => write!(f, "{regex:?}"),
+            PathTest::Template(template) => write!(f, "{template}"),
+            PathTest::Connect => f.write_str("CONNECT"),
+        }?;
+        for test in &self.headers {
+            let not = if test.is_inverted() { "not " } else { "" };
+            write!(f, ", {} {not}{}", test.subject(), test.wanted())?;
+        }
+        let more = self.params.len() + self.cookies.len() + self.metadata.len() + usize::from(self.peer.is_some());
+        if more > 0 {
+            write!(f, ", and {more} further tests")?;
+        }
+        f.write_str(if self.grpc { ", gRPC only" } else { "" })
     }
 }
 

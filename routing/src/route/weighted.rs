@@ -93,6 +93,15 @@ impl Target {
         }
     }
 
+    /// The clusters that it may be, with their weights; none if a header names it.
+    pub(crate) fn choices(&self) -> Vec<(&str, u32)> {
+        match self {
+            Self::Cluster(name) => vec![(name, 1)],
+            Self::Header(_) => Vec::new(),
+            Self::Weighted { clusters, .. } => clusters.iter().map(|one| (&*one.cluster, one.weight)).collect(),
+        }
+    }
+
     pub(super) fn names(&self) -> Vec<&Arc<str>> {
         match self {
             Self::Cluster(name) => vec![name],
