@@ -4,8 +4,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use identity::X509Svid;
+use identity::digest::hex;
 use identity::summary::CertificateSummary;
+use prost::Message;
 use routing::endpoint::EndpointAddress;
+use routing::tls::{CertificateRef, TlsCommon};
 use runtime::clock::rfc3339;
 use serde_json::{Value, json};
 
@@ -14,6 +17,7 @@ use crate::process::Process;
 use crate::tls::files::CertificateFiles;
 use crate::tls::own::revoked_by;
 use crate::xds::store::Entry;
+use crate::xds::subscription::Kind;
 
 /// `/config_dump`: every resource by type, with the version it came in.
 pub(crate) fn config_dump(control: &Control) -> Value {
@@ -90,6 +94,40 @@ fn address(address: &EndpointAddress) -> String {
     }
 }
 
+/// `/resources`: who this proxy is and every resource as it came, both as encoded messages in hexadecimal, so that
+/// others can decide as this proxy does. One that holds a private key is named and withheld.
+pub(crate) fn resources(process: &Process, control: &Control) -> Value {
+    let store = control.store();
+    let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut all = Vec::new();
+    for (name, entry) in &store.listeners {
+        let secret = entry.compiled.all_chains().filter_map(|chain| chain.tls.as_ref()).any(|tls| has_key(&tls.common));
+        all.push(resource(Kind::Listener, name, entry, secret));
+    }
+    for (name, entry) in &store.clusters {
+        let secret = entry.compiled.all_tls().any(|tls| has_key(&tls.common));
+        all.push(resource(Kind::Cluster, name, entry, secret));
+    }
+    all.extend(store.routes.iter().map(|(name, entry)| resource(Kind::Route, name, entry, false)));
+    all.extend(store.endpoints.iter().map(|(name, entry)| resource(Kind::Endpoint, name, entry, false)));
+    let settings = &process.settings;
+    json!({
+        "node": hex(&settings.node.to_proto().encode_to_vec()),
+        "trust_domain": settings.trust_domain,
+        "spiffe_id": process.identity.svid_now().map(|svid| svid.id().to_string()),
+        "resources": all,
+    })
+}
+
+fn resource<T>(kind: Kind, name: &str, entry: &Entry<T>, secret: bool) -> Value {
+    let body = (!secret).then(|| hex(&entry.body));
+    json!({"type_url": kind.type_url(), "name": name, "version": entry.version, "body": body})
+}
+
+fn has_key(tls: &TlsCommon) -> bool {
+    tls.certificates.iter().any(|certificate| matches!(certificate, CertificateRef::Inline { .. }))
+}
+
 /// `/certs`: the SVID in force, the trusted roots, and certificates from files.
 pub(crate) fn certs(process: &Process, files: &CertificateFiles) -> Value {
     let held = process.identity.held();
@@ -125,7 +163,7 @@ pub(crate) fn certs(process: &Process, files: &CertificateFiles) -> Value {
             "serial": svid.serial(),
             "not_before": rfc3339(svid.not_before()),
             "not_after": rfc3339(svid.not_after()),
-            "fingerprint_sha256": identity::digest::hex(&svid.fingerprint_sha256()),
+            "fingerprint_sha256": hex(&svid.fingerprint_sha256()),
         })
     });
     let trusted: Vec<Value> = held

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use http::header::{self, HeaderValue};
@@ -16,6 +16,7 @@ use http::{HeaderMap, Method, Uri};
 use http_body_util::{BodyExt, Limited};
 use identity::jwk::JwkSet;
 use routing::jwt::KeySource;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::http::body::Body;
@@ -31,8 +32,17 @@ pub(crate) struct RemoteKey {
     timeout: Duration,
     cache: Duration,
     keys: ArcSwapOption<JwkSet>,
+    last: Mutex<Last>,
     asked: Notify,
     begun: AtomicBool,
+}
+
+/// How fetching went.
+#[derive(Debug, Default)]
+struct Last {
+    fetched: Option<SystemTime>,
+    /// Why the last try failed; none if it did not.
+    error: Option<String>,
 }
 
 /// Every key set to be fetched, by where it is.
@@ -51,11 +61,28 @@ impl RemoteKeys {
                 timeout: *timeout,
                 cache: *cache,
                 keys: ArcSwapOption::empty(),
+                last: Mutex::default(),
                 asked: Notify::new(),
                 begun: AtomicBool::new(false),
             })
         });
         Some(entry.clone())
+    }
+
+    /// Every source with the number of its keys, when they came, and why the last try failed, for `/status`.
+    pub(crate) fn status(&self) -> Value {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |key: &Arc<RemoteKey>| {
+            let last = key.last.lock().unwrap_or_else(PoisonError::into_inner);
+            json!({
+                "uri": &*key.uri,
+                "keys": key.keys().map(|keys| keys.len()),
+                "cache_secs": key.cache.as_secs(),
+                "fetched_at": last.fetched.map(runtime::clock::rfc3339),
+                "error": last.error,
+            })
+        };
+        known.values().map(of).collect()
     }
 }
 
@@ -63,6 +90,14 @@ impl RemoteKey {
     /// The keys of now.
     pub(crate) fn keys(&self) -> Option<Arc<JwkSet>> {
         self.keys.load_full()
+    }
+
+    fn note(&self, error: Option<String>) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if error.is_none() {
+            last.fetched = Some(runtime::clock::now());
+        }
+        last.error = error;
     }
 
     /// A token named a key that is not there: the issuer may have a new one.
@@ -84,6 +119,7 @@ impl RemoteKey {
                     Ok(keys) => {
                         failures = 0;
                         key.keys.store(Some(Arc::new(keys)));
+                        key.note(None);
                         key.cache.max(REFRESH_MIN)
                     }
                     Err(error) => {
@@ -91,9 +127,10 @@ impl RemoteKey {
                         tracing::warn!(
                             reason = crate::refusal::JWKS_UNAVAILABLE,
                             uri = &*key.uri,
-                            error,
+                            error = error.as_str(),
                             "keys cannot be fetched"
                         );
+                        key.note(Some(error));
                         (RETRY_MIN * 2_u32.saturating_pow(failures.min(8))).min(RETRY_MAX)
                     }
                 };

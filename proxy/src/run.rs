@@ -195,11 +195,13 @@ fn admin_parts(
     let metrics = Metrics::new();
     let of_metrics = process.clone();
     metrics.add_source(Arc::new(move |out| of_metrics.render_metrics(out)));
-    let (of_dump, of_status) = (control.clone(), control.clone());
+    let (of_dump, of_resources, of_status) = (control.clone(), control.clone(), control.clone());
+    let (of_node, of_keys) = (process.clone(), process.clone());
     let (of_certs, files, workers) = (process.clone(), files.clone(), workers.clone());
     let (kind, node, identity) = (settings.kind, settings.node.id.clone(), process.identity.clone());
     AdminParts::new("proxy", readiness.clone(), metrics, logs)
         .config_dump(move || admin::config_dump(&of_dump))
+        .page("/resources", move || admin::resources(&of_node, &of_resources))
         .certs(move || admin::certs(&of_certs, &files))
         .status(move || {
             json!({
@@ -209,6 +211,7 @@ fn admin_parts(
                 "generation": of_status.current().generation,
                 "connections": workers.connections(),
                 "open": of_status.open_addresses(),
+                "jwks": of_keys.keys.status(),
             })
         })
 }

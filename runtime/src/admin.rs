@@ -83,6 +83,14 @@ impl AdminParts {
         self
     }
 
+    /// A further page of the role's own.
+    #[must_use]
+    pub fn page(mut self, path: &'static str, page: impl Fn() -> Value + Send + Sync + 'static) -> Self {
+        let page: Page = Arc::new(page);
+        self.routes = std::mem::take(&mut self.routes).route(path, get(|| async move { Json(page()) }));
+        self
+    }
+
     /// The whole router, for tests and for serving elsewhere.
     pub fn into_router(mut self) -> Router {
         let own = std::mem::take(&mut self.routes);

@@ -25,6 +25,8 @@ use super::subscription::{Kind, Update};
 #[derive(Debug)]
 pub(crate) struct Entry<T> {
     pub(crate) version: String,
+    /// As it came.
+    pub(crate) body: Arc<[u8]>,
     hash: u64,
     pub(crate) compiled: Arc<T>,
 }
@@ -45,7 +47,8 @@ pub(crate) struct Store {
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        Self { version: self.version.clone(), hash: self.hash, compiled: self.compiled.clone() }
+        let Self { version, body, hash, compiled } = self;
+        Self { version: version.clone(), body: body.clone(), hash: *hash, compiled: compiled.clone() }
     }
 }
 
@@ -252,7 +255,8 @@ where
         } else {
             match compile(&proto) {
                 Ok(compiled) => {
-                    good.push((name, Entry { version: item.version.clone(), hash, compiled: Arc::new(compiled) }));
+                    let (version, body) = (item.version.clone(), item.body.value.as_slice().into());
+                    good.push((name, Entry { version, body, hash, compiled: Arc::new(compiled) }));
                 }
                 Err(error) => bad.push(error.to_string()),
             }
