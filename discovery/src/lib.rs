@@ -16,7 +16,10 @@ mod settings;
 #[cfg(test)]
 mod testing;
 
-pub use compile::{CLAIMS_KEY, authorization_filters};
+pub use compile::{
+    CLAIMS_KEY, Compiled, Explainer, Idle, Issuer, Jwks, Known, MutualTls, Origin, PolicyText, Port, Proxy,
+    authorization_filters,
+};
 pub use documents::{Finding, Severity, validate};
 pub use reasons::REASONS;
 pub use service::{RunError, run};

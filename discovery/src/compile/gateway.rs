@@ -43,7 +43,7 @@ pub(super) fn compile(scope: &mut Scope<'_>) {
 }
 
 /// A gateway of the node's own namespace, or one that names labels; a document without a selector stays at home.
-fn selects(scope: &Scope<'_>, gateway: &Named<Gateway>) -> bool {
+pub(super) fn selects(scope: &Scope<'_>, gateway: &Named<Gateway>) -> bool {
     let labels = &gateway.spec.selector;
     labels_match(labels, &scope.node.labels) && (!labels.is_empty() || gateway.meta.namespace == scope.node.namespace)
 }

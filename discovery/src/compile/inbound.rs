@@ -20,10 +20,10 @@ use super::{Scope, authz, clusters, logs, network_filter, original_dst, routes, 
 use crate::resources::Type;
 
 /// One port of the own workload, with the services that lead to it.
-struct Port<'a> {
-    number: u16,
-    protocol: Protocol,
-    services: Vec<(&'a Service, &'a ServicePort)>,
+pub(super) struct Port<'a> {
+    pub(super) number: u16,
+    pub(super) protocol: Protocol,
+    pub(super) services: Vec<(&'a Service, &'a ServicePort)>,
 }
 
 pub(super) fn compile(scope: &mut Scope<'_>) {
@@ -55,7 +55,7 @@ pub(super) fn compile(scope: &mut Scope<'_>) {
 }
 
 /// Ports of all services that have this workload as an endpoint, by the workload's own port number.
-fn ports<'a>(scope: &Scope<'a>) -> BTreeMap<u16, Port<'a>> {
+pub(super) fn ports<'a>(scope: &Scope<'a>) -> BTreeMap<u16, Port<'a>> {
     let ip = scope.node.ip.to_string();
     let mut ports: BTreeMap<u16, Port<'a>> = BTreeMap::new();
     for service in &scope.model.services {

@@ -15,31 +15,52 @@ use pb::jwt_requirement::RequiresType;
 use super::authz::{Target, concerns, is_of};
 use super::canonical::pack;
 use super::hcm::http_filter;
-use super::model::Model;
+use super::model::{Model, Named};
 use super::names::outbound_cluster;
 use super::pb as short;
 use crate::documents::mesh::selects;
-use crate::documents::security::JwtRule;
+use crate::documents::security::{JwtRule, RequestAuthentication};
+
+/// A rule with its document and its place there.
+pub(super) struct OwnRule<'a> {
+    pub(super) policy: &'a Named<RequestAuthentication>,
+    pub(super) index: usize,
+    pub(super) rule: &'a JwtRule,
+}
+
+/// The rules that select a workload, in the order of their providers' names ([`provider_name`]).
+pub(super) fn rules<'a>(model: &'a Model, target: Target<'_>) -> Vec<OwnRule<'a>> {
+    let of = |policy: &'a Named<RequestAuthentication>| {
+        let rules = policy.spec.jwt_rules.iter().enumerate();
+        rules.map(move |(index, rule)| OwnRule { policy, index, rule })
+    };
+    let mut rules: Vec<OwnRule<'a>> =
+        model.request_authentications.iter().filter(|policy| is_for(model, policy, target)).flat_map(of).collect();
+    rules.sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
+    rules
+}
+
+/// Whether a policy selects a workload.
+pub(super) fn is_for(model: &Model, policy: &Named<RequestAuthentication>, target: Target<'_>) -> bool {
+    let spec = &policy.spec;
+    is_of(model, &policy.meta.namespace, target.namespace)
+        && concerns(spec.target_ref.as_ref(), &spec.target_refs, target.labels)
+            .unwrap_or_else(|| selects(spec.selector.as_ref(), target.labels))
+}
+
+/// The provider of the rule at this place.
+pub(super) fn provider_name(index: usize) -> String {
+    format!("origins-{index}")
+}
 
 /// `None` when no rule selects the workload.
 pub(super) fn filter(model: &Model, target: Target<'_>) -> Option<HttpFilter> {
-    let mut rules: Vec<&JwtRule> = model
-        .request_authentications
-        .iter()
-        .filter(|policy| is_of(model, &policy.meta.namespace, target.namespace))
-        .filter(|policy| {
-            let spec = &policy.spec;
-            concerns(spec.target_ref.as_ref(), &spec.target_refs, target.labels)
-                .unwrap_or_else(|| selects(spec.selector.as_ref(), target.labels))
-        })
-        .flat_map(|policy| &policy.spec.jwt_rules)
-        .collect();
-    rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+    let rules = rules(model, target);
     if rules.is_empty() {
         return None;
     }
-    let names: Vec<String> = (0..rules.len()).map(|index| format!("origins-{index}")).collect();
-    let providers = names.iter().cloned().zip(rules.iter().map(|rule| provider(rule))).collect();
+    let names: Vec<String> = (0..rules.len()).map(provider_name).collect();
+    let providers = names.iter().cloned().zip(rules.iter().map(|own| provider(own.rule))).collect();
     let everything = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..Default::default() };
     let rule = pb::RequirementRule {
         r#match: Some(everything),

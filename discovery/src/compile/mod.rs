@@ -6,9 +6,11 @@ pub(crate) mod authz;
 mod canonical;
 mod clusters;
 mod endpoints;
+mod explain;
 mod gateway;
 mod grpc;
 mod hcm;
+mod idle;
 mod inbound;
 mod jwt;
 mod logs;
@@ -43,6 +45,8 @@ use crate::resources::{Resources, Type};
 use model::Model;
 
 pub(crate) use canonical::canonical_bytes;
+pub use explain::{Compiled, Explainer, Issuer, Jwks, MutualTls, Origin, PolicyText, Port, Proxy};
+pub use idle::{Idle, Known};
 
 /// The mesh of one generation, ready to be compiled for any node.
 #[derive(Clone, Debug)]

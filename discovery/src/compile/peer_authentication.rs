@@ -13,30 +13,49 @@ pub(crate) enum Accepts {
     MutualTlsOnly,
 }
 
+/// A mode, the policy that says it, and where in the policy it stands.
+pub(crate) type Said<'a> = (MutualTlsMode, &'a Named<PeerAuthentication>, Place);
+
+/// Where in a policy a mode stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// `portLevelMtls`.
+    Port(u16),
+    /// `mtls`.
+    Whole,
+}
+
 /// The mode of one workload port: port, workload, namespace, mesh, in this order; `UNSET` asks the next.
 pub(crate) fn accepts(model: &Model, node: &NodeFacts, port: u16) -> Accepts {
+    accepts_by(model, node, port).0
+}
+
+/// As [`accepts`], with what decides; nothing where no policy says anything.
+pub(crate) fn accepts_by<'a>(model: &'a Model, node: &'a NodeFacts, port: u16) -> (Accepts, Option<Said<'a>>) {
     let own = workload_policy(model, node);
-    let of_port =
-        own.and_then(|policy| policy.spec.port_level_mtls.as_ref()?.get(&port.to_string()).map(|mtls| mtls.mode));
-    let modes = [of_port, own.map(mode)].into_iter().flatten().chain(inherited(model, &node.namespace));
+    let of_port = own.and_then(|policy| {
+        let mode = policy.spec.port_level_mtls.as_ref()?.get(&port.to_string())?.mode;
+        Some((mode, policy, Place::Port(port)))
+    });
+    let modes = [of_port, own.map(whole)].into_iter().flatten().chain(inherited(model, &node.namespace));
     resolve(modes)
 }
 
 /// Whether clients speak plain text to a whole namespace. Policies of single workloads do not concern clients.
 pub(crate) fn is_disabled_for(model: &Model, namespace: &str) -> bool {
-    resolve(inherited(model, namespace)) == Accepts::PlainOnly
+    resolve(inherited(model, namespace)).0 == Accepts::PlainOnly
 }
 
-fn resolve(modes: impl Iterator<Item = MutualTlsMode>) -> Accepts {
-    for mode in modes {
-        match mode {
+fn resolve<'a>(modes: impl Iterator<Item = Said<'a>>) -> (Accepts, Option<Said<'a>>) {
+    for said in modes {
+        match said.0 {
             MutualTlsMode::Unset => {}
-            MutualTlsMode::Disable => return Accepts::PlainOnly,
-            MutualTlsMode::Permissive => return Accepts::Both,
-            MutualTlsMode::Strict => return Accepts::MutualTlsOnly,
+            MutualTlsMode::Disable => return (Accepts::PlainOnly, Some(said)),
+            MutualTlsMode::Permissive => return (Accepts::Both, Some(said)),
+            MutualTlsMode::Strict => return (Accepts::MutualTlsOnly, Some(said)),
         }
     }
-    Accepts::Both
+    (Accepts::Both, None)
 }
 
 fn workload_policy<'a>(model: &'a Model, node: &NodeFacts) -> Option<&'a Named<PeerAuthentication>> {
@@ -47,10 +66,10 @@ fn workload_policy<'a>(model: &'a Model, node: &NodeFacts) -> Option<&'a Named<P
     })
 }
 
-fn inherited<'a>(model: &'a Model, namespace: &'a str) -> impl Iterator<Item = MutualTlsMode> + 'a {
+fn inherited<'a>(model: &'a Model, namespace: &'a str) -> impl Iterator<Item = Said<'a>> {
     [namespace, model.config.root_namespace()].into_iter().filter_map(|namespace| {
         let of_all = |policy: &&Named<PeerAuthentication>| policy.meta.namespace == namespace && !has_selector(policy);
-        model.peer_authentications.iter().find(of_all).map(mode)
+        model.peer_authentications.iter().find(of_all).map(whole)
     })
 }
 
@@ -58,6 +77,6 @@ fn has_selector(policy: &Named<PeerAuthentication>) -> bool {
     policy.spec.selector.as_ref().is_some_and(|selector| !selector.match_labels.is_empty())
 }
 
-fn mode(policy: &Named<PeerAuthentication>) -> MutualTlsMode {
-    policy.spec.mtls.as_ref().map_or(MutualTlsMode::Unset, |mtls| mtls.mode)
+fn whole(policy: &Named<PeerAuthentication>) -> Said<'_> {
+    (policy.spec.mtls.as_ref().map_or(MutualTlsMode::Unset, |mtls| mtls.mode), policy, Place::Whole)
 }

@@ -49,7 +49,7 @@ pub(super) fn of_service(scope: &Scope<'_>, service: &Named<VirtualService>, via
 }
 
 /// The rule's own name, with the match's if it has one; else where it stands.
-fn name(service: &Named<VirtualService>, rule: &str, matcher: Option<&HttpMatch>, index: usize) -> String {
+pub(super) fn name(service: &Named<VirtualService>, rule: &str, matcher: Option<&HttpMatch>, index: usize) -> String {
     let part = matcher.map_or("", |matcher| &matcher.name);
     match (rule, part) {
         ("", _) => format!("{}/{}/http[{index}]", service.meta.namespace, service.meta.name),

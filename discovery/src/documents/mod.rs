@@ -81,6 +81,16 @@ impl Document {
         })
     }
 
+    /// The line of a field, or of the deepest part of its path that exists.
+    pub(crate) fn line_of(&self, path: &str) -> u64 {
+        self.node.locate(path).line
+    }
+
+    /// What stands at a path of keys and numbers, as JSON.
+    pub(crate) fn json_at(&self, path: &str) -> Option<serde_json::Value> {
+        self.node.to_json().pointer(path).cloned()
+    }
+
     /// Whether both say the same, wherever they stand.
     pub(crate) fn same_content(&self, other: &Self) -> bool {
         self.kind == other.kind && self.meta == other.meta && self.spec == other.spec

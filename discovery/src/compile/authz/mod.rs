@@ -84,17 +84,16 @@ pub(crate) fn network_filters(model: &Model, target: Target<'_>) -> Vec<listener
 }
 
 /// Policies of the workload's namespace and of the root namespace that select it.
-fn selected<'a>(model: &'a Model, target: Target<'_>) -> Vec<&'a Named<AuthorizationPolicy>> {
-    model
-        .authorization_policies
-        .iter()
-        .filter(|policy| is_of(model, &policy.meta.namespace, target.namespace))
-        .filter(|policy| {
-            let spec = &policy.spec;
-            concerns(spec.target_ref.as_ref(), &spec.target_refs, target.labels)
-                .unwrap_or_else(|| selects(spec.selector.as_ref(), target.labels))
-        })
-        .collect()
+pub(super) fn selected<'a>(model: &'a Model, target: Target<'_>) -> Vec<&'a Named<AuthorizationPolicy>> {
+    model.authorization_policies.iter().filter(|policy| is_for(model, policy, target)).collect()
+}
+
+/// Whether a policy selects a workload.
+pub(super) fn is_for(model: &Model, policy: &Named<AuthorizationPolicy>, target: Target<'_>) -> bool {
+    let spec = &policy.spec;
+    is_of(model, &policy.meta.namespace, target.namespace)
+        && concerns(spec.target_ref.as_ref(), &spec.target_refs, target.labels)
+            .unwrap_or_else(|| selects(spec.selector.as_ref(), target.labels))
 }
 
 pub(super) fn is_of(model: &Model, policy_namespace: &str, namespace: &str) -> bool {
@@ -153,7 +152,7 @@ fn rules_of(
     Some((any_enforced.then(|| rbac(enforced)), any_shadow.then(|| rbac(shadow)), prefix.to_owned()))
 }
 
-fn is_dry_run(policy: &Named<AuthorizationPolicy>) -> bool {
+pub(super) fn is_dry_run(policy: &Named<AuthorizationPolicy>) -> bool {
     policy.meta.annotations.get("istio.io/dry-run").is_some_and(|value| value == "true")
 }
 
