@@ -6,6 +6,7 @@ mod ca;
 mod ca_keys;
 mod cert;
 mod check;
+mod explain;
 mod federation;
 mod jwt;
 mod live;
@@ -27,6 +28,7 @@ pub(crate) use ca::CaArg;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
 pub(crate) use cert::{CertCommand, RenewArgs, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
+pub(crate) use explain::ExplainMeshArgs;
 pub(crate) use federation::{EndpointArg, FederationCommand, ProfileArg};
 pub(crate) use jwt::{DecodeArgs, JwsCommand, JwtCommand, JwtVerifyArgs, MintArgs};
 pub(crate) use live::{BlastRadiusArgs, BugReportArgs, EdgesArgs, TopArgs};
@@ -187,6 +189,9 @@ Examples:
     /// Say what an identity can reach by policy, and what it did reach.
     #[command(after_help = live::BLAST_RADIUS_EXAMPLES)]
     BlastRadius(BlastRadiusArgs),
+    /// Say what becomes of a request, and why: every decision with the document behind it. Or what holds for a workload.
+    #[command(after_help = explain::EXPLAIN_EXAMPLES)]
+    Explain(Box<ExplainMeshArgs>),
     /// Collect what somebody needs who helps you into one file, without secrets.
     #[command(after_help = live::BUG_REPORT_EXAMPLES)]
     BugReport(BugReportArgs),

@@ -82,6 +82,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Edges(args) => verbs::edges::run(&args),
         Command::Top(args) => verbs::top::run(&args),
         Command::BlastRadius(args) => verbs::blast_radius::run(&args),
+        Command::Explain(args) => verbs::explain::run(&args),
         Command::BugReport(args) => verbs::bug_report::run(&args),
         Command::Completions { shell } => verbs::help::completions(shell),
         Command::Help { topic, write, output } => verbs::help::run(&topic, write.as_deref(), output),

@@ -17,6 +17,7 @@ mod csr;
 mod database;
 mod demo;
 mod drill;
+mod explain;
 mod failures;
 mod federation;
 mod foreign;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         authority_rotation::trials,
         demo::trials,
         drill::trials,
+        explain::trials,
         mtls::trials,
         operator::trials,
         policy::trials,

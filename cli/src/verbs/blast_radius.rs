@@ -76,7 +76,7 @@ pub(crate) fn run(args: &BlastRadiusArgs) -> Result<(), Failure> {
 }
 
 /// All documents of the files, which must be good.
-fn read(paths: &[PathBuf]) -> Result<Vec<Value>, Failure> {
+pub(super) fn read(paths: &[PathBuf]) -> Result<Vec<Value>, Failure> {
     let mut documents = Vec::new();
     for path in paths {
         for file in files(path)? {
@@ -113,7 +113,7 @@ fn reach(id: &SpiffeId, documents: &[Value], edges: &[Edge]) -> Result<Vec<Reach
     let (generous, strict) = (bounds::generous(documents), bounds::strict(documents));
     let mut reach = Vec::new();
     for service in services(documents) {
-        let (by_policy, policies) = judge(id, &service, &generous, &strict)?;
+        let (by_policy, policies) = judge(id, id.trust_domain_name(), &service, &generous, &strict)?;
         reach.push(with_traffic(service.host, service.namespace, by_policy, policies, &own));
     }
     let known: Vec<String> = reach.iter().map(|one: &Reach| one.service.clone()).collect();
@@ -168,15 +168,29 @@ fn namespace_of(document: &Value) -> String {
     document.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or("default").to_owned()
 }
 
+/// Whether policies let an identity call a workload: `yes`, `no`, `depends`, and the policies that decide.
+pub(super) fn may_call(
+    id: &SpiffeId,
+    trust_domain: &str,
+    namespace: &str,
+    labels: &Map<String, Value>,
+    documents: &[Value],
+) -> Result<(&'static str, Vec<String>), Failure> {
+    let service =
+        Service { host: "localhost".to_owned(), namespace: namespace.to_owned(), labels: Some(labels.clone()) };
+    judge(id, trust_domain, &service, &bounds::generous(documents), &bounds::strict(documents))
+}
+
 fn judge(
     id: &SpiffeId,
+    trust_domain: &str,
     service: &Service,
     generous: &str,
     strict: &str,
 ) -> Result<(&'static str, Vec<String>), Failure> {
     let Some(labels) = &service.labels else { return Ok((UNJUDGED, Vec::new())) };
-    let (can, by) = ask(id, service, labels, generous)?;
-    let (must, by_strict) = ask(id, service, labels, strict)?;
+    let (can, by) = ask(id, trust_domain, service, labels, generous)?;
+    let (must, by_strict) = ask(id, trust_domain, service, labels, strict)?;
     let mut policies: Vec<String> = [by, by_strict].into_iter().flatten().collect();
     policies.sort();
     policies.dedup();
@@ -193,6 +207,7 @@ fn judge(
 /// Whether policies allow it, and by which one.
 fn ask(
     id: &SpiffeId,
+    trust_domain: &str,
     service: &Service,
     labels: &Map<String, Value>,
     policies: &str,
@@ -201,7 +216,7 @@ fn ask(
     let question = json!({
         "policies_yaml": policies,
         "workload": {"namespace": service.namespace, "labels": labels},
-        "trust_domain": id.trust_domain_name(),
+        "trust_domain": trust_domain,
         "request": {"peer": id.to_string(), "host": service.host},
     });
     let answer = Evaluator::default().answer(question.to_string().as_bytes());

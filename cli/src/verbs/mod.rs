@@ -13,6 +13,7 @@ pub(crate) mod documents;
 pub(crate) mod down;
 pub(crate) mod edges;
 pub(crate) mod entry;
+pub(crate) mod explain;
 pub(crate) mod federation;
 pub(crate) mod filters;
 pub(crate) mod help;
