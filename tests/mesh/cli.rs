@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Mesh, MeshOptions, Program, tools};
+use harness::{Mesh, MeshOptions, Program, tools, wait};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -12,6 +12,7 @@ use crate::trial::{alone, own, shared};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         shared("cli::status_tells_memory_and_the_time_to_be_ready", status_tells_memory_and_time),
+        shared("cli::status_tells_what_proxies_acknowledged", status_tells_what_proxies_acknowledged),
         shared("cli::endpoints_are_all_there", endpoints_are_all_there),
         shared("cli::admin_addresses_answer", admin_addresses_answer),
         shared("cli::entries_are_created_listed_shown_and_deleted", entries_are_created_listed_shown_and_deleted),
@@ -45,6 +46,32 @@ fn status_tells_memory_and_time(mesh: &Mesh) -> Result<()> {
     }
     ensure!(!table.contains('\u{1b}'), "colour for a file: {table}");
     mesh.kasbah(["status", "-o", "yaml"]).ok()?;
+    Ok(())
+}
+
+fn status_tells_what_proxies_acknowledged(mesh: &Mesh) -> Result<()> {
+    wait::until("every proxy has acknowledged", LIMIT, || {
+        let status = mesh.status()?;
+        let roles = status["roles"].as_array().context("no roles")?;
+        for name in ["helloworld-sidecar", "test-sidecar", "ingress", "egress"] {
+            let role = roles.iter().find(|role| role["name"] == name).with_context(|| format!("no {name}"))?;
+            let configuration = &role["configuration"];
+            ensure!(configuration["state"] == "SYNCED" && configuration["behind"] == 0, "{name}: {configuration:#}");
+            let clusters = &configuration["types"]["cds"];
+            let sent = clusters["sent"].as_str().is_some_and(|version| !version.is_empty());
+            ensure!(sent && clusters["sent"] == clusters["acknowledged"], "{name}: {configuration:#}");
+        }
+        for role in roles.iter().filter(|role| role["admin"].is_string()) {
+            ensure!(role["version"] == status["version"], "{role:#}");
+            let left = role["certificate"]["life_left_percent"].as_u64();
+            ensure!(left.is_some_and(|percent| percent > 0), "{role:#}");
+        }
+        Ok(())
+    })?;
+    let table = mesh.kasbah(["status"]).ok()?.stdout;
+    for word in ["CONFIGURATION", "SYNCED at ", "CERTIFICATE", "VERSION"] {
+        ensure!(table.contains(word), "no {word} in: {table}");
+    }
     Ok(())
 }
 
@@ -260,3 +287,6 @@ fn a_warm_start_is_ready_within_three_seconds(mesh: &mut Mesh) -> Result<()> {
     ensure!(quickest < Duration::from_secs(3), "the quickest of three warm starts took {quickest:?}");
     mesh.expect_healthy()
 }
+
+/// For what proxies and discovery tell a moment later.
+const LIMIT: Duration = Duration::from_secs(30);

@@ -7,6 +7,7 @@ mod before;
 mod facts;
 mod print;
 mod rules;
+mod written;
 
 use std::time::{Duration, Instant, SystemTime};
 

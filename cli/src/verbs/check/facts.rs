@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use discovery::Explainer;
 use futures_util::future::join_all;
+use identity::TrustDomain;
 use proto::kasbah::ca::v1::{Kind, StatusResponse};
+use proto::spire::api::types::Entry;
 use serde_json::Value;
 
 use crate::args::{CaArg, DirArg};
+use crate::ca_client::EntryFilter;
 use crate::exit::{Exit, Failure};
 use crate::up::MeshState;
 use crate::up::layout::Layout;
@@ -22,6 +26,10 @@ pub(super) struct Facts {
     pub(super) rotations: Vec<StatusResponse>,
     /// Bytes: free, and all.
     pub(super) disk: Option<(u64, u64)>,
+    /// What operators wrote.
+    pub(super) documents: Option<Explainer>,
+    /// SPIFFE IDs that registration entries give; absent when the CA could not be asked.
+    pub(super) identities: Option<Vec<String>>,
 }
 
 /// One process.
@@ -65,8 +73,9 @@ pub(super) async fn gather(dir: &DirArg) -> Result<Facts, Failure> {
         let ready = if running { probe::ready(process).await } else { Err("it is not running".to_owned()) };
         Part { name: process.name.clone(), running, restarts: process.restarts, ready, pages }
     }));
-    let (parts, rotations) = tokio::join!(parts, rotations(dir));
-    Ok(Facts { parts, rotations, disk: disk(&layout.data("ca")) })
+    let (parts, rotations, identities) = tokio::join!(parts, rotations(dir), identities(dir));
+    let documents = documents(&layout, &parts);
+    Ok(Facts { parts, rotations, disk: disk(&layout.data("ca")), documents, identities })
 }
 
 async fn pages(admin: SocketAddr) -> BTreeMap<&'static str, Value> {
@@ -84,10 +93,28 @@ async fn rotations(dir: &DirArg) -> Vec<StatusResponse> {
     asked.await.into_iter().flatten().collect()
 }
 
+async fn identities(dir: &DirArg) -> Option<Vec<String>> {
+    let client = ca(&CaArg { dir: dir.clone(), ..CaArg::default() }).await.ok()?;
+    let entries = client.list_entries(&EntryFilter::default()).await.ok()?;
+    let id = |entry: &Entry| {
+        let id = entry.spiffe_id.as_ref()?;
+        Some(format!("spiffe://{}{}", id.trust_domain, id.path))
+    };
+    Some(entries.iter().filter_map(id).collect())
+}
+
+/// The documents that hold; those that are refused are another check's.
+fn documents(layout: &Layout, parts: &[Part]) -> Option<Explainer> {
+    let mut pages = parts.iter().filter_map(|part| part.pages.get("/resources"));
+    let trust_domain = TrustDomain::parse(pages.find_map(|page| page["trust_domain"].as_str())?).ok()?;
+    let (documents, _) = discovery::documents::load(&[layout.config()]);
+    Some(Explainer::new(documents, &trust_domain))
+}
+
 /// Free and whole space where a folder is.
 pub(super) fn disk(folder: &std::path::Path) -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs(folder).ok()?;
     Some((stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize))
 }
 
-const PAGES: &[&str] = &["/status", "/certs", "/findings"];
+const PAGES: &[&str] = &["/status", "/certs", "/findings", "/resources"];

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use proto::kasbah::ca::v1::StatusResponse;
 use serde_json::Value;
 
-use super::Found;
 use super::facts::{Facts, Part};
+use super::{Found, written};
 use crate::output::span;
 
 /// One thing that is looked at.
@@ -109,6 +109,16 @@ pub(crate) const CHECKS: &[Check] = &[
     check("PX-02", "proxies trust the active root", "`kasbah ca rotate status` says which bundle each node enforces"),
     check("CF-01", "operator documents", "`kasbah validate DIR/config` says what is refused and where"),
     check(
+        "CF-02",
+        "policies can match",
+        "correct the rule or take it away; `kasbah explain WORKLOAD` shows what holds for a workload",
+    ),
+    check(
+        "JW-01",
+        "keys of the issuers of tokens",
+        "see that the issuer's address is right and a service of the mesh; without keys its tokens are refused",
+    ),
+    check(
         "IN-01",
         "certificates from files",
         "replace the files before they end; they are read again when they change",
@@ -120,7 +130,7 @@ const fn check(id: &'static str, title: &'static str, remedy: &'static str) -> C
 }
 
 /// What the rules of one check answer.
-type Judged = (Found, String);
+pub(super) type Judged = (Found, String);
 
 pub(super) fn outcome(id: &str, (found, value): Judged) -> Option<Outcome> {
     let check = CHECKS.iter().find(|check| check.id == id)?;
@@ -129,7 +139,7 @@ pub(super) fn outcome(id: &str, (found, value): Judged) -> Option<Outcome> {
 
 /// Judges a running mesh.
 pub(super) fn judge(facts: &Facts, now: SystemTime) -> Vec<Outcome> {
-    let judged: [(&str, Judged); 21] = [
+    let judged: [(&str, Judged); 23] = [
         ("HO-01", running(facts)),
         ("HO-02", ready(facts)),
         ("HO-03", space(facts.disk)),
@@ -150,20 +160,22 @@ pub(super) fn judge(facts: &Facts, now: SystemTime) -> Vec<Outcome> {
         ("PX-01", configured(facts)),
         ("PX-02", trusting(facts)),
         ("CF-01", documents(facts)),
+        ("CF-02", written::policies(facts)),
+        ("JW-01", written::issuers(facts, now)),
         ("IN-01", files(facts, now)),
     ];
     judged.into_iter().filter_map(|(id, judged)| outcome(id, judged)).collect()
 }
 
-fn unknown(why: &str) -> Judged {
+pub(super) fn unknown(why: &str) -> Judged {
     (Found::Unknown, why.to_owned())
 }
 
-fn well(value: String) -> Judged {
+pub(super) fn well(value: String) -> Judged {
     (Found::Ok, value)
 }
 
-fn named(bad: &[String], found: Found, well_value: String) -> Judged {
+pub(super) fn named(bad: &[String], found: Found, well_value: String) -> Judged {
     if bad.is_empty() { well(well_value) } else { (found, bad.join("; ")) }
 }
 
@@ -189,7 +201,7 @@ pub(super) fn space(disk: Option<(u64, u64)>) -> Judged {
     }
 }
 
-fn moment(value: &Value) -> Option<SystemTime> {
+pub(super) fn moment(value: &Value) -> Option<SystemTime> {
     humantime::parse_rfc3339(value.as_str()?).ok()
 }
 

@@ -50,6 +50,96 @@ fn mesh() -> Facts {
         ],
         rotations: vec![StatusResponse { phase: "idle".into(), ..StatusResponse::default() }],
         disk: Some((10 << 30, 20 << 30)),
+        documents: Some(documents("")),
+        identities: Some(vec!["spiffe://cluster.local/ns/default/sa/web".into()]),
+    }
+}
+
+/// The smallest mesh with a workload, a gateway and a good policy; more can be added.
+fn documents(more: &str) -> discovery::Explainer {
+    let text = format!("{WRITTEN}{more}");
+    let parsed = discovery::documents::parse(std::path::Path::new("mesh.yaml"), &text);
+    assert!(parsed.refused.is_empty(), "{:?}", parsed.findings);
+    discovery::Explainer::new(parsed.documents, &identity::TrustDomain::parse("cluster.local").unwrap())
+}
+
+fn written(facts: &Facts, id: &str, secs: u64) -> (Found, String) {
+    let outcomes = judge(facts, at(secs));
+    let outcome = outcomes.into_iter().find(|outcome| outcome.check.id == id).unwrap();
+    (outcome.found, outcome.value)
+}
+
+fn policy(name: &str, spec: &str) -> String {
+    format!(
+        "---\n{{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {{name: {name}}}, spec: {spec}}}\n"
+    )
+}
+
+#[test]
+fn a_policy_that_can_never_match_is_told_with_its_line() {
+    let mut facts = mesh();
+    for (spec, why) in [
+        ("{selector: {matchLabels: {app: nobody}}, rules: [{}]}", "selects no workload"),
+        ("{rules: [{from: [{source: {principals: [elsewhere.org/ns/a/sa/b]}}]}]}", "elsewhere.org is not known"),
+        ("{rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b]}}]}]}", "no registration entry"),
+        ("{rules: [{to: [{operation: {paths: [/a], notPaths: [/a]}}]}]}", "excluded by its opposite"),
+        ("{rules: [{when: [{key: 'request.auth.claims[a]', values: [b]}]}]}", "no RequestAuthentication"),
+        ("{selector: {matchLabels: {app: bytes}}, rules: [{to: [{operation: {methods: [GET]}}]}]}", "carry no HTTP"),
+    ] {
+        facts.documents = Some(documents(&policy("idle", spec)));
+        let (found, value) = written(&facts, "CF-02", 0);
+        assert!(found == Found::Warn && value.contains(why) && value.contains("mesh.yaml:"), "{spec}: {value}");
+    }
+    facts.documents = Some(documents(&policy("all", "{action: DENY, rules: [{}]}")));
+    assert!(written(&facts, "CF-02", 0).1.contains("default/all denies everything"));
+    facts.documents = None;
+    assert_eq!(found(&facts, "CF-02", 0), Found::Unknown);
+}
+
+#[test]
+fn what_may_match_is_left_alone() {
+    let mut facts = mesh();
+    for spec in [
+        "{rules: [{from: [{source: {principals: ['*/ns/a/sa/b']}}]}]}",
+        "{rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b, cluster.local/ns/default/sa/web]}}]}]}",
+        "{rules: [{from: [{source: {notRequestPrincipals: ['*']}}]}]}",
+        "{rules: [{to: [{operation: {methods: [GET]}}]}]}",
+        "{action: DENY, rules: [{to: [{operation: {paths: [/a]}}]}]}",
+    ] {
+        facts.documents = Some(documents(&policy("maybe", spec)));
+        let (found, value) = written(&facts, "CF-02", 0);
+        assert_eq!(found, Found::Ok, "{spec}: {value}");
+    }
+    facts.identities = None;
+    facts.documents =
+        Some(documents(&policy("x", "{rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b]}}]}]}")));
+    assert_eq!(found(&facts, "CF-02", 0), Found::Ok, "who can be is not known");
+}
+
+fn with_issuer(rule: &str) -> Facts {
+    let text = format!(
+        "---\n{{apiVersion: security.istio.io/v1, kind: RequestAuthentication, metadata: {{name: r}}, spec: {{jwtRules: [{{issuer: 'https://i.example', {rule}}}]}}}}\n"
+    );
+    Facts { documents: Some(documents(&text)), ..mesh() }
+}
+
+#[test]
+fn keys_of_issuers_are_there_and_fresh() {
+    assert_eq!(written(&mesh(), "JW-01", 0), (Found::Ok, "no issuer is trusted".to_owned()));
+    assert_eq!(found(&with_issuer(&format!("jwks: '{KEYS}'")), "JW-01", 0), Found::Ok);
+    let mut facts = with_issuer("jwksUri: 'http://keys.example/jwks'");
+    assert_eq!(found(&facts, "JW-01", 0), Found::Unknown, "no proxy has fetched them");
+    let fetched = |keys: Value, at: Option<String>, error: Value| json!({"role": "proxy", "jwks": [{"uri": "http://keys.example/jwks", "keys": keys, "cache_secs": 300, "fetched_at": at, "error": error}]});
+    for (page, secs, expected) in [
+        (fetched(json!(2), Some(text(0)), Value::Null), 60, Found::Ok),
+        (fetched(json!(2), Some(text(0)), json!("status 500")), 60, Found::Warn),
+        (fetched(json!(2), Some(text(0)), Value::Null), 3601, Found::Warn),
+        (fetched(Value::Null, None, json!("there is no such cluster")), 0, Found::Fail),
+    ] {
+        set(&mut facts, "ingress", "/status", "", page.clone());
+        let (found, value) = written(&facts, "JW-01", secs);
+        assert_eq!(found, expected, "{page}: {value}");
+        assert!(value.contains("https://i.example"), "{value}");
     }
 }
 
@@ -118,7 +208,7 @@ fn what_does_not_answer_is_unknown_and_never_well() {
         part.pages.clear();
     }
     facts.rotations.clear();
-    facts.disk = None;
+    (facts.disk, facts.documents) = (None, None);
     let outcomes = judge(&facts, at(0));
     let well: Vec<_> = outcomes.iter().filter(|outcome| outcome.found == Found::Ok).map(|o| o.check.id).collect();
     assert_eq!(well, ["HO-01", "HO-02", "IN-01"], "these need no page");
@@ -161,3 +251,18 @@ fn a_rotation_is_stuck_when_a_node_lags_for_long() {
 
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
+
+/// A workload that speaks HTTP and one that speaks bytes.
+const WRITTEN: &str = "
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: web}, spec: {hosts: [web.default.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: web}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: web-1}, spec: {address: 10.0.0.1, labels: {app: web}, serviceAccount: web}}
+---
+{apiVersion: networking.istio.io/v1, kind: ServiceEntry, metadata: {name: bytes}, spec: {hosts: [bytes.default.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC,
+  ports: [{number: 90, name: tcp, protocol: TCP}], workloadSelector: {labels: {app: bytes}}}}
+---
+{apiVersion: networking.istio.io/v1, kind: WorkloadEntry, metadata: {name: bytes-1}, spec: {address: 10.0.0.2, labels: {app: bytes}, serviceAccount: bytes}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: good}, spec: {selector: {matchLabels: {app: web}}, rules: [{from: [{source: {principals: [cluster.local/ns/default/sa/web]}}]}]}}
+";
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":"a","x":"qp0i3hGPJfic6Rtg5ykxQyl-Q4y98Ra1gzJeKxMwOfE","y":"gfRjCCupfAQTsdtjOhQ6lvCRWR9kJ_XCvsat1N4dgGQ"}]}"#;
