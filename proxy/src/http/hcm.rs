@@ -44,18 +44,19 @@ impl LogOutput {
     /// The outputs for the logs of a configuration, or the proxy's own where it names none.
     pub(crate) fn all(worker: &Rc<Worker>, logs: &[Arc<AccessLog>]) -> Vec<Self> {
         let own = worker.own_log().filter(|_| logs.iter().all(|log| matches!(log.sink, LogSink::Grpc(_))));
-        logs.iter().chain(own).map(|log| Self::new(worker, log)).collect()
+        logs.iter().chain(own).filter_map(|log| Self::new(worker, log)).collect()
     }
 
-    fn new(worker: &Rc<Worker>, log: &Arc<AccessLog>) -> Self {
+    /// Nothing for standard output where the settings want no access log.
+    fn new(worker: &Rc<Worker>, log: &Arc<AccessLog>) -> Option<Self> {
         let lines = |sink| LogWay::Lines(worker.log_buffer(sink));
         let to = match &log.sink {
             LogSink::File(path) => lines(Sink::of(&path.to_string_lossy())),
-            LogSink::Stdout => lines(Sink::of(&worker.process.settings.access_log)),
+            LogSink::Stdout => lines(worker.stdout_sink()?),
             LogSink::Stderr => lines(Sink::Stderr),
             LogSink::Grpc(target) => LogWay::Service(Entries::new(worker, target.clone())),
         };
-        Self { log: log.clone(), to }
+        Some(Self { log: log.clone(), to })
     }
 
     /// Writes one entry, if the log wants it.

@@ -477,3 +477,26 @@ async fn an_access_log_service_gets_entries_in_batches() {
     }
     panic!("no entries came");
 }
+
+/// `none` once was the name of a file in the working folder.
+#[tokio::test]
+async fn no_access_log_is_no_file_called_none() {
+    use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log::ConfigType};
+    use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
+    let mut proxy = TestProxy::with(|settings| settings.access_log = "none".to_owned());
+    proxy.clusters(&[cluster("echo", &[echo().await])]).await;
+    let (mut said, unsaid) = (hcm(all_to("r", "echo")), hcm(all_to("r", "echo")));
+    said.access_log = vec![AccessLog {
+        name: "envoy.access_loggers.stdout".to_owned(),
+        config_type: Some(ConfigType::TypedConfig(any(&StdoutAccessLog::default()))),
+        ..AccessLog::default()
+    }];
+    for (name, manager) in [("said", &said), ("unsaid", &unsaid)] {
+        let address = proxy.listeners(&[listener(name, vec![http_chain(manager)])]).await;
+        let request = Request::get("/").header("host", "a.test").body(Full::new(Bytes::new())).unwrap();
+        assert_eq!(http1(dial(address).await, request).await.status, 200);
+    }
+    // Its end writes what is left to write.
+    drop(proxy);
+    assert!(!std::path::Path::new("none").exists());
+}

@@ -110,12 +110,16 @@ impl Worker {
         buffers.entry(sink.clone()).or_insert_with(|| self.process.logs.buffer(sink)).clone()
     }
 
+    /// Where the `/dev/stdout` of a configuration leads; nowhere when the settings want no access log.
+    pub(crate) fn stdout_sink(&self) -> Option<Sink> {
+        let to = self.process.settings.access_log.as_str();
+        (to != "none").then(|| Sink::of(to))
+    }
+
     /// The log for what the configuration names no log for.
     pub(crate) fn own_log(&self) -> Option<&Arc<AccessLog>> {
         let log = self.own_log.get_or_init(|| {
-            if self.process.settings.access_log == "none" {
-                return None;
-            }
+            self.stdout_sink()?;
             // The default format is ours and well-formed.
             AccessLog::default_text(LogSink::Stdout).ok().map(Arc::new)
         });
