@@ -439,9 +439,10 @@ impl Refusal {
         }
     }
 
-    /// The same for one item of a batch.
+    /// The same for one item of a batch, with the stable code at the end of its text.
     pub fn item_status(&self) -> proto::spire::api::types::Status {
-        proto::spire::api::types::Status { code: self.code() as i32, message: self.to_string() }
+        let message = runtime::refusal::item_text(self.reason(), &self.to_string());
+        proto::spire::api::types::Status { code: self.code() as i32, message }
     }
 
     /// What an agent reads to know whether it must attest again.

@@ -6,11 +6,14 @@ mod ca;
 mod ca_keys;
 mod cert;
 mod check;
+mod demo;
+mod entry;
 mod explain;
 mod federation;
 mod jwt;
 mod live;
 mod log;
+mod node;
 mod revoke;
 mod rights;
 mod rotate;
@@ -28,11 +31,14 @@ pub(crate) use ca::CaArg;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
 pub(crate) use cert::{CertCommand, RenewArgs, StartTls, TargetArgs, TrustArgs, VerifyArgs};
 pub(crate) use check::{CheckArgs, CheckFormat, FailOn};
+pub(crate) use demo::{DemoCommand, ServeArgs, ServeKind, TokenArgs, TokenKind};
+pub(crate) use entry::{DocumentsArg, EntryArgs, EntryCommand};
 pub(crate) use explain::ExplainMeshArgs;
 pub(crate) use federation::{EndpointArg, FederationCommand, ProfileArg};
 pub(crate) use jwt::{DecodeArgs, JwsCommand, JwtCommand, JwtVerifyArgs, MintArgs};
 pub(crate) use live::{BlastRadiusArgs, BugReportArgs, EdgesArgs, TopArgs};
 pub(crate) use log::{AuditCommand, LogCommand};
+pub(crate) use node::{NodeCommand, NodeFilterArgs};
 pub(crate) use revoke::{RevocationsCommand, RevokeArgs};
 pub(crate) use rights::{ApprovalsCommand, ExplainRightsArgs, RightsCommand};
 pub(crate) use rotate::{RotateArgs, RotateKind, RotateStep};
@@ -98,10 +104,10 @@ pub(crate) enum Command {
 
 The program replaces this process: its output, signals and exit code are its own.
 It gets an identity if a registration entry has the selector launch:name:NAME.
-With --sidecar this process stays, passes signals on, ends the sidecar with the program and exits with its code; the
-program finds the sidecar as its HTTP proxy (http_proxy).")]
+With --sidecar this process stays, passes signals on, ends the sidecar with the program and exits with its code; the \
+    program finds the sidecar as its HTTP proxy (http_proxy).")]
     Run(RunArgs),
-    /// The certificate authority: run it, rotate its authorities.
+    /// The certificate authority: run it, rotate its keys or import them, policy, rights, backups.
     #[command(subcommand)]
     Ca(CaCommand),
     /// The node agent, and what a workload gets from it.
@@ -177,7 +183,7 @@ Examples:
   kasbah check --wait 30s -o junit > report.xml
   kasbah help checks                    every check with its remedy")]
     Check(CheckArgs),
-    /// Certificates: show, list, watch, verify, check, issue, revoke.
+    /// Certificates: show, list, watch, verify, lint, issue, renew, revoke.
     #[command(subcommand)]
     Cert(CertCommand),
     /// Show who talks to whom: both identities, mTLS or not, requests; as the proxies count them.
@@ -306,8 +312,8 @@ Keys stay sealed in the file: back up the key file too, and apart from it.")]
   kasbah ca restore /backup/ca.backup --config ca.yaml
   kasbah ca restore ca.backup --config ca.yaml --database postgres://kasbah@localhost/kasbah --moved
 
-What was done after the backup is not in it: join tokens are forgotten, numbers jump ahead and the transparency log gets a new
-key, unless --moved says that nothing was done.")]
+What was done after the backup is not in it: join tokens are forgotten, numbers jump ahead and the transparency log gets a new \
+    key, unless --moved says that nothing was done.")]
     Restore {
         /// The file.
         file: PathBuf,
@@ -464,8 +470,9 @@ const AUTHZ_EVAL_EXAMPLE: &str = r#"Example:
     "request": {"peer": "spiffe://cluster.local/ns/shop/sa/web", "method": "GET", "host": "cart", "path": "/"}}' |
     tr -d '\n' | kasbah authz eval --lines
 
-Members but `policies_yaml` and `request` are optional; a request may also have `headers`, `source_ip`, `destination_port`
-and `claims` (of a verified token). `-` stands for no rule; `err CODE` for policies that cannot be used."#;
+Members but `policies_yaml` and `request` are optional; a request may also have `headers`,
+`source_ip`, `destination_port` and `claims` (of a verified token).
+`-` stands for no rule; `err CODE` for policies that cannot be used."#;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
@@ -483,359 +490,6 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         output: OutputArg,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum EntryCommand {
-    /// Create an entry; prints its id.
-    #[command(after_help = "Example:
-  kasbah entry create --spiffe-id spiffe://cluster.local/ns/default/sa/cart \\
-    --parent-id spiffe://cluster.local/node/local --selector launch:name:cart")]
-    Create {
-        #[command(flatten)]
-        ca: CaArg,
-        #[command(flatten)]
-        entry: Box<EntryArgs>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// List entries.
-    #[command(after_help = "Examples:
-  kasbah entry list --spiffe-id spiffe://cluster.local/ns/default/sa/cart
-  kasbah entry list --selector unix:uid:1000 -o json")]
-    List {
-        #[command(flatten)]
-        ca: CaArg,
-        /// Only entries with this SPIFFE ID.
-        #[arg(long, value_name = "ID")]
-        spiffe_id: Option<String>,
-        /// Only entries with this parent.
-        #[arg(long, value_name = "ID")]
-        parent_id: Option<String>,
-        /// Only entries that ask for this; all given ones must be among theirs.
-        #[arg(long = "selector", value_name = "TYPE:VALUE")]
-        selectors: Vec<String>,
-        /// Only entries with this hint.
-        #[arg(long, value_name = "H")]
-        hint: Option<String>,
-        /// Only entries that federate with this trust domain; all given ones must be among theirs.
-        #[arg(long = "federates-with", value_name = "TD")]
-        federates_with: Vec<String>,
-        /// Only entries that may (or, with `false`, may not) have a signing authority of their own.
-        #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-        downstream: Option<bool>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Show what documents would change; changes nothing.
-    #[command(after_help = "Examples:
-  kasbah entry plan entries.yaml              what would be created and updated
-  kasbah entry plan entries/ --prune          and what would be deleted
-  kasbah entry plan entries/ --exit-code      exit 1 when something would change, for scripts")]
-    Plan {
-        #[command(flatten)]
-        documents: DocumentsArg,
-        /// Exit with 1 when something would change.
-        #[arg(long)]
-        exit_code: bool,
-    },
-    /// Make the CA's entries what documents say.
-    #[command(after_help = "Examples:
-  kasbah entry apply entries.yaml
-  kasbah entry apply entries/ --prune -o json
-
-Entries from documents have ids that begin with kasbah.OWNER. and only such are ever deleted.")]
-    Apply {
-        #[command(flatten)]
-        documents: DocumentsArg,
-    },
-    /// Explain why a workload gets an identity, or why not.
-    #[command(after_help = "Examples:
-  kasbah entry explain --selector launch:name:cart --selector unix:uid:1000
-  kasbah entry explain --selector unix:uid:1000 --parent spiffe://cluster.local/spire/agent/x509pop/1f
-  kasbah entry explain --spiffe-id spiffe://cluster.local/ns/default/sa/cart")]
-    Explain {
-        #[command(flatten)]
-        ca: CaArg,
-        /// What the workload shows (`kasbah agent whoami --pid PID` lists it).
-        #[arg(long = "selector", value_name = "TYPE:VALUE", required_unless_present = "spiffe_id")]
-        selectors: Vec<String>,
-        /// The node that it runs on.
-        #[arg(long, value_name = "NODE")]
-        parent: Option<String>,
-        /// Only entries with this SPIFFE ID.
-        #[arg(long, value_name = "ID")]
-        spiffe_id: Option<String>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Show one entry.
-    #[command(after_help = "Example:\n  kasbah entry show ENTRY_ID -o yaml")]
-    Show {
-        #[command(flatten)]
-        ca: CaArg,
-        /// The entry's id.
-        id: String,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Replace an entry's content.
-    #[command(after_help = "Examples:
-  kasbah entry update ENTRY_ID --spiffe-id spiffe://cluster.local/ns/default/sa/cart \\
-    --parent-id spiffe://cluster.local/node/local --selector launch:name:cart --x509-svid-ttl 10m")]
-    Update {
-        #[command(flatten)]
-        ca: CaArg,
-        /// The entry's id.
-        id: String,
-        #[command(flatten)]
-        entry: Box<EntryArgs>,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Make a document for `plan` and `apply` of a SPIRE server's entries; no CA is asked.
-    #[command(after_help = "Examples:
-  spire-server entry show -output json | kasbah entry convert > entries.yaml
-  kasbah entry convert --spire entries.json \\
-    --parent spiffe://example.org/spire/agent/join_token/TOKEN=spiffe://example.org/node/web-1")]
-    Convert {
-        /// What `spire-server entry show -output json` printed, or a file for its `entry create -data` [default: stdin].
-        #[arg(long, value_name = "FILE")]
-        spire: Option<PathBuf>,
-        /// Whose entries they are: `owner` of the document.
-        #[arg(long, default_value = "spire", value_name = "NAME")]
-        owner: String,
-        /// A parent that has another ID here; may be given more than once.
-        #[arg(long = "parent", value_name = "THEIRS=OURS", value_parser = parent)]
-        parents: Vec<(String, String)>,
-    },
-    /// Delete an entry.
-    #[command(after_help = "Example:\n  kasbah entry delete ENTRY_ID")]
-    Delete {
-        #[command(flatten)]
-        ca: CaArg,
-        /// The entry's id.
-        id: String,
-    },
-}
-
-fn parent(text: &str) -> Result<(String, String), String> {
-    let (theirs, ours) = text.split_once('=').ok_or("two SPIFFE IDs with = between them")?;
-    for id in [theirs, ours] {
-        identity::spiffe_id::SpiffeId::parse(id).map_err(|error| format!("`{id}` is no SPIFFE ID: {error}"))?;
-    }
-    Ok((theirs.to_owned(), ours.to_owned()))
-}
-
-/// Registration documents, and what becomes of entries that none of them names.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct DocumentsArg {
-    #[command(flatten)]
-    pub(crate) ca: CaArg,
-    /// Files, or folders with `.yaml` files.
-    #[arg(required = true, value_name = "FILE")]
-    pub(crate) files: Vec<PathBuf>,
-    /// Delete entries of the documents' owners that no document names any more.
-    #[arg(long)]
-    pub(crate) prune: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputArg,
-}
-
-#[derive(Clone, Debug, Args)]
-pub(crate) struct EntryArgs {
-    /// The identity to give.
-    #[arg(long, value_name = "ID")]
-    pub(crate) spiffe_id: String,
-    /// The node (or alias) whose agent may give it.
-    #[arg(long, value_name = "ID")]
-    pub(crate) parent_id: String,
-    /// A fact that the workload must have, such as `unix:uid:1000`; all given ones must match.
-    #[arg(long = "selector", required = true, value_name = "TYPE:VALUE")]
-    pub(crate) selectors: Vec<String>,
-    /// Life of X.509-SVIDs.
-    #[arg(long, value_parser = ttl, value_name = "TTL")]
-    pub(crate) x509_svid_ttl: Option<Duration>,
-    /// Life of JWT-SVIDs.
-    #[arg(long, value_parser = ttl, value_name = "TTL")]
-    pub(crate) jwt_svid_ttl: Option<Duration>,
-    /// DNS name to put into the certificate.
-    #[arg(long = "dns", value_name = "NAME")]
-    pub(crate) dns_names: Vec<String>,
-    /// Foreign trust domain whose bundle the workload gets too.
-    #[arg(long = "federates-with", value_name = "TD")]
-    pub(crate) federates_with: Vec<String>,
-    /// Word that tells a workload's several identities apart.
-    #[arg(long, default_value = "")]
-    pub(crate) hint: String,
-    /// The identity may administer the CA.
-    #[arg(long)]
-    pub(crate) admin: bool,
-    /// The identity may have a signing authority of its own.
-    #[arg(long)]
-    pub(crate) downstream: bool,
-    /// The SVID goes to a store instead of the Workload API.
-    #[arg(long)]
-    pub(crate) store_svid: bool,
-    /// When the entry ends (RFC 3339), or in how long, such as `2h`.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) expires_at: Option<i64>,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// List attested nodes.
-    #[command(after_help = "Examples:
-  kasbah node list --attestation-type k8s_psat --selector k8s_psat:cluster:prod
-  kasbah node list --expired
-  kasbah node list --expires-before 24h")]
-    List {
-        #[command(flatten)]
-        ca: CaArg,
-        #[command(flatten)]
-        filter: NodeFilterArgs,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Show one node.
-    #[command(after_help = "Example:\n  kasbah node show spiffe://cluster.local/spire/agent/join_token/NAME")]
-    Show {
-        #[command(flatten)]
-        ca: CaArg,
-        /// The agent's SPIFFE ID.
-        id: String,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Forget a node: its agent must attest again.
-    #[command(after_help = "Example:\n  kasbah node evict spiffe://cluster.local/spire/agent/join_token/NAME")]
-    Evict {
-        #[command(flatten)]
-        ca: CaArg,
-        /// The agent's SPIFFE ID.
-        id: String,
-    },
-    /// Forget nodes whose SVIDs ran out long ago. Banned nodes stay, and so do nodes that could not attest again.
-    #[command(after_help = "Examples:
-  kasbah node purge --expired-for 7d --dry-run
-  kasbah node purge --expired-for 7d")]
-    Purge {
-        #[command(flatten)]
-        ca: CaArg,
-        /// For how long the SVID must have been expired.
-        #[arg(long, value_parser = ttl, value_name = "TIME")]
-        expired_for: Duration,
-        /// Forget also nodes that attested by trust on first use: whoever comes first under their names is believed.
-        #[arg(long)]
-        include_tofu: bool,
-        /// Only show which.
-        #[arg(long)]
-        dry_run: bool,
-        #[command(flatten)]
-        output: OutputArg,
-    },
-    /// Refuse a node from now on.
-    #[command(after_help = "Example:\n  kasbah node ban spiffe://cluster.local/spire/agent/join_token/NAME")]
-    Ban {
-        #[command(flatten)]
-        ca: CaArg,
-        /// The agent's SPIFFE ID.
-        id: String,
-    },
-}
-
-/// Which nodes.
-#[derive(Clone, Debug, Default, Args)]
-pub(crate) struct NodeFilterArgs {
-    /// Only nodes that attested in this way, such as `join_token` or `k8s_psat`.
-    #[arg(long, value_name = "TYPE")]
-    pub(crate) attestation_type: Option<String>,
-    /// Only nodes with this selector; all given ones must be among theirs.
-    #[arg(long = "selector", value_name = "TYPE:VALUE")]
-    pub(crate) selectors: Vec<String>,
-    /// Only nodes that are (or, with `false`, are not) banned.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) banned: Option<bool>,
-    /// Only nodes that may (or, with `false`, may not) attest again.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
-    pub(crate) can_reattest: Option<bool>,
-    /// Only nodes whose SVID ends before this time (RFC 3339), or within this time from now, such as `24h`.
-    #[arg(long, value_name = "TIME", value_parser = moment)]
-    pub(crate) expires_before: Option<i64>,
-    /// Only nodes whose SVID has ended.
-    #[arg(long, conflicts_with = "expires_before")]
-    pub(crate) expired: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum DemoCommand {
-    /// Print a token: for an end user, or (`--kind service-account`) for the CSR API.
-    #[command(after_help = "Examples:
-  kasbah demo token --group testers
-  curl -H \"authorization: Bearer $(kasbah demo token --group testers)\" http://localhost/test
-  kasbah demo token --kind service-account --namespace default --account cart")]
-    Token(TokenArgs),
-    /// Run one of the demo's workloads (used by `kasbah up`).
-    #[command(hide = true)]
-    Serve(ServeArgs),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum TokenKind {
-    /// An end user's JWT.
-    User,
-    /// A projected Kubernetes-like service account token.
-    ServiceAccount,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TokenArgs {
-    #[command(flatten)]
-    pub(crate) dir: DirArg,
-    /// Which token.
-    #[arg(long, value_enum, default_value = "user")]
-    pub(crate) kind: TokenKind,
-    /// A group of the end user; may be given more than once.
-    #[arg(long = "group", value_name = "G")]
-    pub(crate) groups: Vec<String>,
-    /// Namespace of the service account.
-    #[arg(long, value_name = "NS", default_value = "default")]
-    pub(crate) namespace: String,
-    /// Service account.
-    #[arg(long, value_name = "SA", required_if_eq("kind", "service-account"))]
-    pub(crate) account: Option<String>,
-    /// Audience of the service account token.
-    #[arg(long, default_value = "istio-ca")]
-    pub(crate) audience: String,
-    /// Life of the token.
-    #[arg(long, default_value = "1h", value_parser = ttl)]
-    pub(crate) ttl: Duration,
-}
-
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum ServeKind {
-    Helloworld,
-    Test,
-    External,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ServeArgs {
-    /// Which workload.
-    #[arg(value_enum)]
-    pub(crate) kind: ServeKind,
-    /// Its loopback address.
-    #[arg(long)]
-    pub(crate) address: std::net::IpAddr,
-    /// HTTP port.
-    #[arg(long, default_value_t = 9095)]
-    pub(crate) port: u16,
-    /// TCP echo port (helloworld).
-    #[arg(long, default_value_t = 9096)]
-    pub(crate) tcp_port: u16,
-    /// The sidecar's outbound listener (test).
-    #[arg(long)]
-    pub(crate) outbound: Option<std::net::SocketAddr>,
 }
 
 /// Parses a time (RFC 3339) or a time from now (`2h`) into seconds since the epoch.

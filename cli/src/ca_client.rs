@@ -32,7 +32,7 @@ use tokio::net::UnixStream;
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::exit::{Exit, Failure, chain};
+use crate::exit::{Exit, Failure, chain, is_denied};
 
 /// A connection to the CA.
 pub(crate) struct CaClient {
@@ -96,11 +96,7 @@ impl CaClient {
         let endpoint = Endpoint::from_static("http://ca.admin").timeout(CALL_WAIT_MAX);
         match endpoint.connect_with_connector(connector).await {
             Ok(channel) => Ok(Self { channel }),
-            Err(error) => Err(Failure::new(
-                Exit::Unavailable,
-                format!("the CA cannot be reached at {}: {}", socket.display(), chain(&error)),
-            )
-            .remedy("start the mesh with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")),
+            Err(error) => Err(unconnected(socket, &error)),
         }
     }
 
@@ -302,15 +298,22 @@ impl CaClient {
     }
 }
 
+fn unconnected(socket: &Path, error: &tonic::transport::Error) -> Failure {
+    let text = format!("the CA cannot be reached at {}: {}", socket.display(), chain(error));
+    if is_denied(error) {
+        return Failure::refused(Exit::Denied, "LOCAL_ACCESS_DENIED", text);
+    }
+    Failure::refused(Exit::Unavailable, "PEER_UNREACHABLE", text)
+        .remedy("start the mesh with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
+}
+
 /// A SPIFFE ID as people write it.
 pub(crate) fn id_text(id: Option<&Spiffeid>) -> String {
     id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path)).unwrap_or_default()
 }
 
 fn to_id(text: &str) -> Result<Spiffeid, Failure> {
-    let id = identity::spiffe_id::SpiffeId::parse(text)
-        .map_err(|e| Failure::new(Exit::Data, format!("`{text}` is no SPIFFE ID: {e}")))?;
-    Ok(to_id_message(&id))
+    Ok(to_id_message(&crate::verbs::spiffe_id(text)?))
 }
 
 /// An ID as the wire carries it.
@@ -369,7 +372,7 @@ fn same_source(a: &Entry, b: &Entry) -> bool {
 fn item<T>(status: Option<Status>, value: Option<T>) -> Result<T, Failure> {
     let status = status.unwrap_or_default();
     if status.code != 0 {
-        return Err(tonic::Status::new(Code::from_i32(status.code), status.message).into());
+        return Err(Failure::of_item(Code::from_i32(status.code), &status.message));
     }
     value.ok_or_else(|| Failure::failed("the CA answered without the item"))
 }

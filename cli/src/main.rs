@@ -6,8 +6,10 @@ mod ca_client;
 mod demo;
 mod exit;
 mod output;
+mod reasons;
 mod registration;
 mod roles;
+mod screen;
 mod up;
 mod verbs;
 

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -37,8 +38,11 @@ pub(crate) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(
     Ok(())
 }
 
-/// Prints one of many results that come one after the other: JSON then is one line each.
+/// Prints one of many results that come one after the other: JSON then is one line each, YAML a stream of documents.
 pub(crate) fn record<T: Serialize>(format: Format, value: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    if format == Format::Yaml {
+        line("---");
+    }
     if format != Format::Json {
         return print(format, value, text);
     }
@@ -49,7 +53,22 @@ pub(crate) fn record<T: Serialize>(format: Format, value: &T, text: impl FnOnce(
 /// One line (or block) of result on stdout. A closed pipe ends the output quietly.
 pub(crate) fn line(text: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{text}");
+    if writeln!(out, "{text}").is_err() {
+        CLOSED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether nobody reads stdout any more. What would go on and on ends then; what changes something goes on to its end.
+pub(crate) fn is_closed() -> bool {
+    CLOSED.load(Ordering::Relaxed)
+}
+
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// What steers a terminal, on stdout.
+pub(crate) fn raw(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 /// One line of message or progress on stderr.

@@ -51,7 +51,7 @@ pub(crate) fn signer(args: &CaSignerArgs) -> Result<(), Failure> {
     executor.block_on(async {
         let shutdown = Shutdown::on_signals()?;
         let served = ca::serve_signer(&args.keys, &args.socket, args.mode, shutdown).await;
-        served.map_err(|e| Failure::failed(format!("{} ({})", chain(&e), e.reason())))
+        served.map_err(|e| Failure::refused(Exit::Failed, e.reason(), chain(&e)))
     })
 }
 
@@ -72,8 +72,9 @@ where
     F: Future<Output = Result<(), E>>,
     E: std::error::Error,
 {
-    let settings: S = runtime::settings::load(role, &args.config)
-        .map_err(|e| Failure::new(Exit::Data, chain(&e)).remedy(format!("correct {}", args.config.display())))?;
+    let settings: S = runtime::settings::load(role, &args.config).map_err(|e| {
+        Failure::refused(Exit::Data, e.reason(), chain(&e)).remedy(format!("correct {}", args.config.display()))
+    })?;
     if args.check {
         check(&settings)
             .map_err(|e| Failure::new(Exit::Data, e).remedy(format!("correct {}", args.config.display())))?;

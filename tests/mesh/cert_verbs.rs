@@ -158,7 +158,7 @@ fn bad_targets_are_named(mesh: &Mesh) -> Result<()> {
         (&file, 65, "holds no"),
         (&closed, 69, "cannot be asked"),
         (plain, 69, "cannot be asked"),
-        ("unix:relative", 77, "not absolute"),
+        ("unix:relative", 64, "not absolute"),
     ] {
         let answer = mesh.kasbah(["cert", "show", target]).run()?;
         ensure!(answer.code == code && answer.stderr.contains(words), "{target}: {}", answer.said());

@@ -124,10 +124,10 @@ Examples:
         #[command(flatten)]
         ca: CaArg,
         /// The identity; with --csr it stands in the request.
-        #[arg(long, value_name = "ID", required_unless_present = "csr", conflicts_with = "csr")]
+        #[arg(long, value_name = "ID", required_unless_present = "csr", conflicts_with = "csr", requires = "write")]
         spiffe_id: Option<String>,
         /// A certificate signing request (PEM).
-        #[arg(long, value_name = "FILE", required_unless_present = "write")]
+        #[arg(long, value_name = "FILE")]
         csr: Option<PathBuf>,
         /// DNS name to put into the certificate; may be given more than once.
         #[arg(long, value_name = "NAME", conflicts_with = "csr")]

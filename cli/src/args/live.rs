@@ -28,7 +28,7 @@ pub(crate) struct EdgesArgs {
 }
 
 pub(super) const TOP_EXAMPLES: &str = "Examples:
-  kasbah top
+  kasbah top                                 on a terminal: `q` or Ctrl-C leaves
   kasbah top --every 5s
   kasbah top --once -o json                  one look, for programs";
 
@@ -50,8 +50,8 @@ pub(super) const BLAST_RADIUS_EXAMPLES: &str = "Examples:
   kasbah blast-radius spiffe://cluster.local/ns/default/sa/test
   kasbah blast-radius spiffe://cluster.local/ns/default/sa/test --config ./documents -o json
 
-What policies say is judged without sending anything: for each service whether some request of this identity could
-pass (`yes`), none can (`no`), or it depends on path, method, token or the like (`depends`).";
+What policies say is judged without sending anything: for each service whether some request of this identity could \
+    pass (`yes`), none can (`no`), or it depends on path, method, token or the like (`depends`).";
 
 #[derive(Debug, Args)]
 pub(crate) struct BlastRadiusArgs {

@@ -45,6 +45,31 @@ pub(crate) struct RotateArgs {
     pub(crate) output: OutputArg,
 }
 
+impl RotateArgs {
+    /// An option that the step does not know. To pass over it would do another thing than was meant: `prepare --plan` would
+    /// prepare, and `--verify FILE` alone would begin a rotation.
+    pub(crate) fn misfit(&self) -> Option<&'static str> {
+        use RotateStep::{Activate, Receipt, Revoke, Status, Taint};
+        let step = self.step;
+        if self.plan && step.is_some() {
+            return Some("--plan is about a whole rotation, and takes no step");
+        }
+        if self.compromised && step.is_some() {
+            return Some("--compromised is about a whole rotation, and takes no step");
+        }
+        if self.verify.is_some() && step != Some(Receipt) {
+            return Some("--verify goes with the step receipt");
+        }
+        if self.authority.is_some() && !matches!(step, Some(Activate | Taint | Revoke)) {
+            return Some("--authority goes with the steps activate, taint and revoke");
+        }
+        if !self.waive.is_empty() && (self.plan || matches!(step, Some(Status | Receipt))) {
+            return Some("--waive changes a rotation; --plan, status and receipt only look");
+        }
+        None
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RotateStep {
     /// Publish a new authority, which signs nothing yet.
@@ -71,4 +96,47 @@ pub(crate) enum RotateKind {
     Jwt,
     /// The key that signs WIT-SVIDs.
     Wit,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::{CaCommand, Cli, Command};
+
+    fn misfit(line: &str) -> Option<&'static str> {
+        let words = ["kasbah", "ca", "rotate"].into_iter().chain(line.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Ca(CaCommand::Rotate(args)) => args.misfit(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn no_option_is_passed_over() {
+        for line in [
+            "prepare --plan",
+            "status --compromised",
+            "--verify r.json",
+            "status --verify r.json",
+            "--authority x",
+            "prepare --authority x",
+            "--plan --waive x",
+            "status --waive x",
+            "receipt --waive x",
+        ] {
+            assert!(misfit(line).is_some(), "{line}");
+        }
+        for line in [
+            "",
+            "--plan",
+            "--compromised --yes --waive x",
+            "activate --waive x --authority y",
+            "taint --authority y",
+            "receipt --verify r.json",
+            "status",
+        ] {
+            assert_eq!(misfit(line), None, "{line}");
+        }
+    }
 }

@@ -37,9 +37,9 @@ fn unconnected(server: &str, me: &str, id: &str, error: &ConnectError) -> Failur
     let text = format!("the CA at {server}: {}", chain(error));
     match error {
         ConnectError::Address { .. } => Failure::new(Exit::Usage, text).remedy("write --server HOST:PORT"),
-        ConnectError::Tcp { .. } | ConnectError::Timeout { .. } => Failure::new(Exit::Unavailable, text)
+        ConnectError::Tcp { .. } | ConnectError::Timeout { .. } => Failure::refused(Exit::Unavailable, error.reason(), text)
             .remedy("look at host and port (the CA's setting `grpc`), whether the CA runs, and what a firewall lets through"),
-        _ => Failure::new(Exit::Denied, format!("{text} ({})", error.reason())).remedy(format!(
+        _ => Failure::refused(Exit::Denied, error.reason(), text).remedy(format!(
             "you are {me}: see that your SVID has not expired, that --bundle is this trust domain's, and that the server is {id}"
         )),
     }

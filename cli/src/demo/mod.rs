@@ -23,15 +23,13 @@ use crate::exit::{Exit, Failure, chain};
 use crate::output;
 use crate::up::layout::Layout;
 
-use token::{Issuers, ServiceAccount};
+use token::{Issuers, ServiceAccount, TokenError};
 
 /// `kasbah demo token`: prints a token of the mesh's own issuers.
 pub(crate) fn token_verb(args: &TokenArgs) -> Result<(), Failure> {
     let layout = Layout::of(&args.dir.dir)?;
-    let issuers = Issuers::open(&layout.data("demo")).map_err(|error| {
-        Failure::new(Exit::Unavailable, chain(&error))
-            .remedy("start the mesh with `kasbah up`, or name its folder with --dir")
-    })?;
+    let issuers = Issuers::open(&layout.data("demo"))
+        .map_err(|error| Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", chain(&error)))?;
     let now = runtime::clock::now();
     let token = match (args.kind, &args.account) {
         (TokenKind::User, _) => issuers.mint_user(&args.groups, args.ttl, now),
@@ -41,8 +39,15 @@ pub(crate) fn token_verb(args: &TokenArgs) -> Result<(), Failure> {
         }
         (TokenKind::ServiceAccount, None) => return Err(Failure::new(Exit::Usage, "--account is missing")),
     };
-    output::line(&token.map_err(|error| Failure::failed(chain(&error)))?);
+    output::line(&token.map_err(|error| Failure::new(exit_of(&error), chain(&error)))?);
     Ok(())
+}
+
+fn exit_of(error: &TokenError) -> Exit {
+    match error {
+        TokenError::Name { .. } | TokenError::TooLong => Exit::Usage,
+        _ => Exit::Failed,
+    }
 }
 
 /// `kasbah demo serve`: one workload in the foreground until it is told to stop.

@@ -18,7 +18,7 @@ pub(crate) fn ensure(layout: &Layout) -> Result<(), Failure> {
         return Ok(());
     }
     let now = runtime::clock::now();
-    let authority = WebAuthority::generate("Kasbah demo ingress CA", CA_TTL, now).map_err(anyhow::Error::from)?;
+    let authority = WebAuthority::generate("Kasbah demo CA", CA_TTL, now).map_err(anyhow::Error::from)?;
     let names = ["localhost".to_owned()];
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
     let server = authority.issue_server(&names, &addresses, SERVER_TTL, now).map_err(anyhow::Error::from)?;

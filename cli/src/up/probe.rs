@@ -111,16 +111,17 @@ impl Progress {
     }
 }
 
-/// The last `error:` of a process's log, with its remedy line.
+/// The last `error:` of a process's log, with its cause and its remedy.
 fn last_error(layout: &Layout, name: &str) -> Option<String> {
     let text = std::fs::read(layout.log_of(name)).ok()?;
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     let at = lines.iter().rposition(|line| line.starts_with("error: "))?;
     let mut said = lines.get(at)?.trim_start_matches("error: ").to_owned();
-    if let Some(remedy) = lines.get(at + 1).filter(|line| line.trim_start().starts_with("to mend it:")) {
+    let belongs = |line: &&&str| ["  cause: ", "  to mend it: "].iter().any(|begin| line.starts_with(begin));
+    for line in lines.iter().skip(at + 1).take_while(belongs) {
         said.push('\n');
-        said.push_str(remedy);
+        said.push_str(line);
     }
     Some(said)
 }

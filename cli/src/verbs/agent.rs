@@ -8,14 +8,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use agent::client::WhoAmI;
+use agent::client::{ClientError, WhoAmI};
 use ca::explain::{Explanation, Question};
 use identity::spiffe_id::SpiffeId;
 use serde_json::{Value, json};
 
 use super::{ca, registration, wait};
 use crate::args::{AgentCommand, CaArg, FetchCommand, OutputArg, SocketArg, WatchArgs, X509Args};
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain, is_denied};
 use crate::output;
 use crate::up::layout::{Layout, write_atomically};
 
@@ -152,7 +152,7 @@ fn watch(args: &WatchArgs) -> Result<(), Failure> {
             }
             output::print(args.output.output, &document(&context), || table(&context))?;
             seen += 1;
-            if args.count.is_some_and(|count| seen >= count) {
+            if output::is_closed() || args.count.is_some_and(|count| seen >= count) {
                 return Ok(());
             }
         }
@@ -174,7 +174,7 @@ fn validate(socket: &SocketArg, audience: &str, token: &str, output: OutputArg) 
             output::print(output.output, &value, || format!("valid: {}", valid.id))
         }
         Err(error) if error.is_unreachable() || error.is_no_identity() => Err(failure(error)),
-        Err(error) => Err(Failure::failed(format!("not valid: {} ({})", crate::exit::chain(&error), error.reason()))),
+        Err(error) => Err(Failure::refused(Exit::Failed, error.reason(), format!("not valid: {}", chain(&error)))),
     }
 }
 
@@ -183,7 +183,7 @@ fn whoami(dir: &crate::args::DirArg, admin: Option<SocketAddr>, pid: u32, output
     let endpoints = std::fs::read(layout.endpoints()).ok().and_then(|t| serde_json::from_slice::<Value>(&t).ok());
     let known = || endpoints.as_ref()?.pointer("/agent/admin")?.as_str()?.parse::<SocketAddr>().ok();
     let admin = admin.or_else(known).ok_or_else(|| {
-        Failure::new(Exit::Unavailable, format!("no mesh is known in {}", layout.dir.display())).remedy(
+        Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", format!("no mesh is known in {}", layout.dir.display())).remedy(
             "start one with `kasbah up`, name its folder with --dir DIR or KASBAH_DIR, or the agent with --admin IP:PORT",
         )
     })?;
@@ -229,9 +229,17 @@ fn whoami_text(answer: &WhoAmI) -> String {
     lines.join("\n")
 }
 
-pub(super) fn failure(error: agent::client::ClientError) -> Failure {
-    let exit = if error.is_unreachable() { Exit::Unavailable } else { Exit::Denied };
-    Failure::new(exit, format!("{} ({})", crate::exit::chain(&error), error.reason()))
+pub(super) fn failure(error: ClientError) -> Failure {
+    if is_denied(&error) {
+        return Failure::refused(Exit::Denied, "LOCAL_ACCESS_DENIED", chain(&error));
+    }
+    let exit = match &error {
+        _ if error.is_unreachable() => Exit::Unavailable,
+        ClientError::Endpoint(_) | ClientError::SpiffeId { .. } => Exit::Usage,
+        ClientError::Answer(_) => Exit::Failed,
+        _ => Exit::Denied,
+    };
+    Failure::refused(exit, error.reason(), chain(&error))
 }
 
 const WAIT_PAUSE: Duration = Duration::from_millis(200);

@@ -53,15 +53,19 @@ struct Report {
 }
 
 pub(crate) fn run(args: &BlastRadiusArgs) -> Result<(), Failure> {
-    let id = SpiffeId::parse(&args.id)
-        .map_err(|error| Failure::new(Exit::Usage, format!("`{}` is no SPIFFE ID: {error}", args.id)))?;
+    let id = super::spiffe_id(&args.id)?;
     let layout = Layout::of(&args.dir.dir)?;
+    if args.config.is_empty() && !layout.config().is_dir() {
+        let text = format!("there are no documents in {}", layout.config().display());
+        return Err(Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", text)
+            .remedy("name the mesh's folder with --dir DIR or KASBAH_DIR, or the documents with --config PATH"));
+    }
     let paths = if args.config.is_empty() { vec![layout.config()] } else { args.config.clone() };
     let documents = read(&paths)?;
     let traffic = match status::running(&layout) {
         Ok(state) => Some(wait(async { Ok(traffic::gather(&state).await) })?),
         Err(failure) => {
-            output::message(&format!("traffic is not known: {failure}"));
+            output::message(&format!("traffic is not known: {}", failure.brief()));
             None
         }
     };

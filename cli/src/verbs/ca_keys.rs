@@ -25,7 +25,7 @@ pub(crate) fn import(args: &CaImportArgs) -> Result<(), Failure> {
     let passphrase = passphrase.as_ref().map(|text| text.trim_ascii());
     let pem = read(&args.key, KEY_FILE_BYTES_MAX)?;
     let key = PrivateKey::from_pem(&pem, passphrase).map_err(|error| {
-        Failure::new(Exit::Data, format!("{}: {} ({})", args.key.display(), chain(&error), error.reason()))
+        Failure::refused(Exit::Data, error.reason(), format!("{}: {}", args.key.display(), chain(&error)))
             .remedy("give a key in PEM: PKCS#8, PKCS#1 or SEC1; an encrypted one with --passphrase-file FILE")
     })?;
     let (certificate, (chain, root)) = (read(&args.cert, FILE_BYTES_MAX)?, way(&args.way)?);
@@ -101,12 +101,12 @@ fn read(path: &Path, max: usize) -> Result<Vec<u8>, Failure> {
 
 fn settings(file: &Path) -> Result<Settings, Failure> {
     runtime::settings::load("ca", file)
-        .map_err(|e| Failure::new(Exit::Data, chain(&e)).remedy(format!("correct {}", file.display())))
+        .map_err(|e| Failure::refused(Exit::Data, e.reason(), chain(&e)).remedy(format!("correct {}", file.display())))
 }
 
 fn failure(error: &dyn std::error::Error, reason: &str) -> Failure {
     let exit = if reason.starts_with("IMPORT_") { Exit::Data } else { Exit::Failed };
-    Failure::new(exit, format!("{} ({reason})", chain(error)))
+    Failure::refused(exit, reason, chain(error))
 }
 
 fn tell(output: OutputArg, adopted: &AdoptResponse) -> Result<(), Failure> {

@@ -251,9 +251,9 @@ fn watch(target: &TargetArgs, every: Duration, count: Option<u64>, output: Outpu
                     }
                 }
                 Err(failure) if known.is_none() => return Err(failure),
-                Err(failure) => output::message(&format!("not there: {failure}")),
+                Err(failure) => output::message(&format!("not there: {}", failure.brief())),
             }
-            if count.is_some_and(|count| replaced >= count) {
+            if output::is_closed() || count.is_some_and(|count| replaced >= count) {
                 return Ok(());
             }
             tokio::time::sleep(every).await;

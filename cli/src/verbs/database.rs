@@ -33,8 +33,9 @@ fn settings(place: &DatabaseArg) -> Result<Settings, Failure> {
         Some(file) => file.clone(),
         None => Layout::of(&place.dir.dir)?.settings_of("ca"),
     };
-    let settings: Settings = runtime::settings::load("ca", &file)
-        .map_err(|e| Failure::new(Exit::Data, chain(&e)).remedy(format!("correct {}", file.display())))?;
+    let settings: Settings = runtime::settings::load("ca", &file).map_err(|e| {
+        Failure::refused(Exit::Data, e.reason(), chain(&e)).remedy(format!("correct {}", file.display()))
+    })?;
     Ok(Settings { database: place.database.clone().or(settings.database), ..settings })
 }
 
@@ -53,7 +54,7 @@ fn failure(error: BackupError) -> Failure {
         "BACKUP_DAMAGED" | "BACKUP_UNPROVEN" | "BACKUP_OTHER_VERSION" => Exit::Data,
         _ => Exit::Failed,
     };
-    Failure::new(exit, format!("{} ({})", chain(&error), error.reason()))
+    Failure::refused(exit, error.reason(), chain(&error))
 }
 
 const AFTERWARDS: &str = "What was done after the backup is unknown to it: make new join tokens, ban and delete again what was banned and deleted \

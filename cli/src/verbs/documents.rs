@@ -8,7 +8,7 @@ use crate::output;
 
 pub(crate) fn validate(paths: &[PathBuf], output: OutputArg) -> Result<(), Failure> {
     if let Some(missing) = paths.iter().find(|path| !path.exists()) {
-        return Err(Failure::new(Exit::Unavailable, format!("{} does not exist", missing.display())));
+        return Err(Failure::new(Exit::Data, format!("{} does not exist", missing.display())));
     }
     let findings = discovery::validate(paths);
     let value: Vec<_> = findings.iter().map(discovery::Finding::to_json).collect();

@@ -35,7 +35,14 @@ pub(crate) fn run(dir: &DirArg) -> Result<(), Failure> {
 /// The process that holds the mesh's lock, if one does.
 pub(crate) fn supervisor(layout: &Layout) -> Result<Option<Pid>, Failure> {
     let path = layout.lock();
-    let Ok(file) = File::open(&path) else { return Ok(None) };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            let text = format!("{} cannot be read: {error}", path.display());
+            return Err(Failure::refused(Exit::Denied, "LOCAL_ACCESS_DENIED", text));
+        }
+        Err(_) => return Ok(None),
+    };
     match file.try_lock_shared() {
         Ok(()) => Ok(None),
         Err(TryLockError::WouldBlock) => {

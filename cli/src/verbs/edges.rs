@@ -30,6 +30,9 @@ pub(crate) fn run(args: &EdgesArgs) -> Result<(), Failure> {
             Format::Table => output::page(&page()),
             format => output::record(format, &report, page)?,
         }
+        if output::is_closed() {
+            return Ok(());
+        }
         std::thread::sleep(every);
     }
 }

@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use super::check::CHECKS;
 use crate::args::{Cli, OutputArg};
 use crate::exit::{EXIT_CODES, Exit, Failure};
-use crate::output;
-use identity::reason::ReasonDoc;
+use crate::{output, reasons};
 
 pub(crate) fn run(topic: &[String], write: Option<&Path>, output: OutputArg) -> Result<(), Failure> {
     let first = topic.first().map(String::as_str);
@@ -95,7 +94,7 @@ fn checks(output: OutputArg) -> Result<(), Failure> {
 }
 
 fn reasons(output: OutputArg) -> Result<(), Failure> {
-    let docs = all_reasons();
+    let docs = reasons::all();
     let value: Vec<Value> =
         docs.iter().map(|doc| json!({"code": doc.code, "cause": doc.cause, "remedy": doc.remedy})).collect();
     output::print(output.output, &value, || {
@@ -104,37 +103,4 @@ fn reasons(output: OutputArg) -> Result<(), Failure> {
             .collect::<Vec<_>>()
             .join("\n")
     })
-}
-
-/// The reason codes of every part, sorted, each once.
-fn all_reasons() -> Vec<&'static ReasonDoc> {
-    let parts = [
-        identity::REASONS,
-        runtime::REASONS,
-        routing::REASONS,
-        ca::REASONS,
-        agent::REASONS,
-        proxy::REASONS,
-        discovery::REASONS,
-        policy::REASONS,
-        super::filters::REASONS,
-    ];
-    let mut docs: Vec<&ReasonDoc> = parts.into_iter().flatten().collect();
-    docs.sort_by_key(|doc| doc.code);
-    docs.dedup_by_key(|doc| doc.code);
-    docs
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_reason_is_upper_snake_and_explained() {
-        for doc in all_reasons() {
-            let shape = doc.code.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-            assert!(shape, "{}", doc.code);
-            assert!(!doc.cause.is_empty() && !doc.remedy.is_empty(), "{}", doc.code);
-        }
-    }
 }

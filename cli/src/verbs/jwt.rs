@@ -6,9 +6,8 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use identity::jwk::JwkSet;
+use identity::jwk::{JwkError, JwkSet};
 use identity::jwt::{self, JwtError, JwtExpectations, TOKEN_BYTES_MAX};
-use identity::spiffe_id::SpiffeId;
 use identity::strict_json;
 use proto::spire::api::server::svid::v1::MintJwtsvidRequest;
 use proto::spire::api::server::svid::v1::svid_client::SvidClient;
@@ -18,7 +17,7 @@ use serde_json::{Map, Value, json};
 use super::{ca, time_text, wait};
 use crate::args::{CaArg, DecodeArgs, JwtCommand, JwtVerifyArgs, MintArgs};
 use crate::exit::{Exit, Failure, chain};
-use crate::{bundle_message, ca_client, output};
+use crate::{bundle_message, ca_client, output, reasons};
 
 pub(crate) fn run(command: &JwtCommand) -> Result<(), Failure> {
     match command {
@@ -32,7 +31,7 @@ pub(crate) fn run(command: &JwtCommand) -> Result<(), Failure> {
 fn decode(args: &DecodeArgs) -> Result<(), Failure> {
     let token = read_token(&args.token)?;
     let (header, claims) = jwt::danger_unverified(&token).map_err(|error| {
-        Failure::new(Exit::Data, format!("{} ({})", chain(&error), error.reason()))
+        Failure::refused(Exit::Data, error.reason(), chain(&error))
             .remedy("give one JWT: three parts in base64url with dots between them")
     })?;
     let shown = Shown::of(header, claims, SystemTime::now());
@@ -163,7 +162,7 @@ fn document(judged: &[Judged], claims: &Map<String, Value>, source: &str) -> Val
 }
 
 fn reason((one, error): (&Judged, &JwtError)) -> Value {
-    let doc = identity::REASONS.iter().find(|doc| doc.code == error.reason());
+    let doc = reasons::find(error.reason());
     json!({"check": one.what, "code": error.reason(), "text": chain(error), "remedy": doc.map(|doc| doc.remedy)})
 }
 
@@ -174,7 +173,7 @@ fn text(judged: &[Judged], claims: &Map<String, Value>, source: &str) -> String 
             Ok(()) => lines.push(format!("ok    {:<10}", one.what).trim_end().to_owned()),
             Err(error) => {
                 lines.push(format!("FAIL  {:<10} {} ({})", one.what, chain(error), error.reason()));
-                let doc = identity::REASONS.iter().find(|doc| doc.code == error.reason());
+                let doc = reasons::find(error.reason());
                 lines.extend(doc.map(|doc| format!("                 -> {}", doc.remedy)));
             }
         }
@@ -193,7 +192,10 @@ fn keys_of(file: &Path) -> Result<JwkSet, Failure> {
     let text = std::fs::read(file).map_err(|error| bad(error.to_string()))?;
     let set = strict_json::parse_object(&text).ok_or_else(|| bad("it is not one JSON object".to_owned()))?;
     let keys = set.get("keys").and_then(Value::as_array).ok_or_else(|| bad("it has no list `keys`".to_owned()))?;
-    JwkSet::from_given(keys).map_err(|error| bad(format!("{} ({})", chain(&error), error.reason())))
+    let refused = |error: JwkError| {
+        Failure::refused(Exit::Data, error.reason(), format!("{}: {}", file.display(), chain(&error)))
+    };
+    JwkSet::from_given(keys).map_err(refused)
 }
 
 async fn keys_of_ca(arg: &CaArg) -> Result<JwkSet, Failure> {
@@ -204,8 +206,7 @@ async fn keys_of_ca(arg: &CaArg) -> Result<JwkSet, Failure> {
 }
 
 fn mint(args: &MintArgs) -> Result<(), Failure> {
-    let bad = |error| Failure::new(Exit::Data, format!("`{}` is no SPIFFE ID: {error}", args.spiffe_id));
-    let id = SpiffeId::parse(&args.spiffe_id).map_err(bad)?;
+    let id = super::spiffe_id(&args.spiffe_id)?;
     let ttl = args.ttl.map_or(0, |ttl| i32::try_from(ttl.as_secs().max(1)).unwrap_or(i32::MAX));
     let request = MintJwtsvidRequest { id: Some(ca_client::to_id_message(&id)), audience: args.audience.clone(), ttl };
     let svid = wait(async {

@@ -12,7 +12,7 @@ use agent::client::Launched;
 
 use super::wait;
 use crate::args::RunArgs;
-use crate::exit::{Exit, Failure};
+use crate::exit::{Exit, Failure, chain, is_denied};
 use crate::up::layout::Layout;
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
@@ -40,17 +40,14 @@ fn register(args: &RunArgs) -> Result<Launched, Failure> {
         loop {
             match agent::client::register_launch(&socket, &args.name).await {
                 Ok(launched) => return Ok(launched),
-                Err(error) if error.is_unreachable() && began.elapsed() < args.wait => {
+                Err(error) if is_denied(&error) || !error.is_unreachable() => return Err(super::agent::failure(error)),
+                Err(_) if began.elapsed() < args.wait => {
                     tokio::time::sleep(POLL).await;
                 }
-                Err(error) if error.is_unreachable() => {
-                    return Err(Failure::new(
-                        Exit::Unavailable,
-                        format!("the agent cannot be reached at {}: {error}", socket.display()),
-                    )
-                    .remedy("start the mesh with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR"));
+                Err(error) => {
+                    return Err(Failure::refused(Exit::Unavailable, error.reason(), chain(&error))
+                        .remedy("start the mesh with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR"));
                 }
-                Err(error) => return Err(Failure::new(Exit::Denied, error.to_string())),
             }
         }
     })

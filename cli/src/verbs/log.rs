@@ -257,7 +257,7 @@ fn hashes(bytes: &[Vec<u8>]) -> Result<Vec<Hash>, Failure> {
 
 impl From<TransparencyError> for Failure {
     fn from(error: TransparencyError) -> Self {
-        Self::failed(format!("{}: {error}", error.reason()))
+        Self::refused(Exit::Failed, error.reason(), error.to_string())
     }
 }
 

@@ -32,10 +32,14 @@ pub(crate) mod top;
 mod traffic;
 
 use std::future::Future;
+use std::io::{BufRead, IsTerminal};
+
+use identity::spiffe_id::SpiffeId;
 
 use crate::args::CaArg;
 use crate::ca_client::{CaClient, remote};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
+use crate::output;
 use crate::up::layout::Layout;
 
 /// Runs a verb's asynchronous work on this thread.
@@ -53,6 +57,28 @@ pub(crate) async fn ca(arg: &CaArg) -> Result<CaClient, Failure> {
         None => Layout::of(&arg.dir.dir)?.socket("ca-admin.sock"),
     };
     CaClient::connect(&socket).await
+}
+
+/// An ID that somebody typed.
+pub(crate) fn spiffe_id(text: &str) -> Result<SpiffeId, Failure> {
+    SpiffeId::parse(text)
+        .map_err(|error| Failure::refused(Exit::Usage, error.reason(), format!("`{text}` is no SPIFFE ID: {error}")))
+}
+
+/// Asks once on the terminal whether to go on; who cannot be asked has not agreed.
+pub(crate) fn confirm(question: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, "nothing was changed: there is no terminal to ask at")
+            .remedy("look at what it changes, then give --yes"));
+    }
+    output::message(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        Ok(())
+    } else {
+        Err(Failure::failed("nothing was changed").remedy("answer `y`, or give --yes"))
+    }
 }
 
 /// Seconds since the epoch as RFC 3339 UTC; 0 is "never".

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use ca::document::DocumentError;
 use ca::policy::{Ask, KeyType, Policy, Verdict};
-use identity::spiffe_id::SpiffeId;
 use proto::kasbah::ca::v1::issuance_policy_client::IssuancePolicyClient;
 use proto::kasbah::ca::v1::{ExplainRequest, ExplainResponse};
 use serde_json::json;
@@ -37,7 +36,7 @@ fn check(file: &Path, trust_domain: &str) -> Result<(), Failure> {
 }
 
 fn refused(error: &DocumentError) -> Failure {
-    Failure::new(Exit::Data, format!("the policy is refused: {error}"))
+    Failure::refused(Exit::Data, error.reason(), format!("the policy is refused: {error}"))
 }
 
 /// The answer is yes (exit code 0) or no (1), and in both cases why.
@@ -78,7 +77,7 @@ async fn ask(args: &ExplainArgs) -> Result<ExplainResponse, Failure> {
 
 fn explain_file(file: &Path, args: &ExplainArgs) -> Result<ExplainResponse, Failure> {
     let bad = |what: &str| Failure::new(Exit::Data, format!("`{what}` is not understood"));
-    let id = SpiffeId::parse(&args.spiffe_id).map_err(|_| bad(&args.spiffe_id))?;
+    let id = super::spiffe_id(&args.spiffe_id)?;
     let key = KeyType::parse(&args.key_type).ok_or_else(|| bad(&args.key_type))?;
     let policy = Policy::load(file, id.trust_domain_name()).map_err(|error| refused(&error))?;
     let token = args.kind.ends_with("jwt") || args.kind.ends_with("wit");

@@ -5,11 +5,11 @@ use std::io::Read as _;
 use std::path::Path;
 
 use ca::explain::{Explanation, Question, explain};
-use identity::spiffe_id::{SpiffeId, TrustDomain};
+use identity::spiffe_id::TrustDomain;
 use proto::kasbah::ca::v1::ApplyEntriesRequest;
 use proto::spire::api::types::Entry;
 
-use super::ca;
+use super::{ca, spiffe_id as spiffe_id_of};
 use crate::args::{CaArg, DocumentsArg};
 use crate::ca_client::{CaClient, EntryFilter, NodeFilter, to_selector};
 use crate::exit::{Exit, Failure, chain};
@@ -89,7 +89,7 @@ async fn apply_singly(arg: &DocumentsArg, ca: &CaClient, plan: &Plan) -> Result<
 
 fn named<T>(entries: &[Entry], outcomes: Vec<Result<T, Failure>>) -> Vec<String> {
     let failed = entries.iter().zip(outcomes).filter_map(|(entry, outcome)| Some((entry, outcome.err()?)));
-    failed.map(|(entry, failure)| format!("{}: {failure}", entry.id)).collect()
+    failed.map(|(entry, failure)| format!("{}: {}", entry.id, failure.brief())).collect()
 }
 
 async fn make(arg: &DocumentsArg, ca: &CaClient) -> Result<Plan, Failure> {
@@ -143,8 +143,8 @@ pub(crate) async fn explain_verb(
     let selectors = selectors.iter().map(|text| to_selector(text)).collect::<Result<Vec<_>, _>>()?;
     let question = Question {
         selectors: selectors.into_iter().map(|selector| (selector.r#type, selector.value)).collect(),
-        node: parent.map(id).transpose()?,
-        spiffe_id: spiffe_id.map(id).transpose()?,
+        node: parent.map(spiffe_id_of).transpose()?,
+        spiffe_id: spiffe_id.map(spiffe_id_of).transpose()?,
     };
     let found = ask(&ca(arg).await?, &question).await?;
     output::print(format, &found, || text(&found))?;
@@ -157,10 +157,6 @@ pub(crate) async fn ask(ca: &CaClient, question: &Question) -> Result<Explanatio
     let entries = ca.list_entries(&EntryFilter::default()).await?;
     let nodes = ca.list_nodes(&NodeFilter::default()).await?;
     Ok(explain(question, &entries, &nodes, &domain, jiff::Timestamp::now().as_second()))
-}
-
-fn id(text: &str) -> Result<SpiffeId, Failure> {
-    SpiffeId::parse(text).map_err(|error| Failure::new(Exit::Data, format!("`{text}` is no SPIFFE ID: {error}")))
 }
 
 pub(crate) fn text(found: &Explanation) -> String {

@@ -1,6 +1,5 @@
 //! `kasbah cert revoke` and `kasbah cert revocations`: SVIDs that end before their time.
 
-use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 
 use identity::revocation::RevocationReason;
@@ -13,7 +12,7 @@ use proto::kasbah::ca::v1::{
 };
 use serde_json::{Value, json};
 
-use super::{ca, time_text, wait};
+use super::{ca, confirm, time_text, wait};
 use crate::args::{RevocationsCommand, RevokeArgs};
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -25,7 +24,8 @@ pub(crate) fn run(args: &RevokeArgs) -> Result<(), Failure> {
         let target = Some(RevocationTarget { target: Some(target) });
         if !args.yes {
             let preview = client.preview(PreviewRequest { target: target.clone() }).await?.into_inner();
-            confirm(&preview)?;
+            output::message(&preview_text(&preview));
+            confirm("revoke?")?;
         }
         let request = RevokeRequest { target, reason: args.reason.code().into() };
         let done = client.revoke(request).await?.into_inner();
@@ -61,7 +61,8 @@ fn target(args: &RevokeArgs) -> Result<Target, Failure> {
 
 /// The serial number of the first certificate in a file, or the hash of the token in it. The token itself stays here.
 fn serial_in(file: &Path) -> Result<String, Failure> {
-    let text = std::fs::read(file)?;
+    let text = std::fs::read(file)
+        .map_err(|error| Failure::new(Exit::Data, format!("{} cannot be read: {error}", file.display())))?;
     if let Ok(chain) = identity::pem::decode_certificates(&text)
         && let Some(leaf) = chain.first()
     {
@@ -75,23 +76,6 @@ fn serial_in(file: &Path) -> Result<String, Failure> {
     }
     Err(Failure::new(Exit::Data, format!("{} holds neither a certificate nor a token", file.display()))
         .remedy("give a PEM file, a file with a JWT-SVID or WIT-SVID, or a serial number"))
-}
-
-/// Shows what will be hit and asks once; who cannot be asked has not agreed.
-fn confirm(preview: &PreviewResponse) -> Result<(), Failure> {
-    output::message(&preview_text(preview));
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::new(Exit::Usage, "nothing was changed: there is no terminal to ask at")
-            .remedy("look at what it hits above, then give --yes"));
-    }
-    output::message("revoke? [y/N]");
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
-        Ok(())
-    } else {
-        Err(Failure::failed("nothing was changed").remedy("answer `y`, or give --yes"))
-    }
 }
 
 fn preview_text(preview: &PreviewResponse) -> String {

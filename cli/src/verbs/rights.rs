@@ -4,14 +4,13 @@ use std::path::Path;
 
 use ca::document::DocumentError;
 use ca::rights::{Rights, Subject, Verb};
-use identity::spiffe_id::SpiffeId;
 use proto::kasbah::ca::v1::rights_client::RightsClient;
 use proto::kasbah::ca::v1::{
     Approval, DecideApprovalRequest, ExplainRightsRequest, ExplainRightsResponse, ListApprovalsRequest,
 };
 use serde_json::{Value, json};
 
-use super::{ca as authority, time_text, wait};
+use super::{ca as authority, spiffe_id, time_text, wait};
 use crate::args::{ApprovalsCommand, CaArg, ExplainRightsArgs, RightsCommand};
 use crate::exit::{Exit, Failure};
 use crate::output;
@@ -71,7 +70,7 @@ fn check(file: &Path) -> Result<(), Failure> {
 }
 
 fn refused(error: &DocumentError) -> Failure {
-    Failure::new(Exit::Data, format!("the rights are refused: {error}"))
+    Failure::refused(Exit::Data, error.reason(), format!("the rights are refused: {error}"))
 }
 
 /// The answer is yes (exit code 0) or no (1), and in both cases why.
@@ -113,8 +112,7 @@ fn explain_file(file: &Path, args: &ExplainRightsArgs) -> Result<ExplainRightsRe
         let verbs: Vec<&str> = Verb::ALL.into_iter().map(Verb::as_str).collect();
         usage(format!("there is no verb `{}`", args.verb)).remedy(format!("one of {}", verbs.join(", ")))
     })?;
-    let parse = |id: &String| SpiffeId::parse(id).map_err(|error| Failure::new(Exit::Data, format!("`{id}`: {error}")));
-    let id = args.spiffe_id.as_ref().map(parse).transpose()?;
+    let id = args.spiffe_id.as_deref().map(spiffe_id).transpose()?;
     let verdict = rights.explain(&subject, verb, id.as_ref());
     Ok(ExplainRightsResponse {
         allowed: verdict.allowed,

@@ -4,13 +4,12 @@ mod compromised;
 mod plan;
 mod receipt;
 
-use std::io::BufRead;
 use std::time::Duration;
 
 use proto::kasbah::ca::v1::{Kind, Laggard, StatusResponse};
 use serde_json::{Value, json};
 
-use super::{ca, time_text, wait};
+use super::{ca, confirm, time_text, wait};
 use crate::args::{RotateArgs, RotateKind, RotateStep};
 use crate::ca_client::CaClient;
 use crate::exit::{Exit, Failure};
@@ -21,6 +20,9 @@ pub(crate) fn run(args: &RotateArgs) -> Result<(), Failure> {
 }
 
 async fn dispatch(args: &RotateArgs) -> Result<(), Failure> {
+    if let Some(misfit) = args.misfit() {
+        return Err(Failure::new(Exit::Usage, misfit).remedy("see the examples in `kasbah ca rotate --help`"));
+    }
     if args.step == Some(RotateStep::Receipt)
         && let Some(file) = &args.verify
     {
@@ -87,11 +89,9 @@ async fn take(args: &RotateArgs, client: &CaClient, kind: Kind, step: RotateStep
 /// A refusal together with those whom the step waits for.
 async fn explained(client: &CaClient, kind: Kind, failure: Failure) -> Failure {
     match client.rotation(kind).await {
-        Ok(status) if failure.exit == Exit::Failed && !status.laggards.is_empty() => Failure::failed(format!(
-            "{failure}{}",
-            status.laggards.iter().map(|one| format!("\n  {}", laggard(one))).collect::<String>()
-        ))
-        .remedy("wait for them, mend them, or go on without one by --waive NAME"),
+        Ok(status) if failure.exit == Exit::Failed && !status.laggards.is_empty() => failure
+            .and(&status.laggards.iter().map(|one| format!("\n  {}", laggard(one))).collect::<String>())
+            .remedy("wait for them, mend them, or go on without one by --waive NAME"),
         _ => failure,
     }
 }
@@ -122,7 +122,9 @@ async fn whole(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<Statu
         if args.compromised {
             compromised::warn(client, kind, args.grace).await?;
         }
-        confirm(args, &before)?;
+        if !args.yes {
+            confirm(&question(args, &before))?;
+        }
         client.start_rotation(kind, args.compromised).await?;
     } else {
         output::message(&format!("a rotation is under way ({}); going on with it", before.phase));
@@ -154,27 +156,14 @@ async fn whole(args: &RotateArgs, client: &CaClient, kind: Kind) -> Result<Statu
     }
 }
 
-/// Asks once; who answers nothing has not agreed.
-fn confirm(args: &RotateArgs, before: &StatusResponse) -> Result<(), Failure> {
-    if args.yes {
-        return Ok(());
-    }
+/// The question before the whole.
+fn question(args: &RotateArgs, before: &StatusResponse) -> String {
     let what = match args.kind {
         RotateKind::X509 => "root",
         RotateKind::Jwt => "JWT key",
         RotateKind::Wit => "WIT key",
     };
-    output::message(&format!(
-        "this replaces the {what} of the whole trust domain, on {} nodes; go on? [y/N]",
-        before.total
-    ));
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
-        Ok(())
-    } else {
-        Err(Failure::failed("nothing was changed").remedy("answer `y`, or give --yes"))
-    }
+    format!("this replaces the {what} of the whole trust domain, on {} nodes; go on?", before.total)
 }
 
 fn progress(status: &StatusResponse) -> String {

@@ -80,7 +80,7 @@ pub(crate) fn run(dir: &DirArg, output: OutputArg) -> Result<(), Failure> {
 /// The mesh of a folder, if it runs.
 pub(super) fn running(layout: &Layout) -> Result<MeshState, Failure> {
     let none = || {
-        Failure::new(Exit::Unavailable, format!("no mesh runs in {}", layout.dir.display()))
+        Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", format!("no mesh runs in {}", layout.dir.display()))
             .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
     };
     down::supervisor(layout)?.ok_or_else(none)?;

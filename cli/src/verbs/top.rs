@@ -1,4 +1,4 @@
-//! `kasbah top`: the mesh live, by text that is drawn again and again. Rates are differences between two looks.
+//! `kasbah top`: the mesh live, drawn again and again on a terminal. Rates are differences between two looks.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +13,7 @@ use super::{status, wait};
 use crate::args::{DirArg, TopArgs};
 use crate::exit::Failure;
 use crate::output::{self, Format};
+use crate::screen::{Event, Screen};
 use crate::up::layout::Layout;
 
 /// What one look saw.
@@ -63,21 +64,64 @@ struct EdgeRow {
 }
 
 pub(crate) fn run(args: &TopArgs) -> Result<(), Failure> {
-    let mut before = wait(sample(&args.dir))?;
+    wait(async {
+        if !args.once
+            && args.output.output == Format::Table
+            && let Some(screen) = Screen::open()?
+        {
+            return on_screen(args, screen).await;
+        }
+        one_after_the_other(args).await
+    })
+}
+
+/// Draws on a terminal until somebody leaves.
+async fn on_screen(args: &TopArgs, mut screen: Screen) -> Result<(), Failure> {
+    let mut page = format!("kasbah top: the first look lasts {}", output::duration(args.every));
+    screen.draw(&page, is_bad);
+    let mut before = sample(&args.dir).await?;
     loop {
-        std::thread::sleep(args.every);
-        let now = wait(sample(&args.dir))?;
+        let next = async {
+            tokio::time::sleep(args.every).await;
+            sample(&args.dir).await
+        };
+        tokio::pin!(next);
+        let now = loop {
+            tokio::select! {
+                now = &mut next => break now?,
+                event = screen.event() => match event {
+                    Event::Quit => return Ok(()),
+                    Event::Redraw => screen.draw(&page, is_bad),
+                },
+            }
+        };
+        page = text(&report(&before, &now, SystemTime::now()));
+        screen.draw(&page, is_bad);
+        before = now;
+    }
+}
+
+/// Prints to whatever else stdout is: once, or page after page.
+async fn one_after_the_other(args: &TopArgs) -> Result<(), Failure> {
+    let mut before = sample(&args.dir).await?;
+    loop {
+        tokio::time::sleep(args.every).await;
+        let now = sample(&args.dir).await?;
         let report = report(&before, &now, SystemTime::now());
-        let page = || output::marked(&text(&report), |line| line.starts_with(BAD));
+        let page = || output::marked(&text(&report), is_bad);
         if args.once {
             return output::print(args.output.output, &report, page);
         }
-        match args.output.output {
-            Format::Table => output::page(&page()),
-            format => output::record(format, &report, page)?,
+        output::record(args.output.output, &report, page)?;
+        if output::is_closed() {
+            return Ok(());
         }
         before = now;
     }
+}
+
+fn is_bad(line: &str) -> bool {
+    line.starts_with(BAD)
 }
 
 async fn sample(dir: &DirArg) -> Result<Sample, Failure> {

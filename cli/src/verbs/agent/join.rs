@@ -61,8 +61,7 @@ fn explain(error: &RunError, settings: &Settings) -> Failure {
         "JOIN_TOKEN_REFUSED" | "JOIN_REFUSED" | "ROOT_NOT_PINNED" => Exit::Denied,
         _ => Exit::Data,
     };
-    let known = agent::REASONS.iter().chain(runtime::REASONS).chain(identity::REASONS).find(|doc| doc.code == reason);
-    let failure = Failure::new(exit, format!("{} ({reason})", chain(error)));
+    let failure = Failure::refused(exit, reason, chain(error));
     match reason {
         "PEER_UNREACHABLE" | "CA_UNAVAILABLE" => failure.remedy(format!(
             "see that the CA runs and that {} reaches its `grpc` address from here (a firewall may stand between)",
@@ -71,10 +70,7 @@ fn explain(error: &RunError, settings: &Settings) -> Failure {
         "TLS_PEER_UNTRUSTED" => failure.remedy(
             "the roots given do not vouch for this CA: take them from it with `kasbah bundle show`, and compare the trust domains",
         ),
-        _ => match known {
-            Some(doc) => failure.remedy(doc.remedy),
-            None => failure,
-        },
+        _ => failure,
     }
 }
 

@@ -33,7 +33,7 @@ pub(super) fn write(folder: &Path, context: &X509Context, access: &AccessArg) ->
         return Ok(false);
     }
     files::write(folder, &contents, &access_of)
-        .map_err(|error| Failure::failed(format!("{} ({})", chain(&error), error.reason())))?;
+        .map_err(|error| Failure::refused(Exit::Failed, error.reason(), chain(&error)))?;
     let names: Vec<&str> = contents.iter().map(|content| content.name.as_str()).collect();
     output::message(&format!("wrote {} to {}", names.join(", "), folder.display()));
     Ok(true)

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use identity::csr::Csr;
 use identity::key::PrivateKey;
-use identity::spiffe_id::SpiffeId;
 use identity::{CertificateDer, pem};
 use proto::spire::api::server::svid::v1::MintX509svidRequest;
 use proto::spire::api::server::svid::v1::svid_client::SvidClient;
@@ -17,7 +16,7 @@ use crate::bundle_message;
 use crate::exit::{Exit, Failure, chain};
 use crate::output::{self, Format};
 use crate::up::layout::write_atomically;
-use crate::verbs::{ca, time_text, wait};
+use crate::verbs::{ca, spiffe_id, time_text, wait};
 
 /// What is asked for.
 pub(super) struct Order<'a> {
@@ -61,7 +60,7 @@ fn request(order: &Order<'_>) -> Result<(Vec<u8>, Option<PrivateKey>), Failure> 
         return Ok((der.to_vec(), None));
     }
     let id = order.spiffe_id.unwrap_or_default();
-    let id = SpiffeId::parse(id).map_err(|error| Failure::new(Exit::Usage, format!("`{id}`: {error}")))?;
+    let id = spiffe_id(id)?;
     let failed = |error: identity::key::KeyError| Failure::failed(chain(&error));
     let key = PrivateKey::generate_p256().map_err(failed)?;
     Ok((key.csr_der_with(Some(&id), order.dns).map_err(failed)?, Some(key)))

@@ -19,7 +19,7 @@ struct Listed {
 
 pub(super) fn run(dir: &DirArg, expires_in: Option<Left>, output: OutputArg) -> Result<(), Failure> {
     let endpoints = source::endpoints(dir)?.ok_or_else(|| {
-        Failure::new(Exit::Unavailable, format!("no mesh is known in {}", dir.dir.display()))
+        Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", format!("no mesh is known in {}", dir.dir.display()))
             .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
     })?;
     let now = SystemTime::now();

@@ -58,7 +58,7 @@ impl Facts {
 pub(super) async fn gather(dir: &DirArg) -> Result<Facts, Failure> {
     let layout = Layout::of(&dir.dir)?;
     let none = || {
-        Failure::new(Exit::Unavailable, format!("no mesh runs in {}", layout.dir.display()))
+        Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", format!("no mesh runs in {}", layout.dir.display()))
             .remedy("start one with `kasbah up`, name its folder with --dir DIR, or look before a start with --pre")
     };
     down::supervisor(&layout)?.ok_or_else(none)?;

@@ -41,8 +41,12 @@ impl Plan {
         let layout = Layout::of(&args.dir.dir)?;
         let endpoints = std::fs::read(layout.endpoints()).ok();
         let endpoints: Value = endpoints.and_then(|text| serde_json::from_slice(&text).ok()).ok_or_else(|| {
-            Failure::new(Exit::Unavailable, format!("no mesh is known in {}", layout.dir.display()))
-                .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
+            Failure::refused(
+                Exit::Unavailable,
+                "MESH_NOT_RUNNING",
+                format!("no mesh is known in {}", layout.dir.display()),
+            )
+            .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
         })?;
         let address = match args.address {
             Some(address) => address,

@@ -7,7 +7,7 @@ use identity::transparency::{Hash, IssuanceLeaf, LogPublicKey, SignedTreeHead, T
 use proto::kasbah::ca::v1 as wire;
 use serde::{Deserialize, Serialize};
 
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::verbs::time_text;
 
 /// A signed tree head. Hashes are hexadecimal, key and signature base64.
@@ -150,13 +150,13 @@ fn record(message: wire::IssuanceRecord) -> RecordDocument {
 
 /// A hash as it came over the wire.
 pub(super) fn hash_of(bytes: &[u8]) -> Result<Hash, Failure> {
-    bytes.try_into().map_err(|_| Failure::failed("LOG_PROOF_INVALID: a hash has 32 bytes"))
+    bytes.try_into().map_err(|_| Failure::refused(Exit::Failed, "LOG_PROOF_INVALID", "a hash has 32 bytes"))
 }
 
 /// A hash in hexadecimal.
 fn parse(text: &str) -> Result<Hash, Failure> {
     let digits = text.as_bytes();
-    let malformed = || Failure::failed("LOG_LEAVES_CHANGED: a hash has 64 hexadecimal digits");
+    let malformed = || Failure::refused(Exit::Failed, "LOG_LEAVES_CHANGED", "a hash has 64 hexadecimal digits");
     if digits.len() != 64 {
         return Err(malformed());
     }
