@@ -32,7 +32,7 @@ impl Prepared {
         // The CA takes the identity from the entry, so the CSR says nothing but the key.
         let key = PrivateKey::generate_p256().ok()?;
         let csr = key.csr_der(None).ok()?;
-        Some(Self { key, csr })
+        Some(Self { key: key.at_rest(), csr })
     }
 
     pub(crate) fn csr(&self) -> Vec<u8> {

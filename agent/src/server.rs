@@ -241,29 +241,16 @@ impl Agent {
     /// # Errors
     /// When it cannot join, or a part of it fails.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
-        let (settings, state, clock, has_run_before) = (self.settings, self.state, self.clock, self.has_run_before);
         let (readiness, metrics) = (Readiness::new(), Metrics::new());
         let numbers = Numbers::registered(&metrics);
-        let own = Arc::new(NodeIdentity::new(state.clone()));
-        let ca: Arc<dyn Ca> =
-            Arc::new(GrpcCa::new(settings.server.clone(), settings.trust_domain.clone(), own.clone()));
+        let own = Arc::new(NodeIdentity::new(self.state.clone()));
+        let Settings { server, trust_domain, .. } = &self.settings;
+        let ca: Arc<dyn Ca> = Arc::new(GrpcCa::new(server.clone(), trust_domain.clone(), own.clone()));
+        let desk = self.desk(&ca, &numbers, &shutdown);
+        let (settings, state, clock, has_run_before) = (self.settings, self.state, self.clock, self.has_run_before);
         let (unjoined, unsynced) = (readiness.block("own SVID"), readiness.block("first sync"));
         // What an earlier process kept is as good as a sync until it ends.
         let unsynced = (!state.current().warm).then_some(unsynced);
-        let enforced = Arc::new(Streams::default());
-        let desk = Arc::new(Desk {
-            state: state.clone(),
-            ca: ca.clone(),
-            attestor: Attestor::new(self.launches.clone(), settings.kubelet.clone()),
-            clock,
-            numbers: numbers.clone(),
-            streams: Tally::new(STREAM_LIMITS),
-            calls: Tally::new(CALL_LIMITS),
-            delegated: Tally::new(DELEGATED_LIMITS),
-            jwts: JwtCache::default(),
-            enforced: enforced.clone(),
-            shutdown: shutdown.clone(),
-        });
         let pages =
             Pages { desk: desk.clone(), own: own.clone(), launches: self.launches.clone(), settings: settings.clone() };
         let parts = pages.add_to(AdminParts::new("agent", readiness.clone(), metrics, self.logs));
@@ -291,8 +278,8 @@ impl Agent {
             return Err(error);
         }
         drop(unjoined);
-        let resync = Arc::new(Notify::new());
         let (report, (revision, synced)) = (watch::Sender::new(Report::default()), watch::channel(0));
+        let resync = Arc::new(Notify::new());
         let syncer = Syncer {
             ca: ca.clone(),
             state: state.clone(),
@@ -305,16 +292,33 @@ impl Agent {
             revision,
             unsynced,
         };
-        let reporter =
-            Reporter { state: state.clone(), own, streams: enforced, revision: synced, report, has_run_before };
+        let (streams, rotated) = (desk.enforced.clone(), state.clone());
+        let reporter = Reporter { state, own, streams, revision: synced, report, has_run_before };
         tasks.spawn("reporter", reporter.run(shutdown.clone()));
         tasks.spawn("sync", syncer.run(shutdown.clone()));
-        tasks.spawn("rotation", Rotator { ca, state, clock, numbers, resync }.run(shutdown.clone()));
+        tasks.spawn("rotation", Rotator { ca, state: rotated, clock, numbers, resync }.run(shutdown.clone()));
         tasks.spawn("own svid", node.keep_fresh(shutdown.clone()));
         match tasks.run(&shutdown).await {
             Some(ended) => Err(RunError::PartEnded { part: ended.name }),
             None => Ok(()),
         }
+    }
+
+    /// What serving workloads needs.
+    fn desk(&self, ca: &Arc<dyn Ca>, numbers: &Numbers, shutdown: &Shutdown) -> Arc<Desk> {
+        Arc::new(Desk {
+            state: self.state.clone(),
+            ca: ca.clone(),
+            attestor: Attestor::new(self.launches.clone(), self.settings.kubelet.clone()),
+            clock: self.clock,
+            numbers: numbers.clone(),
+            streams: Tally::new(STREAM_LIMITS),
+            calls: Tally::new(CALL_LIMITS),
+            delegated: Tally::new(DELEGATED_LIMITS),
+            jwts: JwtCache::default(),
+            enforced: Arc::new(Streams::default()),
+            shutdown: shutdown.clone(),
+        })
     }
 }
 

@@ -3,12 +3,12 @@
 mod read;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rcgen::PublicKeyData;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::SpiffeId;
 use crate::pem;
@@ -71,16 +71,54 @@ impl KeyKind {
 }
 
 /// A private key with its public half. Clones share the same bytes.
+///
+/// What signatures need is several times the size of the key. It is made for the first signature, because most holders hand a
+/// key on and never sign.
 #[derive(Clone)]
 pub struct PrivateKey(Arc<Inner>);
 
 struct Inner {
-    pair: rcgen::KeyPair,
+    pkcs8: Zeroizing<Vec<u8>>,
+    /// As the algorithm writes it, without SubjectPublicKeyInfo around it.
+    public: Vec<u8>,
+    algorithm: &'static rcgen::SignatureAlgorithm,
+    pair: OnceLock<Pair>,
 }
 
-impl Drop for Inner {
+/// What signatures need; wiped like the key itself.
+struct Pair(rcgen::KeyPair);
+
+impl Drop for Pair {
     fn drop(&mut self) {
-        self.pair.zeroize();
+        self.0.zeroize();
+    }
+}
+
+impl Pair {
+    fn from_pkcs8_der(der: &[u8]) -> Result<Self, rcgen::Error> {
+        rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der)).map(Self)
+    }
+}
+
+impl Inner {
+    fn of(Pair(pair): &Pair) -> Self {
+        Self {
+            pkcs8: Zeroizing::new(pair.serialized_der().to_vec()),
+            public: pair.der_bytes().to_vec(),
+            algorithm: PublicKeyData::algorithm(pair),
+            pair: OnceLock::new(),
+        }
+    }
+
+    fn pair(&self) -> Result<&rcgen::KeyPair, rcgen::Error> {
+        let pair = match self.pair.get() {
+            Some(pair) => pair,
+            None => {
+                let pair = Pair::from_pkcs8_der(&self.pkcs8)?;
+                self.pair.get_or_init(|| pair)
+            }
+        };
+        Ok(&pair.0)
     }
 }
 
@@ -101,8 +139,11 @@ impl PrivateKey {
     }
 
     fn generate(algorithm: &'static rcgen::SignatureAlgorithm) -> Result<Self, KeyError> {
-        let pair = rcgen::KeyPair::generate_for(algorithm).map_err(KeyError::Generate)?;
-        Ok(Self(Arc::new(Inner { pair })))
+        let pair = Pair(rcgen::KeyPair::generate_for(algorithm).map_err(KeyError::Generate)?);
+        let inner = Inner::of(&pair);
+        // Whoever makes a key asks for a certificate next, which takes a signature.
+        let _ = inner.pair.set(pair);
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Reads an unencrypted PKCS#8 key.
@@ -110,8 +151,18 @@ impl PrivateKey {
         if der.len() > PKCS8_BYTES_MAX {
             return Err(KeyError::TooLong);
         }
-        let pair = rcgen::KeyPair::try_from(&PrivatePkcs8KeyDer::from(der)).map_err(|_| KeyError::Malformed)?;
-        Ok(Self(Arc::new(Inner { pair })))
+        let pair = Pair::from_pkcs8_der(der).map_err(|_| KeyError::Malformed)?;
+        Ok(Self(Arc::new(Inner::of(&pair))))
+    }
+
+    /// The same key without what signatures need, for who will rarely sign with it.
+    pub fn at_rest(&self) -> Self {
+        let Inner { pkcs8, public, algorithm, pair } = &*self.0;
+        if pair.get().is_none() {
+            return self.clone();
+        }
+        let (pkcs8, public) = (pkcs8.clone(), public.clone());
+        Self(Arc::new(Inner { pkcs8, public, algorithm, pair: OnceLock::new() }))
     }
 
     /// Reads a PEM text with a PKCS#8 key.
@@ -124,17 +175,17 @@ impl PrivateKey {
 
     /// The key as PKCS#8. The caller keeps it secret.
     pub fn pkcs8_der(&self) -> &[u8] {
-        self.0.pair.serialized_der()
+        &self.0.pkcs8
     }
 
     /// The key as PKCS#8 PEM. The caller keeps it secret.
-    pub fn pkcs8_pem(&self) -> zeroize::Zeroizing<String> {
-        zeroize::Zeroizing::new(pem::encode("PRIVATE KEY", self.pkcs8_der()))
+    pub fn pkcs8_pem(&self) -> Zeroizing<String> {
+        Zeroizing::new(pem::encode("PRIVATE KEY", self.pkcs8_der()))
     }
 
     /// The public half as SubjectPublicKeyInfo.
     pub fn public_key_spki(&self) -> Vec<u8> {
-        self.0.pair.subject_public_key_info()
+        self.subject_public_key_info()
     }
 
     /// A CSR for this key, which asks for the given ID (or leaves the choice to the CA).
@@ -154,24 +205,24 @@ impl PrivateKey {
             let name = name.as_str().try_into().map_err(KeyError::Csr)?;
             params.subject_alt_names.push(rcgen::SanType::DnsName(name));
         }
-        let request = params.serialize_request(&self.0.pair).map_err(KeyError::Csr)?;
+        let request = params.serialize_request(self.0.pair().map_err(KeyError::Csr)?).map_err(KeyError::Csr)?;
         Ok(request.der().to_vec())
     }
 }
 
 impl PublicKeyData for PrivateKey {
     fn der_bytes(&self) -> &[u8] {
-        self.0.pair.der_bytes()
+        &self.0.public
     }
 
     fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-        PublicKeyData::algorithm(&self.0.pair)
+        self.0.algorithm
     }
 }
 
 impl rcgen::SigningKey for PrivateKey {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
-        self.0.pair.sign(message)
+        self.0.pair()?.sign(message)
     }
 }
 

@@ -47,16 +47,20 @@ impl SealKey {
         let cipher = self.cipher()?;
         let nonce: [u8; NONCE_LEN] = digest::random();
         let unique = Nonce::assume_unique_for_key(nonce); // Random, as there are far fewer secrets than 2^32.
-        let mut body = secret.to_vec();
-        if cipher.seal_in_place_append_tag(unique, Aad::from(associated), &mut body).is_err() {
-            body.zeroize();
-            return Err(SealError::Cipher);
-        }
-        let mut out = Vec::with_capacity(1 + NONCE_LEN + body.len());
+        let mut out = Vec::with_capacity(1 + NONCE_LEN + secret.len() + TAG_LEN);
         out.push(VERSION);
         out.extend_from_slice(&nonce);
-        out.append(&mut body);
-        Ok(out)
+        out.extend_from_slice(secret);
+        match cipher.seal_in_place_separate_tag(unique, Aad::from(associated), &mut out[1 + NONCE_LEN..]) {
+            Ok(tag) => {
+                out.extend_from_slice(tag.as_ref());
+                Ok(out)
+            }
+            Err(_) => {
+                out.zeroize();
+                Err(SealError::Cipher)
+            }
+        }
     }
 
     /// Opens what [`Self::seal`] made for the same purpose.

@@ -1,9 +1,10 @@
 //! An X.509-SVID: the certificates that prove an ID, with the key, checked to belong together.
 //!
-//! Everything a TLS handshake needs is parsed when the value is made; a handshake only clones a pointer.
+//! What a TLS handshake needs is made for the first one, and later ones only clone a pointer: an agent holds thousands of SVIDs
+//! that it hands on and never shows itself.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use rustls::sign::CertifiedKey;
@@ -25,7 +26,7 @@ pub struct X509Svid {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKey,
     hint: String,
-    certified_key: Arc<CertifiedKey>,
+    certified_key: OnceLock<Option<Arc<CertifiedKey>>>,
 }
 
 impl X509Svid {
@@ -40,10 +41,7 @@ impl X509Svid {
         if leaf.public_key_spki != key.public_key_spki() {
             return Err(SvidError::KeyMismatch);
         }
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8_der().to_vec()));
-        let signing_key = tls::provider().key_provider.load_private_key(der).map_err(SvidError::SigningKey)?;
-        let certified_key = Arc::new(CertifiedKey::new(chain.clone(), signing_key));
-        Ok(Self { leaf, chain, key, hint: String::new(), certified_key })
+        Ok(Self { leaf, chain, key: key.at_rest(), hint: String::new(), certified_key: OnceLock::new() })
     }
 
     /// The same SVID with an operator's hint of what it is for.
@@ -112,9 +110,14 @@ impl X509Svid {
         self.chain.iter().flat_map(|certificate| certificate.iter().copied()).collect()
     }
 
-    /// Chain and key in the form rustls uses.
-    pub fn certified_key(&self) -> &Arc<CertifiedKey> {
-        &self.certified_key
+    /// Chain and key in the form rustls uses; none when TLS cannot use the key.
+    pub fn certified_key(&self) -> Option<&Arc<CertifiedKey>> {
+        let make = || {
+            let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.pkcs8_der().to_vec()));
+            let signing_key = tls::provider().key_provider.load_private_key(der).ok()?;
+            Some(Arc::new(CertifiedKey::new(self.chain.clone(), signing_key)))
+        };
+        self.certified_key.get_or_init(make).as_ref()
     }
 }
 
@@ -164,9 +167,6 @@ pub enum SvidError {
     /// The key is not the leaf's.
     #[error("the private key does not belong to the leaf")]
     KeyMismatch,
-    /// TLS cannot use the key.
-    #[error("the private key cannot be used for TLS")]
-    SigningKey(#[source] rustls::Error),
 }
 
 impl SvidError {
@@ -174,7 +174,6 @@ impl SvidError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::KeyMismatch => "SVID_KEY_MISMATCH",
-            Self::SigningKey(_) => "KEY_INVALID",
             Self::NoCertificate | Self::ChainTooLong(_) | Self::Leaf(_) | Self::SigningCertificate(_) => "SVID_INVALID",
         }
     }

@@ -246,7 +246,7 @@ struct SvidResolver {
 
 impl SvidResolver {
     fn current(&self) -> Option<Arc<CertifiedKey>> {
-        self.source.svid().map(|svid| Arc::clone(svid.certified_key()))
+        self.source.svid()?.certified_key().cloned()
     }
 }
 

@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use runtime::clock::{from_unix_secs, unix_secs};
-use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use serde::{Deserialize, Serialize, Serializer};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::entry::{Entries, Entry, Selector};
 use crate::state::{Held, Snapshot};
@@ -33,7 +33,7 @@ pub(crate) enum DocumentError {
     Part(&'static str),
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Document {
     bundles: Vec<BundleRecord>,
     entries: Vec<EntryRecord>,
@@ -68,27 +68,68 @@ struct HeldRecord {
     entry: String,
     leaf: String,
     issuers: Vec<usize>,
-    key: String,
+    key: KeyText,
     revision: i64,
     renew_at: u64,
 }
 
-pub(super) fn encode(snapshot: &Snapshot) -> Zeroizing<Vec<u8>> {
-    let mut issuers = Vec::new();
-    let held = snapshot.held.iter().map(|(id, held)| encode_held(id, held, &mut issuers)).collect();
-    let document = Document {
-        bundles: snapshot.bundles.iter().map(|(_, bundle)| encode_bundle(bundle)).collect(),
-        entries: snapshot.entries.iter().map(|entry| encode_entry(entry)).collect(),
-        held,
-        issuers,
-        unclean: (*snapshot.unclean).clone(),
-    };
-    // Maps with text keys, numbers and texts: this cannot fail.
-    let text = Zeroizing::new(serde_json::to_vec(&document).unwrap_or_default());
-    for mut record in document.held {
-        zeroize::Zeroize::zeroize(&mut record.key);
+/// A private key as text, wiped when it is dropped.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct KeyText(String);
+
+impl Drop for KeyText {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
+}
+
+/// A [`Document`] on its way out: each record is made when it is written, so that thousands do not take memory at once.
+#[derive(Serialize)]
+struct Outgoing<'a> {
+    bundles: Vec<BundleRecord>,
+    #[serde(serialize_with = "write_entries")]
+    entries: &'a Snapshot,
+    #[serde(serialize_with = "write_held")]
+    held: (&'a Snapshot, &'a [&'a [u8]]),
+    issuers: Vec<String>,
+    unclean: &'a BTreeSet<String>,
+}
+
+pub(super) fn encode(snapshot: &Snapshot) -> Zeroizing<Vec<u8>> {
+    let issuers = issuers(snapshot);
+    let document = Outgoing {
+        bundles: snapshot.bundles.iter().map(|(_, bundle)| encode_bundle(bundle)).collect(),
+        entries: snapshot,
+        held: (snapshot, &issuers),
+        issuers: issuers.iter().map(|issuer| STANDARD.encode(issuer)).collect(),
+        unclean: &snapshot.unclean,
+    };
+    let mut text = Zeroizing::new(Vec::with_capacity(
+        BYTES_AROUND + snapshot.entries.len() * ENTRY_BYTES + snapshot.held.len() * HELD_BYTES,
+    ));
+    // Maps with text keys, numbers and texts into memory: this cannot fail.
+    let _ = serde_json::to_writer(&mut *text, &document);
     text
+}
+
+fn write_entries<S: Serializer>(snapshot: &&Snapshot, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(snapshot.entries.iter().map(|entry| encode_entry(entry)))
+}
+
+fn write_held<S: Serializer>((snapshot, issuers): &(&Snapshot, &[&[u8]]), serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(snapshot.held.iter().map(|(id, held)| encode_held(id, held, issuers)))
+}
+
+/// The certificates above the leaves, each once.
+fn issuers(snapshot: &Snapshot) -> Vec<&[u8]> {
+    let mut issuers: Vec<&[u8]> = Vec::new();
+    for issuer in snapshot.held.values().flat_map(|held| held.svid.chain().iter().skip(1)) {
+        if !issuers.contains(&issuer.as_ref()) {
+            issuers.push(issuer);
+        }
+    }
+    issuers
 }
 
 /// Reads what was kept. SVIDs that have ended are left out.
@@ -109,27 +150,24 @@ pub(super) fn decode(text: &[u8], own: &TrustDomain, now: SystemTime) -> Result<
     })
 }
 
-fn encode_held(id: &str, held: &Held, issuers: &mut Vec<String>) -> HeldRecord {
-    let mut place = |certificate: &[u8]| {
-        let text = STANDARD.encode(certificate);
-        issuers.iter().position(|known| *known == text).unwrap_or_else(|| {
-            issuers.push(text);
-            issuers.len() - 1
-        })
-    };
+fn encode_held(id: &str, held: &Held, issuers: &[&[u8]]) -> HeldRecord {
     HeldRecord {
         entry: id.to_owned(),
         leaf: STANDARD.encode(held.svid.leaf_der()),
-        issuers: held.svid.chain().iter().skip(1).map(|issuer| place(issuer)).collect(),
-        key: STANDARD.encode(held.svid.key().pkcs8_der()),
+        issuers: held.svid.chain().iter().skip(1).filter_map(|issuer| place(issuer, issuers)).collect(),
+        key: KeyText(STANDARD.encode(held.svid.key().pkcs8_der())),
         revision: held.revision,
         renew_at: unix_secs(held.renew_at),
     }
 }
 
+fn place(certificate: &[u8], issuers: &[&[u8]]) -> Option<usize> {
+    issuers.iter().position(|known| *known == certificate)
+}
+
 fn decode_held(record: HeldRecord, issuers: &[Vec<u8>]) -> Result<(String, Held), DocumentError> {
     let bad = || DocumentError::Part("an SVID");
-    let key = Zeroizing::new(STANDARD.decode(Zeroizing::new(record.key).as_bytes()).map_err(|_| bad())?);
+    let key = Zeroizing::new(STANDARD.decode(record.key.0.as_bytes()).map_err(|_| bad())?);
     let key = PrivateKey::from_pkcs8_der(&key).map_err(|_| bad())?;
     let mut chain = vec![der(&record.leaf)?.into()];
     for place in record.issuers {
@@ -193,3 +231,8 @@ fn decode_entry(record: EntryRecord) -> Result<Arc<Entry>, DocumentError> {
 fn der(text: &str) -> Result<Vec<u8>, DocumentError> {
     STANDARD.decode(text).map_err(|_| DocumentError::Part("a certificate"))
 }
+
+/// Room for one record, so that the text need not be copied while it grows; too little costs a copy.
+const ENTRY_BYTES: usize = 400;
+const HELD_BYTES: usize = 1_400;
+const BYTES_AROUND: usize = 16 << 10;
