@@ -190,8 +190,12 @@ pub(crate) trait Ca: Send + Sync {
     async fn federated_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<TrustBundle>, CaError>;
     /// What is revoked, as far as it is newer than the generation `known`.
     async fn revocations(&self, known: u64) -> Result<News, CaError>;
-    /// New SVIDs, one result for each (entry id, CSR), in order.
-    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Issued, CaError>>, CaError>;
+    /// New SVIDs, one result for each (entry id, CSR), in order. The CA may take `wait` for them.
+    async fn new_x509_svids(
+        &self,
+        asked: Vec<(String, Vec<u8>)>,
+        wait: Duration,
+    ) -> Result<Vec<Result<Issued, CaError>>, CaError>;
     /// A JWT-SVID for an entry.
     async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError>;
     /// New WIT-SVIDs, one result for each (entry id, public key as SubjectPublicKeyInfo), in order.
@@ -202,6 +206,7 @@ pub(crate) trait Ca: Send + Sync {
     async fn watch(&self, report: watch::Receiver<Report>, changed: mpsc::Sender<Progress>) -> Result<(), CaError>;
 }
 
-/// How long one call may take.
+/// How long one call may take, and the least that a call for SVIDs near their end may take.
 pub(crate) const CALL_WAIT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CALL_WAIT_MIN: Duration = Duration::from_secs(2);
 const MESSAGE_CHARS_MAX: usize = 500;

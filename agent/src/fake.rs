@@ -32,6 +32,8 @@ pub(crate) struct FakeCa {
     pub(crate) ttl: Mutex<Duration>,
     /// No call gets through.
     pub(crate) down: AtomicBool,
+    /// Calls get through and are not answered.
+    pub(crate) silent: AtomicBool,
     /// Signs with this ID instead of the entry's.
     pub(crate) wrong_id: AtomicBool,
     pub(crate) token: Mutex<Option<String>>,
@@ -99,6 +101,7 @@ impl FakeCa {
             federated: Mutex::default(),
             ttl: Mutex::new(ttl),
             down: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
             wrong_id: AtomicBool::new(false),
             token: Mutex::default(),
             joins: AtomicUsize::new(0),
@@ -246,7 +249,15 @@ impl Ca for FakeCa {
         Ok(if known == told.generation { News { lists: Vec::new(), whole: false, ..told } } else { told })
     }
 
-    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Issued, CaError>>, CaError> {
+    async fn new_x509_svids(
+        &self,
+        asked: Vec<(String, Vec<u8>)>,
+        wait: Duration,
+    ) -> Result<Vec<Result<Issued, CaError>>, CaError> {
+        if self.silent.load(Ordering::SeqCst) {
+            tokio::time::sleep(wait).await;
+            return Err(CaError::unavailable("no answer"));
+        }
         self.reach()?;
         self.batches.lock().unwrap().push(asked.len());
         let entries = self.entries.lock().unwrap().clone();

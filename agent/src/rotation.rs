@@ -13,7 +13,7 @@ use identity::{PrivateKey, X509Svid};
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 
-use crate::ca::{Ca, CaError, Chain, Issued};
+use crate::ca::{CALL_WAIT_MAX, CALL_WAIT_MIN, Ca, CaError, Chain, Issued};
 use crate::dice;
 use crate::entry::Entry;
 use crate::metrics::{Holder, Numbers, Outcome};
@@ -117,7 +117,8 @@ impl Rotator {
             asked.push((id.clone(), ready.csr()));
             prepared.push((id, ready));
         }
-        let answers = match self.ca.new_x509_svids(asked).await {
+        let wait = self.call_wait(&asked);
+        let answers = match self.ca.new_x509_svids(asked, wait).await {
             Ok(answers) => answers.into_iter().map(Some).collect(),
             Err(error) => {
                 tracing::warn!(%error, reason = error.reason(), svids = prepared.len(), "SVIDs not renewed, trying again");
@@ -151,6 +152,14 @@ impl Rotator {
             self.resync.notify_one();
         }
         schedule.prepare();
+    }
+
+    /// How long the CA may take: half of what is left of the SVID that ends first, so that another try is in time.
+    fn call_wait(&self, asked: &[(String, Vec<u8>)]) -> Duration {
+        let (now, snapshot) = (self.clock.now(), self.state.current());
+        let first = asked.iter().filter_map(|(id, _)| snapshot.held.get(id)).map(|held| held.svid.not_after()).min();
+        let left = first.and_then(|first| first.duration_since(now).ok());
+        left.map_or(CALL_WAIT_MAX, |left| (left / 2).clamp(CALL_WAIT_MIN, CALL_WAIT_MAX))
     }
 
     fn accept(

@@ -312,7 +312,7 @@ impl Agent {
             attestor: Attestor::new(self.launches.clone(), self.settings.kubelet.clone()),
             clock: self.clock,
             numbers: numbers.clone(),
-            streams: Tally::new(STREAM_LIMITS),
+            streams: Tally::new(TallyLimits { per_process: self.settings.streams_per_process_max, ..STREAM_LIMITS }),
             calls: Tally::new(CALL_LIMITS),
             delegated: Tally::new(DELEGATED_LIMITS),
             jwts: JwtCache::default(),

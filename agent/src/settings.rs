@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::attest::KubeletSettings;
 use crate::broker::BrokerSettings;
 use crate::cache::CacheSettings;
+use crate::caller::{STREAMS_PER_PROCESS_MAX, STREAMS_PER_USER_MAX};
 use crate::files::{FILES_MAX, FilesSettings};
 use crate::trust::RootPins;
 
@@ -67,6 +68,9 @@ pub struct Settings {
     /// Programs that may act for other workloads.
     #[serde(default)]
     pub broker: Option<BrokerSettings>,
+    /// Streams that one process may hold open at once: 64 unless a program, such as a proxy with many secrets, needs more.
+    #[serde(default = "streams_per_process_max")]
+    pub streams_per_process_max: usize,
     /// The admin address.
     #[serde(default = "admin")]
     pub admin: SocketAddr,
@@ -133,6 +137,9 @@ pub enum SettingsProblem {
     /// `sync_interval` is outside its limits.
     #[error("sync_interval: must lie between {} s and {} s", SYNC_INTERVAL_MIN.as_secs(), SYNC_INTERVAL_MAX.as_secs())]
     SyncInterval,
+    /// `streams_per_process_max` is outside its limits.
+    #[error("streams_per_process_max: must lie between 1 and {STREAMS_PER_USER_MAX}")]
+    StreamsPerProcess,
     /// Nobody would be trusted.
     #[error("trust_bundle or root_pins: one must say whom this agent takes for its CA")]
     NoTrust,
@@ -193,6 +200,9 @@ impl Settings {
         }
         if !(SYNC_INTERVAL_MIN..=SYNC_INTERVAL_MAX).contains(&self.sync_interval) {
             return Err(SettingsProblem::SyncInterval);
+        }
+        if !(1..=STREAMS_PER_USER_MAX).contains(&self.streams_per_process_max) {
+            return Err(SettingsProblem::StreamsPerProcess);
         }
         if self.trust_bundle.is_none() && self.root_pins.is_none() {
             return Err(SettingsProblem::NoTrust);
@@ -274,6 +284,10 @@ fn admin() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 15020))
 }
 
+fn streams_per_process_max() -> usize {
+    STREAMS_PER_PROCESS_MAX
+}
+
 fn sync_interval() -> Duration {
     Duration::from_secs(5)
 }
@@ -306,6 +320,7 @@ mod tests {
             files: Vec::new(),
             kubelet: None,
             broker: None,
+            streams_per_process_max: STREAMS_PER_PROCESS_MAX,
             admin: admin(),
             sync_interval: sync_interval(),
         }
@@ -344,6 +359,11 @@ mod tests {
         let open = Settings { workload_api_tcp: Some("0.0.0.0:1234".parse().unwrap()), ..settings() };
         assert!(open.validate().unwrap_err().to_string().contains("loopback"));
         assert!(Settings { sync_interval: Duration::ZERO, ..settings() }.validate().is_err());
+        for (streams, good) in [(0, false), (1, true), (STREAMS_PER_USER_MAX, true), (STREAMS_PER_USER_MAX + 1, false)]
+        {
+            let found = Settings { streams_per_process_max: streams, ..settings() }.validate();
+            assert_eq!(found.is_ok(), good, "{streams}: {found:?}");
+        }
         let twice = Settings { launch: Some("/run/sds.sock".into()), ..settings() };
         assert!(twice.validate().unwrap_err().to_string().contains("/run/sds.sock"));
     }

@@ -16,6 +16,7 @@ use proto::spire::api::server::svid::v1 as svid;
 use proto::spire::api::types;
 use runtime::clock::from_unix_secs;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::transport::Channel;
@@ -33,7 +34,15 @@ pub(crate) struct GrpcCa {
     server: String,
     trust_domain: TrustDomain,
     identity: Arc<NodeIdentity>,
-    channel: Mutex<Option<(Option<String>, Channel)>>,
+    channel: Mutex<Option<Kept>>,
+}
+
+/// The channel that calls share.
+struct Kept {
+    channel: Channel,
+    /// The serial of the agent's own SVID that it was made with.
+    of: Option<String>,
+    since: Instant,
 }
 
 impl GrpcCa {
@@ -44,7 +53,7 @@ impl GrpcCa {
     fn channel(&self) -> Result<Channel, CaError> {
         let serial = self.identity.serial();
         let mut kept = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, channel)) = &*kept
+        if let Some(Kept { channel, of, .. }) = &*kept
             && *of == serial
         {
             return Ok(channel.clone());
@@ -52,8 +61,24 @@ impl GrpcCa {
         let server_id =
             self.trust_domain.with_path(SERVER_PATH).map_err(|_| CaError::BadAnswer { what: "server id" })?;
         let channel = runtime::mtls::channel(&self.server, self.identity.clone(), PeerRule::exactly(server_id));
-        *kept = Some((serial, channel.clone()));
+        *kept = Some(Kept { channel: channel.clone(), of: serial, since: Instant::now() });
         Ok(channel)
+    }
+
+    async fn in_time<T>(&self, call: impl Future<Output = Result<T, CaError>>) -> Result<T, CaError> {
+        self.within(CALL_WAIT_MAX, call).await
+    }
+
+    /// A call without an answer may have been made on a connection whose other end is gone: the next call has a new one.
+    async fn within<T>(&self, wait: Duration, call: impl Future<Output = Result<T, CaError>>) -> Result<T, CaError> {
+        let began = Instant::now();
+        let late = |_| {
+            let mut kept = self.channel.lock().unwrap_or_else(PoisonError::into_inner);
+            // One that was made meanwhile is not to blame.
+            kept.take_if(|kept| kept.since <= began);
+            no_answer_within(wait)
+        };
+        tokio::time::timeout(wait, call).await.map_err(late)?
     }
 
     /// A channel without a certificate: who attests may have one that has expired.
@@ -116,8 +141,8 @@ impl GrpcCa {
 pub(crate) async fn danger_fetch_bundle(server: &str, trust_domain: &TrustDomain) -> Result<TrustBundle, CaError> {
     let channel = runtime::mtls::danger_unverified_channel(server);
     let mut client = bundle::bundle_client::BundleClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let answer =
-        in_time(async { Ok(client.get_bundle(bundle::GetBundleRequest::default()).await?.into_inner()) }).await?;
+    let answer = tokio::time::timeout(CALL_WAIT_MAX, client.get_bundle(bundle::GetBundleRequest::default())).await;
+    let answer = answer.map_err(|_| no_answer_within(CALL_WAIT_MAX))??.into_inner();
     decode_bundle(answer, trust_domain)
 }
 
@@ -147,19 +172,18 @@ impl Ca for GrpcCa {
             }
             Err(CaError::BadAnswer { what: "too many challenges" })
         };
-        let late = || CaError::unavailable(format!("no answer within {} s", ATTEST_WAIT_MAX.as_secs()));
-        tokio::time::timeout(ATTEST_WAIT_MAX, work).await.map_err(|_| late())?
+        tokio::time::timeout(ATTEST_WAIT_MAX, work).await.map_err(|_| no_answer_within(ATTEST_WAIT_MAX))?
     }
 
     async fn renew_agent(&self, csr: Vec<u8>) -> Result<Chain, CaError> {
         let mut client = agent::agent_client::AgentClient::new(self.channel()?);
         let request = agent::RenewAgentRequest { params: Some(agent::AgentX509svidParams { csr }) };
-        in_time(async { chain_of(client.renew_agent(request).await?.into_inner().svid) }).await
+        self.in_time(async { chain_of(client.renew_agent(request).await?.into_inner().svid) }).await
     }
 
     async fn entries(&self, known: &Entries) -> Result<Vec<Arc<Entry>>, CaError> {
-        match in_time(self.sync_entries(known)).await {
-            Err(CaError::Unsupported) => in_time(self.list_entries()).await,
+        match self.in_time(self.sync_entries(known)).await {
+            Err(CaError::Unsupported) => self.in_time(self.list_entries()).await,
             other => other,
         }
     }
@@ -167,8 +191,9 @@ impl Ca for GrpcCa {
     async fn bundle(&self) -> Result<TrustBundle, CaError> {
         let mut client =
             bundle::bundle_client::BundleClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let answer =
-            in_time(async { Ok(client.get_bundle(bundle::GetBundleRequest::default()).await?.into_inner()) }).await?;
+        let answer = self
+            .in_time(async { Ok(client.get_bundle(bundle::GetBundleRequest::default()).await?.into_inner()) })
+            .await?;
         decode_bundle(answer, &self.trust_domain)
     }
 
@@ -177,7 +202,7 @@ impl Ca for GrpcCa {
             bundle::bundle_client::BundleClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let request =
             bundle::GetFederatedBundleRequest { trust_domain: trust_domain.as_str().into(), output_mask: None };
-        match in_time(async { Ok(client.get_federated_bundle(request).await?.into_inner()) }).await {
+        match self.in_time(async { Ok(client.get_federated_bundle(request).await?.into_inner()) }).await {
             Ok(answer) => decode_bundle(answer, trust_domain).map(Some),
             Err(CaError::Refused { code: Code::NotFound, .. } | CaError::Unsupported) => Ok(None),
             Err(error) => Err(error),
@@ -188,17 +213,21 @@ impl Ca for GrpcCa {
         let mut client =
             node::node_client::NodeClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let request = node::RevocationsRequest { known_generation: known };
-        let told = in_time(async { Ok(client.fetch_revocations(request).await?.into_inner()) }).await?;
+        let told = self.in_time(async { Ok(client.fetch_revocations(request).await?.into_inner()) }).await?;
         decode_revocations(told)
     }
 
-    async fn new_x509_svids(&self, asked: Vec<(String, Vec<u8>)>) -> Result<Vec<Result<Issued, CaError>>, CaError> {
+    async fn new_x509_svids(
+        &self,
+        asked: Vec<(String, Vec<u8>)>,
+        wait: Duration,
+    ) -> Result<Vec<Result<Issued, CaError>>, CaError> {
         let mut client =
             svid::svid_client::SvidClient::new(self.channel()?).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let count = asked.len();
         let params = asked.into_iter().map(|(entry_id, csr)| svid::NewX509svidParams { entry_id, csr }).collect();
         let request = svid::BatchNewX509svidRequest { params };
-        let answer = in_time(async { Ok(client.batch_new_x509svid(request).await?.into_inner()) }).await?;
+        let answer = self.within(wait, async { Ok(client.batch_new_x509svid(request).await?.into_inner()) }).await?;
         if answer.results.len() != count {
             return Err(CaError::BadAnswer { what: "not one result for each CSR" });
         }
@@ -208,7 +237,7 @@ impl Ca for GrpcCa {
     async fn new_jwt_svid(&self, entry_id: &str, audience: Vec<String>) -> Result<TokenSvid, CaError> {
         let mut client = svid::svid_client::SvidClient::new(self.channel()?);
         let request = svid::NewJwtsvidRequest { entry_id: entry_id.to_owned(), audience };
-        let answer = in_time(async { Ok(client.new_jwtsvid(request).await?.into_inner()) }).await?;
+        let answer = self.in_time(async { Ok(client.new_jwtsvid(request).await?.into_inner()) }).await?;
         let svid =
             answer.svid.filter(|svid| !svid.token.is_empty()).ok_or(CaError::BadAnswer { what: "no JWT-SVID" })?;
         Ok(TokenSvid {
@@ -228,7 +257,7 @@ impl Ca for GrpcCa {
             signing_algorithm: WIT_ALGORITHM.into(),
         };
         let request = svid::BatchNewWitsvidRequest { params: asked.into_iter().map(params).collect() };
-        let answer = in_time(async { Ok(client.batch_new_witsvid(request).await?.into_inner()) }).await?;
+        let answer = self.in_time(async { Ok(client.batch_new_witsvid(request).await?.into_inner()) }).await?;
         if answer.results.len() != count {
             return Err(CaError::BadAnswer { what: "not one result for each key" });
         }
@@ -241,7 +270,7 @@ impl Ca for GrpcCa {
             current_bundle_serial: bundle_sequence,
             agent_version: env!("CARGO_PKG_VERSION").into(),
         };
-        in_time(async { Ok(client.post_status(request).await.map(|_| ())?) }).await
+        self.in_time(async { Ok(client.post_status(request).await.map(|_| ())?) }).await
     }
 
     async fn watch(&self, report: watch::Receiver<Report>, changed: mpsc::Sender<Progress>) -> Result<(), CaError> {
@@ -255,7 +284,7 @@ impl Ca for GrpcCa {
             waiting_for: report.waiting_for,
             revocations_enforced: report.revocations,
         });
-        let mut hints = in_time(async { Ok(client.watch(reports).await?.into_inner()) }).await?;
+        let mut hints = self.in_time(async { Ok(client.watch(reports).await?.into_inner()) }).await?;
         while let Some(hint) = hints.message().await? {
             let hint = Progress {
                 bundle_sequence: hint.bundle_sequence,
@@ -275,9 +304,8 @@ fn attest_step(step: agent::attest_agent_request::Step) -> agent::AttestAgentReq
     agent::AttestAgentRequest { step: Some(step) }
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T, CaError>>) -> Result<T, CaError> {
-    let late = || CaError::unavailable(format!("no answer within {} s", CALL_WAIT_MAX.as_secs()));
-    tokio::time::timeout(CALL_WAIT_MAX, call).await.map_err(|_| late())?
+fn no_answer_within(wait: Duration) -> CaError {
+    CaError::unavailable(format!("no answer within {} s", wait.as_secs()))
 }
 
 /// Reads answers until one says that no more follow.

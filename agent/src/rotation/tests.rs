@@ -239,6 +239,56 @@ async fn a_revoked_svid_is_dropped_at_once_and_replaced_while_its_entry_is_in_fo
     assert!(scene.state.current().bundles.revocations(&domain()).is_some());
 }
 
+/// Renewals of workloads' SVIDs that failed so far.
+fn failed(scene: &Scene) -> u64 {
+    let labels = crate::metrics::RenewalLabels { of: Holder::workload, outcome: Outcome::failed };
+    scene.numbers.renewals.get_or_create(&labels).get()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_away_for_ten_minutes_with_a_minute_left_is_served_over_to_the_end_and_asked_without_a_storm() {
+    let scene = Scene::start([]);
+    *scene.ca.ttl.lock().unwrap() = Duration::from_secs(120);
+    scene.publish([one()]);
+    let held = scene.held("a").await;
+    let left = Duration::from_secs(60);
+    scene.clock.sleep_until(held.svid.not_after() - left - Duration::from_secs(10)).await;
+    scene.ca.set_down(true);
+    let gone_at = scene.clock.now();
+    scene.clock.sleep_until(held.svid.not_after() - Duration::from_millis(10)).await;
+    assert_eq!(scene.state.current().held["a"].svid.serial(), held.svid.serial(), "served to its last second");
+    scene.clock.sleep_until(held.svid.not_after() + Duration::from_secs(1)).await;
+    assert!(scene.state.current().held.is_empty(), "and no longer");
+    scene.clock.sleep_until(gone_at + Duration::from_secs(600)).await;
+    let tries = failed(&scene);
+    assert!((30..=120).contains(&tries), "{tries} tries within ten minutes");
+    scene.ca.set_down(false);
+    let back_at = scene.clock.now();
+    let fresh = scene.held("a").await;
+    assert!(scene.clock.now().duration_since(back_at).unwrap() <= schedule::RETRY_WAIT_MAX);
+    assert!(fresh.svid.not_after() > scene.clock.now());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_does_not_answer_is_asked_again_while_there_is_time() {
+    let scene = Scene::start([one()]);
+    let held = scene.held("a").await;
+    scene.ca.silent.store(true, Ordering::SeqCst);
+    let mut tries = failed(&scene);
+    while failed(&scene) == tries {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let left = held.svid.not_after().duration_since(scene.clock.now()).unwrap();
+    assert!(left > Duration::from_secs(3), "half of what was left is kept for the next try: {left:?}");
+    tries = failed(&scene);
+    while failed(&scene) == tries {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    scene.ca.silent.store(false, Ordering::SeqCst);
+    scene.next("a").await;
+    assert!(scene.clock.now() < held.svid.not_after(), "there was no gap");
+}
+
 /// A CA whose clock is right beside a rotator whose clock is `secs` off; whether an SVID is held after a while.
 async fn holds_with_clock_off(shift: &'static std::sync::atomic::AtomicI64, ttl: Duration) -> Option<Held> {
     let ca = FakeCa::new(Clock::system(), ttl);

@@ -68,6 +68,7 @@ impl Scene {
             files: Vec::new(),
             kubelet: None,
             broker: None,
+            streams_per_process_max: crate::caller::STREAMS_PER_PROCESS_MAX,
             sds: Some(at("run/sds.sock")),
             launch: Some(at("run/launch.sock")),
             admin: "127.0.0.1:0".parse().unwrap(),

@@ -274,7 +274,7 @@ service! {
         ) -> Result<Response<svid::BatchNewX509svidResponse>, Status> {
             self.check_agent(&request)?;
             let asked = request.into_inner().params.into_iter().map(|params| (params.entry_id, params.csr)).collect();
-            let answers = self.ca.new_x509_svids(asked).await.map_err(status_of)?;
+            let answers = self.ca.new_x509_svids(asked, crate::ca::CALL_WAIT_MAX).await.map_err(status_of)?;
             let encode = |answer: Result<Issued, CaError>| match answer.map_err(status_of) {
                 Ok(issued) => svid::batch_new_x509svid_response::Result {
                     status: Some(types::Status { code: Code::Ok as i32, message: String::new() }),
