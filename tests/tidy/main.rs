@@ -1,6 +1,8 @@
 //! The shape of the tree: who may depend on whom, what every file begins with, which names are not given, what has to
 //! be there. Each finding says what to do.
 
+mod conformance;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -61,7 +61,7 @@ fn an_intermediate_sends_itself_along() {
 }
 
 #[test]
-fn the_leaf_says_what_the_profile_says() {
+fn x_01_the_leaf_says_what_the_profile_says() {
     let root = root();
     let key = PrivateKey::generate_p256().unwrap();
     let profile = LeafProfile {
@@ -83,7 +83,7 @@ fn the_leaf_says_what_the_profile_says() {
 }
 
 #[test]
-fn the_leaf_of_a_workload_has_critical_names_and_signature_usages() {
+fn x_05_x_09_x_11_x_12_the_leaf_of_a_workload_has_critical_names_and_signature_usages() {
     let chain = root().sign_svid(&spki(), &LeafProfile::new(cart(), HOUR), now()).unwrap();
     let leaf = leaf::decode(&chain[0]).unwrap();
     assert!(leaf.subject_alternative_name().unwrap().unwrap().critical, "the subject is empty");
@@ -96,7 +96,7 @@ fn the_leaf_of_a_workload_has_critical_names_and_signature_usages() {
 }
 
 #[test]
-fn a_ca_carries_the_trust_domain_and_may_only_sign() {
+fn x_08_x_10_a_ca_carries_the_trust_domain_and_may_only_sign() {
     let root = root();
     let certificate = leaf::decode(root.certificate()).unwrap();
     let usage = certificate.key_usage().unwrap().unwrap();
@@ -122,7 +122,7 @@ fn nothing_outlives_its_authority() {
 }
 
 #[test]
-fn wrong_names_are_refused() {
+fn x_04_wrong_names_are_refused() {
     let root = root();
     let refuse = |profile: &LeafProfile| root.sign_svid(&spki(), profile, now()).unwrap_err().reason();
     let other = SpiffeId::parse("spiffe://other/ns/shop/sa/cart").unwrap();

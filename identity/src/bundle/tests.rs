@@ -2,6 +2,9 @@
 
 mod standard;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::authority::X509Authority;
 use crate::jwt::JwtAuthorityKey;
@@ -40,13 +43,17 @@ fn the_spiffe_format_round_trips() {
 }
 
 #[test]
-fn x509_keys_have_one_certificate_and_no_key_id() {
+fn x_18_x_19_x_20_x509_keys_have_one_certificate_and_no_key_id() {
     let document: Value = serde_json::from_str(&full().to_spiffe_json()).unwrap();
     assert_eq!((document["spiffe_sequence"].clone(), document["spiffe_refresh_hint"].clone()), (json!(7), json!(300)));
     let keys = document["keys"].as_array().unwrap();
     for key in &keys[..2] {
         assert_eq!((&key["use"], &key["kty"]), (&json!("x509-svid"), &json!("EC")));
         assert_eq!(key["x5c"].as_array().unwrap().len(), 1);
+        // Base64 with padding, unlike everything else in a JWK.
+        let der = STANDARD.decode(key["x5c"][0].as_str().unwrap()).unwrap();
+        let summary = crate::summary::CertificateSummary::decode(&der.into()).unwrap();
+        assert!(summary.is_authority && summary.subject == summary.issuer);
         assert!(key.get("kid").is_none());
     }
     assert_eq!((&keys[2]["use"], &keys[2]["kty"]), (&json!("jwt-svid"), &json!("EC")));
@@ -54,7 +61,7 @@ fn x509_keys_have_one_certificate_and_no_key_id() {
 }
 
 #[test]
-fn only_the_list_of_keys_is_required() {
+fn b_01_b_04_only_the_list_of_keys_is_required() {
     let bundle = TrustBundle::parse_spiffe_json(td("td"), br#"{"keys":[]}"#).unwrap();
     assert_eq!(bundle, TrustBundle::new(td("td")));
     refuses("{}");
@@ -66,7 +73,7 @@ fn only_the_list_of_keys_is_required() {
 }
 
 #[test]
-fn keys_of_unknown_type_or_use_are_passed_over() {
+fn x_21_b_05_keys_of_unknown_type_or_use_are_passed_over() {
     let mut document: Value = serde_json::from_str(&full().to_spiffe_json()).unwrap();
     for (name, value) in
         [("use", json!("X509-SVID")), ("use", Value::Null), ("kty", json!("future")), ("x5c", json!([]))]
@@ -79,10 +86,13 @@ fn keys_of_unknown_type_or_use_are_passed_over() {
     document["keys"][2]["use"] = json!("wit-svid");
     let bundle = TrustBundle::parse_spiffe_json(td("td"), document.to_string().as_bytes()).unwrap();
     assert!(bundle.jwt_authorities.is_empty());
+    document["keys"][1].as_object_mut().unwrap().remove("x5c");
+    let bundle = TrustBundle::parse_spiffe_json(td("td"), document.to_string().as_bytes()).unwrap();
+    assert!(bundle.x509_authorities.is_empty());
 }
 
 #[test]
-fn of_several_certificates_in_a_key_the_first_counts() {
+fn x_22_of_several_certificates_in_a_key_the_first_counts() {
     let mut document: Value = serde_json::from_str(&full().to_spiffe_json()).unwrap();
     document["keys"][0]["x5c"].as_array_mut().unwrap().push(json!("not read"));
     assert!(TrustBundle::parse_spiffe_json(td("td"), document.to_string().as_bytes()).is_ok());

@@ -323,7 +323,7 @@ fn a_jwt_svid_verifies_with_its_own_trust_domain() {
 }
 
 #[test]
-fn jwt_svids_do_not_cross_trust_domains() {
+fn j_13_jwt_svids_do_not_cross_trust_domains() {
     let (a, b) = (JwtAuthorityKey::generate().unwrap(), JwtAuthorityKey::generate().unwrap());
     let forged = b.sign_svid(&svid_profile("spiffe://a/cart"), now()).unwrap();
     let set = bundle_set(&[("a", &a), ("b", &b)]);
@@ -336,7 +336,7 @@ fn jwt_svids_do_not_cross_trust_domains() {
 }
 
 #[test]
-fn jwt_svids_are_stricter_than_other_tokens() {
+fn j_05_j_06_j_07_j_08_jwt_svids_are_stricter_than_other_tokens() {
     let issuer = Issuer::new();
     let set = bundle_set(&[("td", &issuer.key)]);
     let base = json!({"sub": "spiffe://td/cart", "aud": "bank", "exp": NOW + 300});
@@ -363,7 +363,7 @@ fn jwt_svids_are_stricter_than_other_tokens() {
 }
 
 #[test]
-fn a_jwt_svid_needs_an_audience() {
+fn j_07_a_jwt_svid_needs_an_audience() {
     let key = JwtAuthorityKey::generate().unwrap();
     for audiences in [vec![], vec![String::new()]] {
         let profile = JwtSvidProfile { audiences, ..svid_profile("spiffe://td/cart") };

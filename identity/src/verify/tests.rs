@@ -83,14 +83,14 @@ fn a_good_leaf_is_accepted() {
 }
 
 #[test]
-fn dns_names_beside_the_id_do_no_harm() {
+fn x_03_dns_names_beside_the_id_do_no_harm() {
     let peer =
         verify_changed(|leaf| leaf.subject_alt_names.push(SanType::DnsName("cart".try_into().unwrap()))).unwrap();
     assert_eq!(peer.dns_names(), ["cart"]);
 }
 
 #[test]
-fn exactly_one_uri_name_is_asked_for() {
+fn x_02_exactly_one_uri_name_is_asked_for() {
     refused("TLS_PEER_NO_SPIFFE_ID", |leaf| leaf.subject_alt_names.clear());
     refused("TLS_PEER_NO_SPIFFE_ID", |leaf| leaf.subject_alt_names = vec![SanType::DnsName("x".try_into().unwrap())]);
     refused("TLS_PEER_NO_SPIFFE_ID", |leaf| leaf.subject_alt_names = vec![uri("https://td/x")]);
@@ -100,7 +100,7 @@ fn exactly_one_uri_name_is_asked_for() {
 }
 
 #[test]
-fn the_id_must_be_a_workloads() {
+fn x_16_x_17_the_id_must_be_a_workloads() {
     for bad in
         ["spiffe://td", "spiffe://td/", "spiffe://TD/a", "spiffe://td/a//b", "spiffe://td:1/a", "spiffe://td/a?b"]
     {
@@ -109,7 +109,7 @@ fn the_id_must_be_a_workloads() {
 }
 
 #[test]
-fn cas_and_signing_keys_are_no_leaves() {
+fn x_07_x_14_x_15_cas_and_signing_keys_are_no_leaves() {
     refused("TLS_PEER_NOT_SVID", |leaf| leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     refused("TLS_PEER_NOT_SVID", |leaf| leaf.key_usages.clear());
     refused("TLS_PEER_NOT_SVID", |leaf| leaf.key_usages = vec![KeyUsagePurpose::KeyEncipherment]);
@@ -118,7 +118,7 @@ fn cas_and_signing_keys_are_no_leaves() {
 }
 
 #[test]
-fn extended_usages_name_both_sides_or_are_absent() {
+fn x_12_extended_usages_name_both_sides_or_are_absent() {
     use ExtendedKeyUsagePurpose::{ClientAuth, CodeSigning, ServerAuth};
     for usages in [vec![ClientAuth], vec![ServerAuth], vec![CodeSigning]] {
         refused("TLS_PEER_NOT_SVID", |leaf| leaf.extended_key_usages = usages);
@@ -127,7 +127,7 @@ fn extended_usages_name_both_sides_or_are_absent() {
 }
 
 #[test]
-fn unknown_critical_extensions_and_doubled_ones_are_refused() {
+fn x_13_unknown_critical_extensions_and_doubled_ones_are_refused() {
     let extension = |oid: &[u64], content: &[u8]| {
         let mut extension = CustomExtension::from_oid_content(oid, content.to_vec());
         extension.set_criticality(true);
@@ -140,7 +140,7 @@ fn unknown_critical_extensions_and_doubled_ones_are_refused() {
 }
 
 #[test]
-fn times_are_checked_to_the_second() {
+fn x_13_times_are_checked_to_the_second() {
     let root = root("td");
     let chain = chain_of(&root);
     let bundles = bundles(&[("td", root.certificate())]);
@@ -166,7 +166,7 @@ fn an_expired_intermediate_is_refused_even_if_remembered() {
 }
 
 #[test]
-fn a_root_vouches_for_its_own_trust_domain_only() {
+fn x_24_a_root_vouches_for_its_own_trust_domain_only() {
     let (a, b) = (root("a"), root("b"));
     let both = bundles(&[("a", a.certificate()), ("b", b.certificate())]);
     assert!(verify_peer(&chain_of(&a), &both, unix(0)).is_ok());
@@ -180,7 +180,7 @@ fn a_root_vouches_for_its_own_trust_domain_only() {
 }
 
 #[test]
-fn an_empty_bundle_trusts_nobody() {
+fn x_23_an_empty_bundle_trusts_nobody() {
     let set = BundleSet::new([Arc::new(TrustBundle::new(td("td")))]);
     assert_eq!(verify_peer(&chain_of(&root("td")), &set, unix(0)).unwrap_err().reason(), "TLS_PEER_UNTRUSTED");
 }
@@ -233,7 +233,7 @@ fn verify_with_intermediate(change: impl FnOnce(&mut Blueprint)) -> Result<Verif
 }
 
 #[test]
-fn a_signing_certificate_names_a_trust_domain_and_no_workload() {
+fn x_06_a_signing_certificate_names_a_trust_domain_and_no_workload() {
     let with = |id: &str| {
         let names = forge::sequence(&[&forge::uri(id)]);
         verify_with_intermediate(|ca| ca.set(oid::SUBJECT_ALT_NAME, false, names))
@@ -245,7 +245,7 @@ fn a_signing_certificate_names_a_trust_domain_and_no_workload() {
 }
 
 #[test]
-fn name_constraints_on_uris_are_refused_rather_than_overlooked() {
+fn x_13_name_constraints_on_uris_are_refused_rather_than_overlooked() {
     for list in [0xa0, 0xa1] {
         let constraint = forge::sequence(&[&forge::tlv(list, &forge::sequence(&[&forge::uri("other")]))]);
         let error = verify_with_intermediate(|ca| ca.set(oid::NAME_CONSTRAINTS, true, constraint)).unwrap_err();
@@ -254,7 +254,7 @@ fn name_constraints_on_uris_are_refused_rather_than_overlooked() {
 }
 
 #[test]
-fn path_lengths_hold() {
+fn x_13_path_lengths_hold() {
     let (root, upper, lower) = (Signer::new("root"), Signer::new("upper"), Signer::new("lower"));
     let verify = |length: u8| {
         let mut constrained = Blueprint::authority(&upper);

@@ -134,7 +134,7 @@ fn a_wit_with_its_proof_names_the_workload_and_its_key() {
 }
 
 #[test]
-fn issued_wits_carry_what_the_standard_demands_and_no_more() {
+fn w_15_issued_wits_carry_what_the_standard_demands_and_no_more() {
     let world = World::new();
     let wit = world.authority.sign_svid(&world.profile(), now()).unwrap();
     assert_eq!(part(&wit.token, 0), world.header());
@@ -151,7 +151,7 @@ fn issued_wits_carry_what_the_standard_demands_and_no_more() {
 }
 
 #[test]
-fn a_wit_needs_a_kid_that_matches_exactly() {
+fn w_01_a_wit_needs_a_kid_that_matches_exactly() {
     let world = World::new();
     assert_eq!(world.judge_header("kid", None), Some("WIT_MALFORMED"));
     assert_eq!(world.judge_header("kid", Some(json!(""))), Some("WIT_MALFORMED"));
@@ -161,7 +161,7 @@ fn a_wit_needs_a_kid_that_matches_exactly() {
 }
 
 #[test]
-fn the_type_of_a_wit_is_exact() {
+fn w_02_the_type_of_a_wit_is_exact() {
     let world = World::new();
     assert_eq!(world.judge_header("typ", Some(json!("wit+jwt"))), None);
     for kind in [None, Some(json!("JWT")), Some(json!("WIT+JWT")), Some(json!("application/wit+jwt")), Some(json!(""))]
@@ -171,7 +171,7 @@ fn the_type_of_a_wit_is_exact() {
 }
 
 #[test]
-fn only_the_nine_algorithms_sign_wits() {
+fn w_03_only_the_nine_algorithms_sign_wits() {
     let world = World::new();
     for algorithm in ["none", "EdDSA", "HS256", "ES256K", "es256", "", "RS256", "ES384"] {
         assert_eq!(world.judge_header("alg", Some(json!(algorithm))), Some("JWT_ALG_NOT_ALLOWED"), "{algorithm}");
@@ -179,14 +179,14 @@ fn only_the_nine_algorithms_sign_wits() {
 }
 
 #[test]
-fn unknown_header_members_are_ignored_unless_critical() {
+fn w_04_unknown_header_members_are_ignored_unless_critical() {
     let world = World::new();
     assert_eq!(world.judge_header("x", Some(json!(1))), None);
     assert_eq!(world.judge_header("crit", Some(json!(["x"]))), Some("JWT_MALFORMED"));
 }
 
 #[test]
-fn the_subject_of_a_wit_is_a_spiffe_id() {
+fn w_05_the_subject_of_a_wit_is_a_spiffe_id() {
     let world = World::new();
     assert_eq!(world.judge_claim("sub", None), Some("JWT_MALFORMED"));
     assert_eq!(world.judge_claim("sub", Some(json!("alice"))), Some("JWT_SUBJECT_NOT_SPIFFE_ID"));
@@ -194,7 +194,7 @@ fn the_subject_of_a_wit_is_a_spiffe_id() {
 }
 
 #[test]
-fn a_wit_without_a_confirmation_key_is_refused() {
+fn w_06_a_wit_without_a_confirmation_key_is_refused() {
     let world = World::new();
     for cnf in [None, Some(json!(null)), Some(json!({})), Some(json!({"kid": "k"})), Some(json!([]))] {
         assert_eq!(world.judge_claim("cnf", cnf.clone()), Some("WIT_MALFORMED"), "{cnf:?}");
@@ -202,7 +202,7 @@ fn a_wit_without_a_confirmation_key_is_refused() {
 }
 
 #[test]
-fn the_confirmation_key_is_public_and_for_one_of_the_nine_algorithms() {
+fn w_07_the_confirmation_key_is_public_and_for_one_of_the_nine_algorithms() {
     let world = World::new();
     let good = world.claims()["cnf"]["jwk"].clone();
     let with = |name, value| world.judge_claim("cnf", Some(json!({"jwk": changed(good.clone(), name, value)})));
@@ -220,7 +220,7 @@ fn the_confirmation_key_is_public_and_for_one_of_the_nine_algorithms() {
 }
 
 #[test]
-fn the_token_id_of_a_wit_says_nothing_about_replay() {
+fn w_08_the_token_id_of_a_wit_says_nothing_about_replay() {
     let world = World::new();
     assert_eq!(world.judge_claim("jti", None), None);
     let (wit, mut window) = (world.wit(), ProofWindow::default());
@@ -231,7 +231,7 @@ fn the_token_id_of_a_wit_says_nothing_about_replay() {
 }
 
 #[test]
-fn a_wit_must_end_and_not_have_ended() {
+fn w_09_a_wit_must_end_and_not_have_ended() {
     let world = World::new();
     assert_eq!(world.judge_claim("exp", None), Some("JWT_MALFORMED"));
     assert_eq!(world.judge_claim("exp", Some(json!(NOW - 59))), None, "clocks may differ by a minute");
@@ -239,7 +239,7 @@ fn a_wit_must_end_and_not_have_ended() {
 }
 
 #[test]
-fn a_wit_is_not_valid_before_its_time_whenever_it_was_issued() {
+fn w_10_w_11_a_wit_is_not_valid_before_its_time_whenever_it_was_issued() {
     let world = World::new();
     assert_eq!(world.judge_claim("nbf", Some(json!(NOW + 61))), Some("JWT_NOT_YET_VALID"));
     assert_eq!(world.judge_claim("nbf", None), None);
@@ -247,7 +247,7 @@ fn a_wit_is_not_valid_before_its_time_whenever_it_was_issued() {
 }
 
 #[test]
-fn a_verifier_may_limit_the_life_of_a_wit() {
+fn w_10_a_verifier_may_limit_the_life_of_a_wit() {
     let world = World::new();
     let wit = world.wit();
     let verdict = |max| {
@@ -258,7 +258,7 @@ fn a_verifier_may_limit_the_life_of_a_wit() {
 }
 
 #[test]
-fn issued_wits_have_no_issuer_and_no_audience_and_one_with_an_audience_is_refused() {
+fn w_12_w_13_issued_wits_have_no_issuer_and_no_audience_and_one_with_an_audience_is_refused() {
     let world = World::new();
     assert!(world.claims().get("iss").is_none() && world.claims().get("aud").is_none());
     for audience in [json!("x"), json!([]), json!([AUDIENCE])] {
@@ -267,12 +267,12 @@ fn issued_wits_have_no_issuer_and_no_audience_and_one_with_an_audience_is_refuse
 }
 
 #[test]
-fn unknown_claims_of_a_wit_are_ignored() {
+fn w_14_unknown_claims_of_a_wit_are_ignored() {
     assert_eq!(World::new().judge_claim("vendor", Some(json!({"a": 1}))), None);
 }
 
 #[test]
-fn the_issuer_refuses_keys_that_no_wit_may_name() {
+fn w_15_the_issuer_refuses_keys_that_no_wit_may_name() {
     let spki =
         |algorithm| rcgen::PublicKeyData::subject_public_key_info(&rcgen::KeyPair::generate_for(algorithm).unwrap());
     let key = |spki: &[u8], algorithm| HolderKey::from_spki_der(spki, algorithm).map_err(|error| error.reason()).err();
@@ -291,7 +291,7 @@ fn the_issuer_refuses_keys_that_no_wit_may_name() {
 }
 
 #[test]
-fn a_wit_without_a_proof_by_its_own_key_is_refused() {
+fn w_16_a_wit_without_a_proof_by_its_own_key_is_refused() {
     let world = World::new();
     let wit = world.wit();
     for proof in ["", "x", &wit] {
@@ -333,7 +333,7 @@ fn a_proof_is_for_one_audience_and_of_its_own_type() {
 }
 
 #[test]
-fn the_life_of_a_proof_is_short() {
+fn w_18_the_life_of_a_proof_is_short() {
     let world = World::new();
     let with = |exp: Option<Value>| world.judge_proof(&proof_header(), "exp", exp);
     let longest = NOW + PROOF_LIFE_MAX.as_secs() + LEEWAY_DEFAULT.as_secs();
@@ -343,7 +343,7 @@ fn the_life_of_a_proof_is_short() {
 }
 
 #[test]
-fn a_proof_used_twice_is_refused_within_its_life() {
+fn w_18_a_proof_used_twice_is_refused_within_its_life() {
     let world = World::new();
     let (wit, mut window) = (world.wit(), ProofWindow::default());
     let expect = WitExpectations::at(AUDIENCE, now());
@@ -365,7 +365,7 @@ fn a_full_window_forgets_only_what_has_ended() {
 }
 
 #[test]
-fn a_wit_is_never_a_bearer_token() {
+fn w_17_a_wit_is_never_a_bearer_token() {
     let world = World::new();
     let wit = world.wit();
     let keys = JwkSet::from_keys([&world.authority.public(None).jwk]);
@@ -375,7 +375,7 @@ fn a_wit_is_never_a_bearer_token() {
 }
 
 #[test]
-fn wit_keys_and_jwt_keys_never_stand_in_for_each_other() {
+fn w_21_wit_keys_and_jwt_keys_never_stand_in_for_each_other() {
     let world = World::new();
     // The same key as JWT key only: the WIT is not verified by it.
     let mut bundle = TrustBundle::new(td("td"));

@@ -75,6 +75,25 @@ async fn a_07_the_caller_shows_nothing_but_itself() {
 }
 
 #[tokio::test]
+async fn a_08_a_10_the_socket_has_the_whole_workload_api_and_nothing_is_added_to_it() {
+    let service = one();
+    let mut client = client(&service).await;
+    assert_eq!(first_x509(&service).await.svids.len(), 1);
+    let ask = with_header(JwtsvidRequest { audience: vec!["db".into()], spiffe_id: String::new() });
+    assert_eq!(client.fetch_jwtsvid(ask).await.unwrap().into_inner().svids.len(), 1);
+    // What is not of the standard has services, and sockets, of its own.
+    for path in ["/SpiffeWorkloadAPI/FetchSecret", "/kasbah.launch.v1.Launch/Register", "/grpc.health.v1.Health/Check"]
+    {
+        let mut other = tonic::client::Grpc::new(service.channel().await);
+        other.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<X509svidRequest, X509svidResponse>::default();
+        let path = http::uri::PathAndQuery::from_static(path);
+        let status = other.unary(with_header(X509svidRequest {}), path, codec).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented);
+    }
+}
+
+#[tokio::test]
 async fn a_09_codes_tell_waiting_from_refusal() {
     let service = service();
     assert_eq!(

@@ -45,7 +45,7 @@ fn prove_and_verify(service: &Service, svid: &Witsvid) -> Result<String, &'stati
 }
 
 #[tokio::test]
-async fn a_workload_gets_a_wit_of_each_identity_with_a_private_jwk() {
+async fn a_21_a_workload_gets_a_wit_of_each_identity_with_a_private_jwk() {
     let service = Service::start(workload_api);
     let hinted = changed(&own_entry("b", "/b"), |entry| entry.hint = "internal".into());
     service.publish([own_entry("a", "/a"), hinted, entry("c", "/c", &["unix:uid:4000000000"])]);
@@ -131,7 +131,7 @@ async fn a_wit_of_another_identity_or_of_an_unknown_authority_is_not_passed_on()
 }
 
 #[tokio::test]
-async fn wit_bundles_and_jwt_bundles_hold_their_own_keys_only() {
+async fn w_21_a_17_wit_bundles_and_jwt_bundles_hold_their_own_keys_only() {
     let service = Service::start(workload_api);
     service.publish([own_entry("a", "/a")]);
     let mut client = client(&service).await;
@@ -152,7 +152,7 @@ async fn wit_bundles_and_jwt_bundles_hold_their_own_keys_only() {
 }
 
 #[tokio::test]
-async fn without_a_wit_authority_both_calls_are_unimplemented() {
+async fn a_21_without_a_wit_authority_both_calls_are_unimplemented() {
     let service = Service::start(workload_api);
     service.ca.bundle.lock().unwrap().wit_authorities.clear();
     service.publish([own_entry("a", "/a")]);

@@ -19,7 +19,7 @@ fn document() -> Value {
 }
 
 #[test]
-fn unknown_members_of_a_bundle_and_of_its_keys_are_ignored() {
+fn b_01_unknown_members_of_a_bundle_and_of_its_keys_are_ignored() {
     let mut document = document();
     document["vendor_extension"] = json!({"a": [1]});
     document["keys"][0]["vendor"] = json!(1);
@@ -30,7 +30,7 @@ fn unknown_members_of_a_bundle_and_of_its_keys_are_ignored() {
 }
 
 #[test]
-fn the_sequence_has_sixty_four_bits_and_is_whole() {
+fn b_02_the_sequence_has_sixty_four_bits_and_is_whole() {
     let mut document = document();
     for sequence in [0, 1, u64::MAX] {
         document["spiffe_sequence"] = json!(sequence);
@@ -46,7 +46,7 @@ fn the_sequence_has_sixty_four_bits_and_is_whole() {
 }
 
 #[test]
-fn the_refresh_hint_is_whole_seconds() {
+fn b_03_the_refresh_hint_is_whole_seconds() {
     let mut document = document();
     document["spiffe_refresh_hint"] = json!(17);
     assert_eq!(parse(&document).unwrap().refresh_hint, Some(Duration::from_secs(17)));
@@ -57,7 +57,7 @@ fn the_refresh_hint_is_whole_seconds() {
 }
 
 #[test]
-fn the_use_of_a_key_is_case_sensitive_and_unknown_uses_are_ignored() {
+fn b_05_the_use_of_a_key_is_case_sensitive_and_unknown_uses_are_ignored() {
     for usage in
         [json!("JWT-SVID"), json!("WIT-SVID"), json!("x509-SVID"), json!("sig"), json!(""), json!(null), json!(7)]
     {
@@ -72,7 +72,7 @@ fn the_use_of_a_key_is_case_sensitive_and_unknown_uses_are_ignored() {
 }
 
 #[test]
-fn every_key_says_its_kind_and_its_use_and_token_keys_their_id() {
+fn b_07_j_11_w_20_every_key_says_its_kind_and_its_use_and_token_keys_their_id() {
     let document = document();
     for key in document["keys"].as_array().unwrap() {
         assert!(key["kty"].is_string() && key["use"].is_string(), "{key}");
@@ -81,7 +81,7 @@ fn every_key_says_its_kind_and_its_use_and_token_keys_their_id() {
 }
 
 #[test]
-fn key_ids_are_unique_over_jwt_and_wit_keys_together() {
+fn w_20_key_ids_are_unique_over_jwt_and_wit_keys_together() {
     let mut document = document();
     document["keys"][3]["kid"] = document["keys"][2]["kid"].clone();
     assert!(matches!(parse(&document), Err(BundleError::KeyIdTwice(_))));
@@ -90,7 +90,7 @@ fn key_ids_are_unique_over_jwt_and_wit_keys_together() {
 }
 
 #[test]
-fn each_key_set_holds_the_keys_of_its_own_use_only() {
+fn w_21_each_key_set_holds_the_keys_of_its_own_use_only() {
     let mut bundle = full();
     bundle.wit_authorities.push(WitAuthorityKey::generate().unwrap().public(None));
     let (jwt, wit, oidc) = (bundle.jwt_jwks(), bundle.wit_jwks(), bundle.jwks());
@@ -104,7 +104,7 @@ fn each_key_set_holds_the_keys_of_its_own_use_only() {
 }
 
 #[test]
-fn an_emptied_bundle_makes_every_svid_of_its_domain_untrusted_at_once() {
+fn b_06_an_emptied_bundle_makes_every_svid_of_its_domain_untrusted_at_once() {
     let root = X509Authority::generate_root(&td("td"), Duration::from_secs(3600), now()).unwrap();
     let jwt_key = JwtAuthorityKey::generate().unwrap();
     let id = SpiffeId::parse("spiffe://td/cart").unwrap();
@@ -134,7 +134,7 @@ fn an_emptied_bundle_makes_every_svid_of_its_domain_untrusted_at_once() {
 }
 
 #[test]
-fn a_bundle_is_stored_and_found_by_its_own_domain() {
+fn b_08_a_bundle_is_stored_and_found_by_its_own_domain() {
     let a = TrustBundle { trust_domain: td("a"), ..full() };
     let set = BundleSet::new([Arc::new(a.clone())]);
     assert_eq!(set.get(&td("a")).map(|bundle| &**bundle), Some(&a));
@@ -142,7 +142,7 @@ fn a_bundle_is_stored_and_found_by_its_own_domain() {
 }
 
 #[test]
-fn bundle_maps_round_trip_without_refresh_hints() {
+fn b_09_bundle_maps_round_trip_without_refresh_hints() {
     let set = BundleSet::new([TrustBundle { trust_domain: td("a"), ..full() }, full()].map(Arc::new));
     let text = set.to_spiffe_map_json();
     assert!(!text.contains("spiffe_refresh_hint"));
@@ -158,7 +158,7 @@ fn bundle_maps_round_trip_without_refresh_hints() {
 }
 
 #[test]
-fn bundle_maps_name_each_domain_once() {
+fn b_09_bundle_maps_name_each_domain_once() {
     let read = |text: &str| BundleSet::parse_spiffe_map_json(text.as_bytes());
     assert!(read(r#"{"trust_domains":{}}"#).unwrap().is_empty());
     assert_eq!(BundleSet::default().to_spiffe_map_json(), r#"{"trust_domains":{}}"#);

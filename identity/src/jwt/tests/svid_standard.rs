@@ -36,7 +36,7 @@ impl Domain {
 }
 
 #[test]
-fn a_jwt_svid_has_the_compact_form_only() {
+fn j_01_a_jwt_svid_has_the_compact_form_only() {
     let domain = Domain::new();
     let token = domain.issuer.sign(&Domain::claims());
     assert_eq!(domain.verify(&token), None);
@@ -49,7 +49,7 @@ fn a_jwt_svid_has_the_compact_form_only() {
 }
 
 #[test]
-fn issued_jwt_svids_have_no_header_but_alg_kid_and_typ() {
+fn j_02_issued_jwt_svids_have_no_header_but_alg_kid_and_typ() {
     let key = JwtAuthorityKey::generate().unwrap();
     let token = key.sign_svid(&svid_profile("spiffe://td/cart"), now()).unwrap().token;
     let header = URL_SAFE_NO_PAD.decode(token.split('.').next().unwrap()).unwrap();
@@ -58,7 +58,7 @@ fn issued_jwt_svids_have_no_header_but_alg_kid_and_typ() {
 }
 
 #[test]
-fn only_the_nine_algorithms_sign_jwt_svids() {
+fn j_03_only_the_nine_algorithms_sign_jwt_svids() {
     let nine = ["RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512"];
     for algorithm in nine {
         assert!(Algorithm::parse(algorithm).unwrap().is_for_svids());
@@ -76,7 +76,7 @@ fn only_the_nine_algorithms_sign_jwt_svids() {
 }
 
 #[test]
-fn without_a_kid_the_keys_of_the_subjects_domain_are_tried() {
+fn j_04_without_a_kid_the_keys_of_the_subjects_domain_are_tried() {
     let domain = Domain::new();
     assert_eq!(domain.judge(r#"{"alg":"ES256"}"#, &Domain::claims()), None);
     let stranger = Issuer::new().sign_with_header(r#"{"alg":"ES256"}"#, &Domain::claims());
@@ -84,14 +84,14 @@ fn without_a_kid_the_keys_of_the_subjects_domain_are_tried() {
 }
 
 #[test]
-fn the_algorithm_is_checked_before_anything_else() {
+fn j_09_the_algorithm_is_checked_before_anything_else() {
     let domain = Domain::new();
     let nonsense = json!({"sub": 7, "exp": "never"});
     assert_eq!(domain.judge(r#"{"alg":"none"}"#, &nonsense), Some("JWT_ALG_NOT_ALLOWED"));
 }
 
 #[test]
-fn x509_and_wit_keys_never_verify_a_jwt_svid() {
+fn j_12_x509_and_wit_keys_never_verify_a_jwt_svid() {
     let issuer = Issuer::new();
     let token = issuer.sign(&Domain::claims());
     let mut key = Value::Object(issuer.key.public(None).jwk.to_json());
@@ -109,7 +109,7 @@ fn x509_and_wit_keys_never_verify_a_jwt_svid() {
 }
 
 #[test]
-fn the_audience_may_be_a_text_or_a_list_and_must_hold_the_verifier() {
+fn j_07_the_audience_may_be_a_text_or_a_list_and_must_hold_the_verifier() {
     let domain = Domain::new();
     for audience in [json!("bank"), json!(["bank"]), json!(["x", "bank"])] {
         assert_eq!(domain.judge_claim("aud", audience), None);
@@ -120,7 +120,7 @@ fn the_audience_may_be_a_text_or_a_list_and_must_hold_the_verifier() {
 }
 
 #[test]
-fn dates_of_any_size_are_judged_and_never_panic() {
+fn j_14_dates_of_any_size_are_judged_and_never_panic() {
     let domain = Domain::new();
     for date in [json!(-1), json!(0.5), json!(i64::MIN), json!(-1e300)] {
         assert_eq!(domain.judge_claim("exp", date), Some("JWT_EXPIRED"));
