@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use harness::{Mesh, Program, tools, wait};
+use harness::{Mesh, Program, curl, tools, wait};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
@@ -13,6 +13,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         shared("check::a_good_mesh_is_well_with_values", a_good_mesh_is_well_with_values),
         own("check::troubles_are_found_named_and_go_away", &[], troubles_are_found_named_and_go_away),
+        own("check::policies_in_vain_and_missing_keys_are_told", &[], policies_in_vain_and_missing_keys_are_told),
         alone("check::a_machine_is_looked_at_before_the_start", a_machine_is_looked_at_before_the_start),
         alone("check::without_a_mesh_the_exit_code_says_so", without_a_mesh_the_exit_code_says_so),
     ]
@@ -70,6 +71,29 @@ fn troubles_are_found_named_and_go_away(mesh: &mut Mesh) -> Result<()> {
     Ok(())
 }
 
+fn policies_in_vain_and_missing_keys_are_told(mesh: &mut Mesh) -> Result<()> {
+    let idle = mesh.dir().join("config/idle.yaml");
+    std::fs::write(&idle, IDLE)?;
+    let (code, check) = result_of(mesh, "CF-02")?;
+    let value = check["value"].as_str().context("no value")?;
+    ensure!(code == 0 && check["result"] == "warn" && check["remedy"].is_string(), "{check}");
+    ensure!(value.contains("idle.yaml:8 default/idle") && value.contains("no registration entry gives it"), "{check}");
+    ensure!(!value.contains("idle.yaml:7"), "the rule beside it can match: {check}");
+    std::fs::remove_file(&idle)?;
+    ensure!(result_of(mesh, "CF-02")?.1["result"] == "ok");
+    std::fs::write(mesh.dir().join("config/keys.yaml"), KEYS)?;
+    ensure!(result_of(mesh, "JW-01")?.1["result"] == "unknown", "nothing was fetched yet");
+    let (url, token) = (curl::url("http", mesh.at("/ingress/http")?, "/test"), mesh.token("testers")?);
+    wait::until("the missing keys are told", LIMIT, || {
+        curl::get(&url).bearer(&token).send()?;
+        let (code, check) = result_of(mesh, "JW-01")?;
+        let value = check["value"].as_str().context("no value")?;
+        ensure!(code == 1 && check["result"] == "fail", "{check}");
+        ensure!(value.contains("https://a.example.com: no keys") && value.contains("keys in the document"), "{check}");
+        Ok(())
+    })
+}
+
 fn a_machine_is_looked_at_before_the_start() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let dir = dir.path().join("not/yet/there").display().to_string();
@@ -89,3 +113,21 @@ fn without_a_mesh_the_exit_code_says_so() -> Result<()> {
 }
 
 const LIMIT: Duration = Duration::from_secs(60);
+const IDLE: &str = "apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: idle}
+spec:
+  selector: {matchLabels: {app: test}}
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/default/sa/helloworld]}}]
+  - from: [{source: {principals: [cluster.local/ns/default/sa/nobody]}}]
+";
+/// An issuer whose keys are at a host that the mesh does not know. It is asked first: issuers are tried in their order.
+const KEYS: &str = "apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: keys, namespace: istio-system}
+spec:
+  selector: {matchLabels: {istio: ingressgateway}}
+  jwtRules:
+  - {issuer: 'https://a.example.com', jwksUri: 'http://keys.example.com/jwks'}
+";
