@@ -8,6 +8,7 @@ pub mod postgres;
 pub mod program;
 pub mod tools;
 pub mod wait;
+pub mod way;
 
 pub use mesh::{Mesh, MeshOptions};
 pub use program::{Answer, Program, Running};

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::postgres::Postgres;
-use harness::program::Running;
 use harness::{Mesh, Program, mesh, tools, wait};
 use libtest_mimic::Trial;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::trial::{alone, own, shared};
+use crate::site::{START_MAX, Site, role};
+use crate::trial::{alone, shared};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
@@ -24,105 +24,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         alone("agent::joining_explains_what_stands_in_the_way", joining_explains),
         shared("agent::run_passes_signals_and_exit_codes_and_ends_its_sidecar", run_with_a_sidecar),
         shared("agent::tokens_are_validated_and_files_written_by_the_workload_itself", validated_and_written),
-        own("agent::py_spiffe_follows_twenty_rotations", &["--leaf-ttl", "5s"], twenty_rotations),
     ]
-}
-
-/// A CA and agents in a folder.
-struct Site {
-    dir: tempfile::TempDir,
-    grpc: u16,
-    ca: Option<Running>,
-}
-
-impl Site {
-    fn start() -> Result<Self> {
-        let mut site = Self { dir: tempfile::tempdir()?, grpc: mesh::free_port()?, ca: None };
-        // Files are given to other users below.
-        std::fs::set_permissions(site.dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
-        site.start_ca()?;
-        Ok(site)
-    }
-
-    fn start_ca(&mut self) -> Result<()> {
-        let settings = json!({
-            "trust_domain": "example.org",
-            "data_dir": self.path("ca"),
-            "grpc": format!("127.0.0.1:{}", self.grpc),
-            "admin_socket": self.path("ca.sock"),
-            "bundle_file": self.path("bundle.pem"),
-            "agent_svid_ttl": "20s",
-        });
-        let file = self.write("ca.yaml", &settings.to_string())?;
-        self.ca = Some(role("ca", &file)?);
-        wait::until("the CA", START_MAX, || self.verb(["node", "list"]).ok()).map(drop)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let file = self.path(name);
-        std::fs::write(&file, text)?;
-        Ok(file)
-    }
-
-    fn verb<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Program {
-        let program = Program::new(tools::kasbah()).args(args).env("NO_COLOR", "1");
-        program.arg("--socket").arg(self.path("ca.sock"))
-    }
-
-    /// An agent with more settings; it joins with a token at its first start.
-    fn agent(&self, more: &Value) -> Result<Running> {
-        let token = self.path("token");
-        if !self.path("agent").exists() {
-            std::fs::write(&token, self.verb(["token", "create", "--spiffe-id", NODE]).ok()?.stdout)?;
-        }
-        let mut settings = json!({
-            "trust_domain": "example.org",
-            "data_dir": self.path("agent"),
-            "server": format!("127.0.0.1:{}", self.grpc),
-            "trust_bundle": self.path("bundle.pem"),
-            "join_token_file": token,
-            "workload_api": self.path("agent.sock"),
-            "admin": format!("127.0.0.1:{}", mesh::free_port()?),
-            "sync_interval": "1s",
-        });
-        for (name, value) in more.as_object().into_iter().flatten() {
-            settings[name] = value.clone();
-        }
-        role("agent", &self.write("agent.yaml", &settings.to_string())?)
-    }
-
-    fn entry(&self, path: &str, ttl: &str) -> Result<()> {
-        let selector = format!("unix:uid:{}", own_uid()?);
-        let id = format!("spiffe://example.org{path}");
-        let args = ["--spiffe-id", &id, "--parent-id", NODE, "--selector", &selector, "--x509-svid-ttl", ttl];
-        self.verb(["entry", "create"].into_iter().chain(args)).ok().map(drop)
-    }
-
-    fn fetch(&self) -> Result<Value> {
-        let address = format!("unix://{}", self.path("agent.sock").display());
-        let program =
-            Program::new(tools::kasbah()).args(["agent", "fetch", "x509", "-o", "json", "--socket", &address]);
-        program.ok()?.json()
-    }
-
-    fn log(&self, name: &str) -> String {
-        let text = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().rev().take(15).collect();
-        lines.into_iter().rev().collect::<Vec<_>>().join("\n")
-    }
-}
-
-fn role(role: &str, settings: &Path) -> Result<Running> {
-    let log = settings.with_extension("log");
-    Program::new(tools::kasbah()).args([role, "run", "--config"]).arg(settings).background(&log)
-}
-
-fn own_uid() -> Result<u32> {
-    Ok(std::fs::metadata("/proc/self")?.uid())
 }
 
 /// Serials that a TLS server shows within some time, each connection judged by the bundle of that moment; no failure counts as
@@ -208,7 +110,7 @@ fn a_node_comes_back() -> Result<()> {
     wait::until("the first SVID", START_MAX, || site.fetch()).with_context(|| site.log("agent"))?;
     drop(agent);
     // The token is used up; nothing but the SVID that has run out is left to show.
-    std::fs::remove_file(site.path("token"))?;
+    std::fs::remove_file(site.path("agent.token"))?;
     std::thread::sleep(Duration::from_secs(21));
     let _agent = site.agent(&json!({}))?;
     wait::until("the way back", START_MAX, || {
@@ -335,22 +237,5 @@ fn validated_and_written(mesh: &Mesh) -> Result<()> {
     Ok(())
 }
 
-fn twenty_rotations(mesh: &mut Mesh) -> Result<()> {
-    let log = mesh.scratch("watch")?.join("watch.json");
-    let watching = mesh
-        .launch("helloworld", tools::python_program("python")?)
-        .arg(tools::source("interop/spiffe_watch.py"))
-        .args(["--seconds", "75"])
-        .background(&log)?;
-    watching.finish(Duration::from_secs(110))?;
-    let watched: Value = serde_json::from_str(&std::fs::read_to_string(&log)?)?;
-    let count = watched["serials"].as_array().map_or(0, Vec::len);
-    ensure!(count >= 20, "py-spiffe was pushed only {count} certificates: {watched}");
-    ensure!(watched["errors"] == json!([]), "{watched}");
-    Ok(())
-}
-
-const NODE: &str = "spiffe://example.org/node/local";
 const WRONG: &str = "0000000000000000000000000000000000000000000000000000000000000000";
-const START_MAX: Duration = Duration::from_secs(40);
 const ROTATIONS_MAX: Duration = Duration::from_secs(90);

@@ -6,6 +6,8 @@
 mod administration;
 mod admission;
 mod agent;
+mod agent_clients;
+mod agent_hardship;
 mod authority_rotation;
 mod ca_docs;
 mod cert_verbs;
@@ -29,6 +31,7 @@ mod policy;
 mod recovery;
 mod revocation;
 mod rotation;
+mod site;
 mod trial;
 
 use std::process::ExitCode;
@@ -42,7 +45,9 @@ fn main() -> ExitCode {
         // The longest first: it mostly waits, and the others run beside it.
         rotation::trials,
         admission::trials,
+        agent_clients::trials,
         agent::trials,
+        agent_hardship::trials,
         authority_rotation::trials,
         demo::trials,
         drill::trials,
