@@ -2,6 +2,7 @@
 //! gets an expired SVID, never stands without one, and loses no request.
 
 mod envoy;
+mod rust_spiffe;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -19,7 +20,7 @@ use crate::site::{START_MAX, Site};
 use crate::trial::alone;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![alone("agent::py_spiffe_and_stock_envoy_follow_twenty_rotations", twenty_rotations)]
+    vec![alone("agent::py_spiffe_the_spiffe_crate_and_stock_envoy_follow_twenty_rotations", twenty_rotations)]
 }
 
 /// All at the same time, since the time passes for all of them.
@@ -39,10 +40,11 @@ fn twenty_rotations() -> Result<()> {
     let endpoint = site.endpoint("agent");
     let results = std::thread::scope(|scope| {
         let py = scope.spawn(|| py_spiffe(python, &endpoint, &site.path("watch.json")));
+        let rust = scope.spawn(|| rust_spiffe::follow(&endpoint, ROTATIONS, ROTATIONS_MAX));
         let bare = scope.spawn(|| without_the_header(&endpoint));
         let modes = ["GRPC", "DELTA_GRPC"];
         let envoys = modes.map(|mode| scope.spawn(move || envoy::serve_through(site, envoy, mode, ROTATIONS)));
-        let mut all = vec![("py-spiffe", py.join()), ("no header", bare.join())];
+        let mut all = vec![("py-spiffe", py.join()), ("spiffe", rust.join()), ("no header", bare.join())];
         all.extend(modes.into_iter().zip(envoys.map(std::thread::ScopedJoinHandle::join)));
         all
     });
