@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use identity::bundle::{BUNDLE_BYTES_MAX, JwtAuthority, TrustBundle};
+use identity::bundle::{BUNDLE_BYTES_MAX, BundleError, JwtAuthority, TrustBundle};
 use identity::spiffe_id::TrustDomain;
 use proto::spire::api::types::{Bundle, JwtKey, WitKey, X509Certificate};
 
@@ -74,10 +74,10 @@ pub(crate) fn text(bundle: &TrustBundle, format: BundleFormat) -> String {
 /// Reads the bundle of `name` from a file, or from stdin.
 pub(crate) fn read(name: &str, format: BundleFormat, path: Option<&Path>) -> Result<Bundle, Failure> {
     let shown = path.map_or_else(|| "stdin".to_owned(), |path| path.display().to_string());
-    let bad = |error: &dyn std::error::Error| Failure::new(Exit::Data, format!("{shown}: {}", chain(error)));
     let name = name.strip_prefix("spiffe://").unwrap_or(name);
-    let domain = TrustDomain::parse(name)
-        .map_err(|error| Failure::new(Exit::Data, format!("`{name}` is no trust domain: {error}")))?;
+    let domain = TrustDomain::parse(name).map_err(|error| {
+        Failure::refused(Exit::Usage, error.reason(), format!("`{name}` is no trust domain: {error}"))
+    })?;
     let mut content = Vec::new();
     let limit = BUNDLE_BYTES_MAX as u64 + 1;
     match path {
@@ -89,5 +89,7 @@ pub(crate) fn read(name: &str, format: BundleFormat, path: Option<&Path>) -> Res
         BundleFormat::Pem => TrustBundle::from_pem(domain, &content),
         BundleFormat::Spiffe => TrustBundle::parse_published(domain, &content),
     };
-    Ok(to_wire(&bundle.map_err(|error| bad(&error))?))
+    let refused =
+        |error: BundleError| Failure::refused(Exit::Data, error.reason(), format!("{shown}: {}", chain(&error)));
+    Ok(to_wire(&bundle.map_err(refused)?))
 }

@@ -34,7 +34,10 @@ pub(crate) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(
             serde_saphyr::to_string(value).map_err(|e| Failure::failed(format!("cannot write YAML: {e}")))?
         }
     };
-    line(text.trim_end());
+    let text = text.trim_end();
+    if !text.is_empty() {
+        line(text);
+    }
     Ok(())
 }
 

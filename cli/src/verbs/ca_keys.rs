@@ -16,7 +16,8 @@ use crate::exit::{Exit, Failure, chain};
 use crate::output;
 
 pub(crate) fn keys(args: &CaKeysArgs) -> Result<(), Failure> {
-    let found = wait(async { ca(&args.ca).await?.custody().await })?;
+    let mut found = wait(async { ca(&args.ca).await?.custody().await })?;
+    found.authorities.sort_by(|a, b| (&a.kind, a.not_before, &a.id).cmp(&(&b.kind, b.not_before, &b.id)));
     output::print(args.output.output, &document(&found), || text(&found))
 }
 

@@ -13,12 +13,13 @@ pub(crate) fn run(command: &CaCommand) -> Result<(), Failure> {
     match command {
         CaCommand::Backup { file, place, output } => {
             let settings = settings(place)?;
-            let made = wait(async { ca::backup(&settings, file).await.map_err(failure) })?;
+            let made = wait(async { ca::backup(&settings, file).await.map_err(|e| failure(e, Exit::Failed)) })?;
             print(*output, &made, &format!("{} rows written to {}", made.rows, file.display()))
         }
         CaCommand::Restore { file, place, force, moved, output } => {
             let (settings, options) = (settings(place)?, RestoreOptions { force: *force, moved: *moved });
-            let restored = wait(async { ca::restore(&settings, file, options).await.map_err(failure) })?;
+            let restored =
+                wait(async { ca::restore(&settings, file, options).await.map_err(|e| failure(e, Exit::Data)) })?;
             if !moved {
                 output::message(AFTERWARDS);
             }
@@ -49,9 +50,11 @@ fn print(output: OutputArg, report: &BackupReport, text: &str) -> Result<(), Fai
     output::print(output.output, &value, || text.to_owned())
 }
 
-fn failure(error: BackupError) -> Failure {
+/// A file that cannot be read is bad input, one that cannot be written is not: `unusable` says which.
+fn failure(error: BackupError, unusable: Exit) -> Failure {
     let exit = match error.reason() {
         "BACKUP_DAMAGED" | "BACKUP_UNPROVEN" | "BACKUP_OTHER_VERSION" => Exit::Data,
+        "BACKUP_FILE_UNUSABLE" => unusable,
         _ => Exit::Failed,
     };
     Failure::refused(exit, error.reason(), chain(&error))

@@ -1,6 +1,7 @@
 //! `kasbah down`: asks the supervisor of a mesh to stop and waits until it has.
 
 use std::fs::{File, TryLockError};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -38,8 +39,7 @@ pub(crate) fn supervisor(layout: &Layout) -> Result<Option<Pid>, Failure> {
     let file = match File::open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            let text = format!("{} cannot be read: {error}", path.display());
-            return Err(Failure::refused(Exit::Denied, "LOCAL_ACCESS_DENIED", text));
+            return Err(not_ours(&path, &error));
         }
         Err(_) => return Ok(None),
     };
@@ -51,6 +51,12 @@ pub(crate) fn supervisor(layout: &Layout) -> Result<Option<Pid>, Failure> {
         }
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
+}
+
+/// What another user's mesh keeps to itself.
+pub(crate) fn not_ours(path: &Path, error: &std::io::Error) -> Failure {
+    let text = format!("{} cannot be read: {error}", path.display());
+    Failure::refused(Exit::Denied, "LOCAL_ACCESS_DENIED", text)
 }
 
 const STOP_WAIT_MAX: Duration = Duration::from_secs(20);

@@ -183,7 +183,7 @@ fn verify_file(file: &Path, since: Option<&Path>) -> Result<Told, Failure> {
 
 fn parse_line<T: serde::de::DeserializeOwned>(file: &Path, number: u64, line: &str) -> Result<T, Failure> {
     serde_json::from_str(line).map_err(|error| {
-        Failure::failed(format!("{}:{number}: not a line of an exported log: {error}", file.display()))
+        Failure::new(Exit::Data, format!("{}:{number}: not a line of an exported log: {error}", file.display()))
     })
 }
 
@@ -193,7 +193,8 @@ fn saved_head(file: &Path) -> Result<SignedTreeHead, Failure> {
     let head = serde_json::from_str::<HeadDocument>(&text).or_else(|error| {
         let first = text.lines().next().unwrap_or_default();
         let header: Result<Header, _> = serde_json::from_str(first);
-        header.map_err(|_| Failure::failed(format!("{}: not a saved tree head: {error}", file.display())))?.head()
+        let bad = |_| Failure::new(Exit::Data, format!("{}: not a saved tree head: {error}", file.display()));
+        header.map_err(bad)?.head()
     })?;
     head.verified()
 }

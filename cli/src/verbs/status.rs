@@ -84,7 +84,10 @@ pub(super) fn running(layout: &Layout) -> Result<MeshState, Failure> {
             .remedy("start one with `kasbah up`, or name its folder with --dir DIR or KASBAH_DIR")
     };
     down::supervisor(layout)?.ok_or_else(none)?;
-    let text = std::fs::read(layout.state()).map_err(|_| none())?;
+    let text = std::fs::read(layout.state()).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied => down::not_ours(&layout.state(), &error),
+        _ => none(),
+    })?;
     serde_json::from_slice(&text)
         .map_err(|e| Failure::new(Exit::Data, format!("{} is damaged: {e}", layout.state().display())))
 }

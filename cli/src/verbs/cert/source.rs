@@ -60,7 +60,8 @@ pub(super) fn read(file: &str) -> Result<Found, Failure> {
         Ok(_) => Err(Failure::new(Exit::Data, format!("{source} holds no certificate"))
             .remedy("give a PEM file with `-----BEGIN CERTIFICATE-----`, leaf first")),
         Err(error) => {
-            Err(Failure::new(Exit::Data, format!("{source} holds no readable certificate: {}", chain(&error)))
+            let text = format!("{source} holds no readable certificate: {}", chain(&error));
+            Err(Failure::refused(Exit::Data, error.reason(), text)
                 .remedy("give a PEM file with `-----BEGIN CERTIFICATE-----`, leaf first"))
         }
     }

@@ -13,10 +13,9 @@ use serde_json::Value;
 use crate::args::{CaArg, DirArg};
 use crate::ca_client::EntryFilter;
 use crate::exit::{Exit, Failure};
-use crate::up::MeshState;
 use crate::up::layout::Layout;
 use crate::up::probe;
-use crate::verbs::{ca, down};
+use crate::verbs::{ca, status};
 
 /// Everything that is judged.
 #[derive(Debug, Default)]
@@ -57,13 +56,11 @@ impl Facts {
 
 pub(super) async fn gather(dir: &DirArg) -> Result<Facts, Failure> {
     let layout = Layout::of(&dir.dir)?;
-    let none = || {
-        Failure::refused(Exit::Unavailable, "MESH_NOT_RUNNING", format!("no mesh runs in {}", layout.dir.display()))
-            .remedy("start one with `kasbah up`, name its folder with --dir DIR, or look before a start with --pre")
-    };
-    down::supervisor(&layout)?.ok_or_else(none)?;
-    let state: MeshState = serde_json::from_slice(&std::fs::read(layout.state()).map_err(|_| none())?)
-        .map_err(|e| Failure::new(Exit::Data, format!("{} is damaged: {e}", layout.state().display())))?;
+    let state = status::running(&layout).map_err(|failure| match failure.exit {
+        Exit::Unavailable => failure
+            .remedy("start one with `kasbah up`, name its folder with --dir DIR, or look before a start with --pre"),
+        _ => failure,
+    })?;
     let parts = join_all(state.processes.iter().map(|process| async {
         let pages = match process.admin {
             Some(admin) => pages(admin).await,

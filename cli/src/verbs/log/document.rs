@@ -65,7 +65,7 @@ impl Header {
         if self.format == FORMAT {
             return Ok(self.head);
         }
-        Err(Failure::failed(format!("the exported log is of the format {:?}, not {FORMAT}", self.format)))
+        Err(Failure::new(Exit::Data, format!("the exported log is of the format {:?}, not {FORMAT}", self.format)))
     }
 }
 
