@@ -6,10 +6,12 @@ pub mod load;
 pub mod mesh;
 pub mod postgres;
 pub mod program;
+pub mod terminal;
 pub mod tools;
 pub mod wait;
 pub mod way;
 
 pub use mesh::{Mesh, MeshOptions};
 pub use program::{Answer, Program, Running};
+pub use terminal::Terminal;
 pub use tools::Skipped;

@@ -279,7 +279,15 @@ pub fn up(dir: &Path) -> Program {
 /// # Errors
 /// When there is no such process.
 pub fn kill(pid: u64) -> Result<()> {
-    Program::new("kill").args(["-KILL", &pid.to_string()]).ok()?;
+    kill_with("KILL", pid)
+}
+
+/// Sends a process a signal, such as `TERM`.
+///
+/// # Errors
+/// When there is no such process.
+pub fn kill_with(signal: &str, pid: u64) -> Result<()> {
+    Program::new("kill").args([&format!("-{signal}"), &pid.to_string()]).ok()?;
     Ok(())
 }
 

@@ -122,6 +122,11 @@ impl Program {
         Ok(Running { child })
     }
 
+    /// The command itself, for who runs it in another way.
+    pub(crate) fn into_command(self) -> Command {
+        self.command
+    }
+
     fn spawn_piped(&mut self) -> Result<Child> {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         self.command.spawn().with_context(|| format!("{} cannot be started", self.name.to_string_lossy()))

@@ -19,10 +19,12 @@ mod csr;
 mod database;
 mod demo;
 mod drill;
+mod exit_codes;
 mod explain;
 mod failures;
 mod federation;
 mod foreign;
+mod golden;
 mod interop;
 mod migration;
 mod mtls;
@@ -32,6 +34,7 @@ mod recovery;
 mod revocation;
 mod rotation;
 mod site;
+mod terminals;
 mod trial;
 
 use std::process::ExitCode;
@@ -64,12 +67,15 @@ fn main() -> ExitCode {
         cli::trials,
         config::trials,
         interop::trials,
+        exit_codes::trials,
         failures::trials,
         federation::trials,
         migration::trials,
+        golden::trials,
         recovery::trials,
         revocation::trials,
         database::trials,
+        terminals::trials,
     ];
     let conclusion = libtest_mimic::run(&arguments, modules.iter().flat_map(|trials| trials()).collect());
     trial::stop_shared_mesh();
