@@ -355,6 +355,8 @@ impl Authorities {
         let rows = store.authorities().await?.rows;
         let signs = |row: &&AuthorityRow| {
             matches!(row.kind, AuthorityKind::Root | AuthorityKind::X509)
+                // A key that waits for its certificate has issued nothing.
+                && !row.certificate.is_empty()
                 && row.not_after > secs(now)
                 && self.keys.holds(row)
                 && rows::may_sign_lists(row)

@@ -427,6 +427,22 @@ async fn a_rotation_in_peace_revokes_nothing() {
     assert!(lists.into_iter().all(|list| Crl::decode(&list.der).unwrap().is_empty()));
 }
 
+/// Once the key's row, which has no certificate, kept every list from being signed.
+async fn a_key_that_waits_for_its_certificate_stops_no_list() {
+    use proto::kasbah::ca::v1::MakeCsrRequest;
+    use proto::kasbah::ca::v1::custody_client::CustodyClient;
+    let ca = Running::start_with(serving).await;
+    let node = ca.node(Some("/node/local")).await;
+    let entry = ca.entry("/web", "/node/local").await;
+    let svid = issue(&ca, &node, &entry).await.unwrap();
+    CustodyClient::new(ca.local().await).make_csr(MakeCsrRequest { another: false }).await.unwrap();
+    let done = revoke(&ca, Target::Serial(svid.serial().to_owned())).await.unwrap();
+    assert!(done.revoked == 1 && done.crl_number > 0, "{done:?}");
+    let serial = identity::revocation::serial_bytes(svid.serial()).unwrap();
+    let lists = fetch(&ca, &node, 0).await.lists;
+    assert!(lists.iter().any(|list| Crl::decode(&list.crl).unwrap().find(&serial).is_some()));
+}
+
 database::on_each_database! {
     a_compromised_root_says_with_its_last_list_that_its_intermediates_are_revoked,
     a_rotation_in_peace_revokes_nothing,
@@ -434,6 +450,7 @@ database::on_each_database! {
     bad_input_is_refused_with_its_place,
     a_preview_says_what_is_hit_and_what_would_be_issued_again,
     a_revoked_node_is_out_at_once_and_its_stream_ends,
+    a_key_that_waits_for_its_certificate_stops_no_list,
     a_revoked_certificate_of_a_node_renews_nothing,
     tokens_are_revoked_by_their_hash,
     a_new_intermediate_has_a_list_at_once,
