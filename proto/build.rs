@@ -59,6 +59,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     tonic_prost_build::configure()
         .btree_map(".")
         .skip_debug(SECRETS)
+        .codec_path("crate::codec::FrugalCodec")
         .emit_rerun_if_changed(false)
         .compile_fds(set.clone())?;
     for file in &mut set.file {

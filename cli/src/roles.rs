@@ -18,15 +18,9 @@ pub(crate) fn ca(args: &RoleArgs) -> Result<(), Failure> {
     serve("ca", args, Threads::Few, |settings: &ca::Settings| settings.check().map_err(|e| chain(&e)), ca::run)
 }
 
-/// `kasbah agent run`.
+/// `kasbah agent run`. One thread answers thousands of workloads; each further one would keep memory of its own.
 pub(crate) fn agent(args: &RoleArgs) -> Result<(), Failure> {
-    serve(
-        "agent",
-        args,
-        Threads::Few,
-        |settings: &agent::Settings| settings.validate().map_err(|e| chain(&e)),
-        agent::run,
-    )
+    serve("agent", args, Threads::One, |s: &agent::Settings| s.validate().map_err(|e| chain(&e)), agent::run)
 }
 
 /// `kasbah proxy run`. The proxy starts its own workers; this thread is its control thread.
@@ -83,7 +77,11 @@ where
     }
     let logs = runtime::logs::init(role, LogFormat::Text).map_err(|e| Failure::new(Exit::Usage, chain(&e)))?;
     let mut builder = match threads {
-        Threads::One => tokio::runtime::Builder::new_current_thread(),
+        Threads::One => {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.max_blocking_threads(BLOCKING_THREADS);
+            builder
+        }
         Threads::Few => {
             let mut builder = tokio::runtime::Builder::new_multi_thread();
             builder.worker_threads(CONTROL_THREADS);
@@ -99,3 +97,5 @@ where
 
 /// Control roles share two threads; their work is small and mostly waiting.
 const CONTROL_THREADS: usize = 2;
+/// Beside a single thread: for reading files and waiting for commands.
+const BLOCKING_THREADS: usize = 16;

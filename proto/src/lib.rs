@@ -2,6 +2,8 @@
 //!
 //! xDS, `ext_authz`, rate limit and access log types come from `envoy-types`.
 
+mod codec;
+
 /// Wraps generated code in a module with the lints it cannot meet switched off.
 macro_rules! generated {
     ($(#[$doc:meta])* $name:ident, $package:literal) => {
