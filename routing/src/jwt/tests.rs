@@ -269,7 +269,7 @@ fn assumed_claims_fit_a_provider_or_none() {
         ..provider()
     };
     let authn = authn(&[("a", of("https://a", &[])), ("b", of("https://b", &["shop"]))], missing());
-    let assume = |claims: serde_json::Value| {
+    let assume = |claims: Value| {
         let claims = claims.as_object().unwrap().clone();
         authn
             .danger_assume(&claims)
