@@ -122,7 +122,7 @@ fn typed_in(page: &str) -> Vec<String> {
             inside = !inside;
         } else if inside {
             let line = line.trim_start_matches("$ ").trim_start();
-            let line = line.split(" # ").next().unwrap_or_default().trim_end();
+            let line = line.split(" # ").next().unwrap_or_default().trim_end().trim_end_matches(" &");
             // Numbers that every reader has his own of.
             let line = line.replace("PID", "1").replace("$$", "1");
             lines.extend(examples(&line));
