@@ -54,6 +54,7 @@ const PATTERNS: &[(&str, &str)] = &[
     (r"\b[0-9a-f]{16,}\b", "HEX"),
     (r"\b127\.\d+\.\d+\.\d+:\d+", "IP:PORT"),
     (r"\b127\.\d+\.\d+\.\d+\b", "IP"),
+    (r"\b127\.\d+\.\d+\.\d+_", "IP_"),
     (r"\blocalhost:\d+", "localhost:PORT"),
     (r"[A-Za-z0-9+/_-]{40,}={0,2}", BASE64),
     (r"\b[A-Za-z0-9+/]{20,}={1,2}", BASE64),
