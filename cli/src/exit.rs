@@ -93,7 +93,7 @@ impl fmt::Display for Failure {
         if let Some(doc) = doc {
             write!(f, "\n  cause: {}", doc.cause)?;
         }
-        match self.remedy.as_deref().or(doc.map(|doc| doc.remedy)) {
+        match self.remedy.as_deref().or_else(|| doc.map(|doc| doc.remedy)) {
             Some(remedy) => write!(f, "\n  to mend it: {remedy}"),
             None => Ok(()),
         }

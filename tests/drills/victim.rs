@@ -227,9 +227,9 @@ impl Watch {
         let mut send = door.http2(holder).await?;
         loop {
             if grpc {
-                door.greet(&mut send).await?
+                door.greet(&mut send).await?;
             } else {
-                door.ask(&mut send).await?
+                door.ask(&mut send).await?;
             }
             self.note();
             tokio::time::sleep(PAUSE).await;

@@ -117,15 +117,15 @@ impl Why {
 
     /// Takes over what another failing test of the same thing wanted; gives back what is something else.
     fn absorb(&mut self, other: Self) -> Option<Self> {
-        match (self, other) {
-            (
-                Self::Fact { subject, found, wanted, passes: false },
-                Self::Fact { subject: of, found: with, wanted: more, passes: false },
-            ) if *subject == of && *found == with => {
+        let Self::Fact { subject, found, wanted, passes: false } = self else { return Some(other) };
+        match other {
+            Self::Fact { subject: of, found: with, wanted: more, passes: false }
+                if *subject == of && *found == with =>
+            {
                 wanted.extend(more);
                 None
             }
-            (_, other) => Some(other),
+            other => Some(other),
         }
     }
 

@@ -30,7 +30,8 @@ async fn changes_are_made_together_or_not_at_all() {
     assert_eq!(apply(&ca, ApplyEntriesRequest { create, ..Default::default() }).await, []);
     let before = there(&ca);
     assert_eq!(before, wanted(&[("a", "/a"), ("b", "/b"), ("c", "/c")]));
-    let (revision, audited) = (ca.certifier.store.registry().entries_revision(), acts(&ca).await);
+    let revision = ca.certifier.store.registry().entries_revision();
+    let audited = acts(&ca).await;
     let whole = ApplyEntriesRequest {
         update: vec![named("a", "/a2")],
         create: vec![named("d", "/d"), named("e", "/e")],

@@ -87,7 +87,7 @@ fn enter<'w>(
         return inbound(world, held, asked);
     }
     let gateways = || world.held.iter().filter(|held| held.proxy.is_gateway());
-    let port = asked.port.or(asked.scheme.default_port());
+    let port = asked.port.or_else(|| asked.scheme.default_port());
     let open = |held: &&Held| port.is_some_and(|port| by_port(held, port).is_some());
     let names: Vec<String> = gateways().map(full_name).collect();
     // Which port is really bound may be known to the proxy only.
@@ -118,7 +118,7 @@ fn visit(asked: &Asked, connection: Connection) -> Visit {
 }
 
 fn gateway<'w>(held: &'w Held, asked: &Asked, assumed: &mut Vec<String>) -> Result<Arrival<'w>, Failure> {
-    let port = asked.port.or(asked.scheme.default_port());
+    let port = asked.port.or_else(|| asked.scheme.default_port());
     let found = port.and_then(|port| by_port(held, port));
     let found = found.or_else(|| {
         // What is bound for a port of the documents is the proxy's own setting.

@@ -68,7 +68,7 @@ impl World {
         let found = self.held.iter().filter(|held| wanted(held));
         let found = found.clone().find(by_id).or_else(|| found.clone().find(|held| held.proxy.is_called(name)));
         found.ok_or_else(|| {
-            let known: Vec<String> = self.held.iter().filter(|held| wanted(held)).map(|held| full_name(held)).collect();
+            let known: Vec<String> = self.held.iter().filter(|held| wanted(held)).map(full_name).collect();
             Failure::new(Exit::Usage, format!("no proxy is called `{name}`"))
                 .remedy(format!("known are: {}", known.join(", ")))
         })
@@ -122,7 +122,7 @@ async fn live(args: &ExplainMeshArgs, layout: &Layout) -> Result<Vec<(SocketAddr
             pages.extend(asked.await.into_iter().flatten());
         }
         Err(_) => {
-            output::message(&format!("no mesh runs in {}: explained by its documents only", layout.dir.display()))
+            output::message(&format!("no mesh runs in {}: explained by its documents only", layout.dir.display()));
         }
     }
     Ok(pages)
@@ -199,5 +199,5 @@ fn differs(explainer: &Explainer, proxy: &Proxy, held: &BTreeMap<(&str, &str), V
 
 pub(in crate::verbs) fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digit = |at: usize| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
-    (hex.len() % 2 == 0).then(|| (0..hex.len()).step_by(2).map(digit).collect())?
+    hex.len().is_multiple_of(2).then(|| (0..hex.len()).step_by(2).map(digit).collect())?
 }
