@@ -57,7 +57,11 @@ impl Terminal {
         let found = termios::tcgetattr(&theirs)?;
         let program = program.into_command();
         // Only as the leader of a session a program has a terminal of its own.
-        let mut command: Command = tools::system("setsid")?.arg("--ctty").arg(program.get_program()).into_command();
+        // Whoever runs the tests in the background has Ctrl-C ignored, and so would all that they start.
+        let mut command: Command = tools::system("setsid")?
+            .args(["--ctty", "env", "--default-signal"])
+            .arg(program.get_program())
+            .into_command();
         command.args(program.get_args());
         for (name, value) in program.get_envs() {
             match value {
