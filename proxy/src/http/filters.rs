@@ -40,15 +40,7 @@ pub(crate) async fn run(record: &mut Record, table: Option<&RouteTable>, mut bod
     let hcm = record.hcm.clone();
     let mut selection = select(record, table);
     for filter in &hcm.config.filters {
-        let changed = selection.and_then(|selection| selection.override_for(&filter.name));
-        let off = match changed {
-            Some(FilterOverride::Disabled) => true,
-            Some(_) => false,
-            None => filter.disabled,
-        };
-        if off {
-            continue;
-        }
+        let Some(changed) = filter.on_route(selection.as_ref()) else { continue };
         let step = match &filter.kind {
             FilterKind::JwtAuthn(jwt) => {
                 if authenticate(record, jwt, changed)? {

@@ -116,15 +116,7 @@ fn run(
     steps: &mut Steps,
 ) -> Result<(), End> {
     let selection = table.and_then(|table| table.pick(&passage.request(), DICE).ok());
-    let changed = selection.and_then(|selection| selection.override_for(&filter.name));
-    let off = match changed {
-        Some(FilterOverride::Disabled) => true,
-        Some(_) => false,
-        None => filter.disabled,
-    };
-    if off {
-        return Ok(());
-    }
+    let Some(changed) = filter.on_route(selection.as_ref()) else { return Ok(()) };
     match (&filter.kind, changed) {
         (FilterKind::JwtAuthn(jwt), changed) => tokens(jwt, changed, passage, verify, steps),
         (FilterKind::Rbac(_), Some(FilterOverride::Rbac(rbac))) | (FilterKind::Rbac(rbac), _) => {

@@ -22,6 +22,7 @@ use envoy_types::pb::google::protobuf::Any;
 use crate::config::{At, ConfigError, decode, flag, is_type, not_supported, type_name};
 use crate::jwt::{JwtAuthn, JwtOverride};
 use crate::rbac::RbacFilter;
+use crate::route::Selection;
 
 pub use authorize::{Authorization, authorize};
 pub use cors::{CorsDecision, CorsPolicy};
@@ -40,6 +41,20 @@ pub struct HttpFilter {
     pub disabled: bool,
     /// What it does.
     pub kind: FilterKind,
+}
+
+impl HttpFilter {
+    /// What a route changes about this filter; `None` when the filter does not run there.
+    #[allow(clippy::option_option, reason = "the outer says whether it runs, the inner whether something is changed")]
+    pub fn on_route<'t>(&self, route: Option<&Selection<'t>>) -> Option<Option<&'t FilterOverride>> {
+        let changed = route.and_then(|route| route.override_for(&self.name));
+        let off = match changed {
+            Some(FilterOverride::Disabled) => true,
+            Some(_) => false,
+            None => self.disabled,
+        };
+        (!off).then_some(changed)
+    }
 }
 
 /// What a filter does.
