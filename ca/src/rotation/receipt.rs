@@ -21,7 +21,7 @@ pub(crate) struct Receipt {
 impl Certifier {
     /// The receipt of the newest rotation of a kind, or of the one that began at `started_at`; also of one that still runs.
     pub(crate) async fn receipt(&self, kind: AuthorityKind, started_at: i64) -> Result<Receipt, Refusal> {
-        let steps = self.store.rotation_steps(kind, started_at).await?;
+        let steps = newest(self.store.rotation_steps(kind, started_at).await?);
         let first = steps.first().ok_or(Refusal::NoRotation)?;
         let document = json!({
             "type": TYPE,
@@ -41,6 +41,15 @@ impl Certifier {
     fn is_running(&self, kind: AuthorityKind, started_at: i64) -> bool {
         let signing = self.authorities.current();
         signing.line(kind).running.as_ref().is_some_and(|running| running.started_at == started_at)
+    }
+}
+
+/// The last of several rotations that began in the same second: an abort ends one.
+fn newest(mut steps: Vec<TakenStep>) -> Vec<TakenStep> {
+    let ended = steps.iter().rev().skip(1).position(|step| step.step == "abort");
+    match ended {
+        Some(after) => steps.split_off(steps.len() - 1 - after),
+        None => steps,
     }
 }
 
@@ -71,3 +80,38 @@ fn time(secs: i64) -> String {
 
 /// What the document says that it is.
 const TYPE: &str = "kasbah.rotation-receipt.v1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(steps: &[&str]) -> Vec<TakenStep> {
+        let step = |step: &&str| TakenStep {
+            kind: AuthorityKind::Root,
+            started_at: 7,
+            step: (*step).to_owned(),
+            at: 7,
+            actor: String::new(),
+            target: String::new(),
+            bundle_sequence: 0,
+            acknowledged: Vec::new(),
+            waived: Vec::new(),
+        };
+        steps.iter().map(step).collect()
+    }
+
+    #[test]
+    fn of_rotations_that_began_in_one_second_the_last_counts() {
+        let check = |steps: &[&str], expected: &[&str]| {
+            let found: Vec<String> = newest(taken(steps)).into_iter().map(|step| step.step).collect();
+            assert_eq!(found, expected, "{steps:?}");
+        };
+        check(&[], &[]);
+        check(&["abort"], &["abort"]);
+        check(&["prepare", "activate", "taint", "revoke"], &["prepare", "activate", "taint", "revoke"]);
+        check(&["prepare", "abort"], &["prepare", "abort"]);
+        check(&["prepare", "abort", "prepare"], &["prepare"]);
+        check(&["prepare", "abort", "prepare", "abort"], &["prepare", "abort"]);
+        check(&["prepare", "abort", "prepare", "abort", "prepare", "activate"], &["prepare", "activate"]);
+    }
+}

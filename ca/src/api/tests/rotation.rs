@@ -259,6 +259,11 @@ async fn the_receipt_names_who_acknowledged_and_who_was_waived_and_is_signed() {
     assert_eq!(reason(receipt().await), "ROTATION_UNKNOWN");
     let old = scene.roots().await.pop().unwrap();
     scene.prepare().await;
+    scene.rotations().abort(AbortRequest::default()).await.unwrap();
+    let aborted = receipt().await.unwrap();
+    assert_eq!((&aborted["result"], aborted["steps"].as_array().unwrap().len()), (&"aborted".into(), 2), "{aborted}");
+    // In the same second, most of the time, and another rotation all the same.
+    scene.prepare().await;
     scene.acknowledge(&good).await;
     assert_eq!(receipt().await.unwrap()["result"], "under way");
     scene.waive(&away.svid).await;
