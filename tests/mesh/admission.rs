@@ -208,7 +208,11 @@ fn nodes_join_and_come_back() -> Result<()> {
     let _device = site.role("agent", &site.path("device.yaml"))?;
     wait::until("the workload's SVID after the long absence", START_MAX, || site.fetch("device"))?;
 
-    // A second machine under a host's name is refused, with what to do.
+    a_second_host_is_refused(&site)
+}
+
+/// A second machine under a host's name is refused, with what to do.
+fn a_second_host_is_refused(site: &Site) -> Result<()> {
     let way =
         ("http_challenge", json!({"hostname": "localhost", "listen": format!("127.0.0.1:{}", mesh::free_port()?)}));
     let mut second = site.agent("second", way)?;
