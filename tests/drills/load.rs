@@ -2,13 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use harness::load::{Load, Plan};
+use harness::steady::{self, Counts, Steady};
 use proto::demo::helloworld::HelloRequest;
 use proto::demo::helloworld::greeter_client::GreeterClient;
 
@@ -17,7 +15,7 @@ use crate::scene::Scene;
 /// All loads of a drill.
 pub(crate) struct Loads {
     http: Vec<(String, Load)>,
-    others: Vec<Steady>,
+    others: Vec<(String, Steady)>,
 }
 
 /// What a load has seen.
@@ -43,9 +41,10 @@ impl Loads {
             http.push((format!("HTTP: test, {}", node.name), start(outbound, request, 2)));
         }
         let tcp = mesh.address("/ingress/tcp")?;
-        let mut others: Vec<Steady> =
-            (1..=3).map(|n| Steady::start(format!("TCP {n}, kept open"), move |s| echo(tcp, s))).collect();
-        others.push(Steady::start("gRPC: ingress, helloworld".into(), move |s| greet(ingress, s)));
+        let kept_open = |n| (format!("TCP {n}, kept open"), Steady::start(PAUSE, move |counts| echo(tcp, counts)));
+        let mut others: Vec<(String, Steady)> = (1..=3).map(kept_open).collect();
+        let grpc = Steady::start(PAUSE, move |counts| greet(ingress, counts));
+        others.push(("gRPC: ingress, helloworld".into(), grpc));
         Ok(Self { http, others })
     }
 
@@ -55,16 +54,17 @@ impl Loads {
             let trouble = if tally.failed > 0 { format!("{:?}", tally.failures) } else { String::new() };
             Seen { name: name.clone(), answered: tally.answered, failed: tally.failed, trouble }
         });
-        http.chain(self.others.iter().map(Steady::seen)).collect()
+        let others = self.others.iter().map(|(name, load)| {
+            let steady::Seen { answered, failed, trouble } = load.seen();
+            Seen { name: name.clone(), answered, failed, trouble }
+        });
+        http.chain(others).collect()
     }
 
     /// Forgets failures of the time in which the mesh was not yet whole.
     pub(crate) fn forget(&self) {
         self.http.iter().for_each(|(_, load)| load.forget());
-        for other in &self.others {
-            other.counts.answered.store(0, Ordering::Relaxed);
-            other.counts.failed.store(0, Ordering::Relaxed);
-        }
+        self.others.iter().for_each(|(_, load)| load.forget());
     }
 
     /// # Errors
@@ -83,60 +83,12 @@ fn start(address: SocketAddr, request: String, connections: usize) -> Load {
     Load::start(Plan { address, request, connections, pause: Duration::from_millis(20), expect: 200 })
 }
 
-/// A load on a thread of its own that asks again and again.
-struct Steady {
-    name: String,
-    counts: Arc<Counts>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Counts {
-    stop: AtomicBool,
-    answered: AtomicU64,
-    failed: AtomicU64,
-    trouble: std::sync::Mutex<String>,
-}
-
-impl Steady {
-    fn start(name: String, ask: impl Fn(&Counts) -> Result<()> + Send + 'static) -> Self {
-        let counts = Arc::new(Counts::default());
-        let shared = counts.clone();
-        let thread = std::thread::spawn(move || {
-            while !shared.stop.load(Ordering::Relaxed) {
-                if let Err(error) = ask(&shared) {
-                    shared.failed.fetch_add(1, Ordering::Relaxed);
-                    *shared.trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = format!("{error:#}");
-                    std::thread::sleep(PAUSE);
-                }
-            }
-        });
-        Self { name, counts, thread: Some(thread) }
-    }
-
-    fn seen(&self) -> Seen {
-        let Counts { answered, failed, trouble, .. } = &*self.counts;
-        let trouble = trouble.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let (answered, failed) = (answered.load(Ordering::Relaxed), failed.load(Ordering::Relaxed));
-        Seen { name: self.name.clone(), answered, failed, trouble }
-    }
-}
-
-impl Drop for Steady {
-    fn drop(&mut self) {
-        self.counts.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
 /// One connection for as long as it holds.
 fn echo(address: SocketAddr, counts: &Counts) -> Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     let mut number = 0_u64;
-    while !counts.stop.load(Ordering::Relaxed) {
+    while counts.goes_on() {
         number += 1;
         let (sent, mut back) = (number.to_be_bytes(), [0; 8]);
         stream.write_all(&sent)?;
@@ -144,7 +96,7 @@ fn echo(address: SocketAddr, counts: &Counts) -> Result<()> {
         if sent != back {
             bail!("another echo");
         }
-        counts.answered.fetch_add(1, Ordering::Relaxed);
+        counts.answered();
         std::thread::sleep(PAUSE);
     }
     Ok(())
@@ -156,9 +108,9 @@ fn greet(address: SocketAddr, counts: &Counts) -> Result<()> {
     runtime.block_on(async {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))?.timeout(ANSWER_MAX);
         let mut client = GreeterClient::new(endpoint.connect().await?);
-        while !counts.stop.load(Ordering::Relaxed) {
+        while counts.goes_on() {
             client.say_hello(HelloRequest { name: "drill".into() }).await?;
-            counts.answered.fetch_add(1, Ordering::Relaxed);
+            counts.answered();
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())

@@ -62,16 +62,17 @@ impl Node {
         let node_id = format!("spiffe://cluster.local/node/{name}");
         let token = mesh.kasbah(["token", "create", "--spiffe-id", &node_id]).ok()?.stdout;
         std::fs::write(folder.join("join-token"), token.trim())?;
-        std::os::unix::fs::PermissionsExt::set_mode(
-            &mut std::fs::metadata(folder.join("join-token"))?.permissions(),
-            0o600,
-        );
+        let owner_only = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(folder.join("join-token"), owner_only)?;
         let id = format!("spiffe://cluster.local/ns/default/sa/{name}");
         let selector = format!("launch:name:{name}");
         mesh.kasbah(["entry", "create", "--spiffe-id", &id, "--parent-id", &node_id, "--selector", &selector]).ok()?;
         let agent = start_agent(mesh, &folder)?;
         let address = address(mesh, place)?;
-        std::fs::write(mesh.dir().join(format!("config/{name}.yaml")), documents(name, address))?;
+        std::fs::write(
+            mesh.dir().join(format!("config/{name}.yaml")),
+            mesh::workload_documents(name, address, &[(9095, "http"), (9096, "tcp")]),
+        )?;
         let serve = ["demo", "serve", "helloworld", "--address", &address.to_string()];
         let workload = mesh.kasbah(serve).background(&folder.join("workload.log"))?;
         let settings = sidecar(mesh, name, address, &folder)?;
@@ -115,30 +116,6 @@ fn start_agent(mesh: &Mesh, folder: &Path) -> Result<Running> {
 fn address(mesh: &Mesh, place: usize) -> Result<Ipv4Addr> {
     let test: Ipv4Addr = mesh.at("/workloads/test/address")?.parse()?;
     Ok(Ipv4Addr::from(u32::from(test) + 20 + u32::try_from(place)?))
-}
-
-fn documents(name: &str, address: Ipv4Addr) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}, namespace: default}}
-spec:
-  hosts: [{name}.default.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{{number: 9095, name: http, protocol: HTTP}}, {{number: 9096, name: tcp, protocol: TCP}}]
-  workloadSelector: {{labels: {{app: {name}}}}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: {name}-1, namespace: default}}
-spec:
-  address: {address}
-  ports: {{http: 15006, tcp: 15006}}
-  labels: {{app: {name}}}
-  serviceAccount: {name}
-"
-    )
 }
 
 /// The demo's sidecar settings with another workload in them.

@@ -6,6 +6,7 @@ pub mod load;
 pub mod mesh;
 pub mod postgres;
 pub mod program;
+pub mod steady;
 pub mod terminal;
 pub mod tools;
 pub mod wait;

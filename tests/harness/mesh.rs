@@ -1,7 +1,7 @@
 //! A mesh of real processes in a folder of its own, started by `kasbah up --detach` and always stopped: by its owner,
 //! or, when the test process dies first, by a guard that sees its end.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -289,6 +289,37 @@ pub fn kill(pid: u64) -> Result<()> {
 pub fn kill_with(signal: &str, pid: u64) -> Result<()> {
     Program::new("kill").args([&format!("-{signal}"), &pid.to_string()]).ok()?;
     Ok(())
+}
+
+/// Documents of a workload beside the demo's: a service `NAME.default.svc.cluster.local`, its service account of the same name, and
+/// one workload whose sidecar is at port 15006 of `address`. `ports` have a number and a protocol, which is the port's name.
+pub fn workload_documents(name: &str, address: Ipv4Addr, ports: &[(u16, &str)]) -> String {
+    let of_service = ports.iter().map(|(number, protocol)| {
+        format!("{{number: {number}, name: {protocol}, protocol: {}}}", protocol.to_uppercase())
+    });
+    let of_service = of_service.collect::<Vec<_>>().join(", ");
+    let of_workload = ports.iter().map(|(_, protocol)| format!("{protocol}: 15006")).collect::<Vec<_>>().join(", ");
+    format!(
+        "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {name}, namespace: default}}
+spec:
+  hosts: [{name}.default.svc.cluster.local]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{of_service}]
+  workloadSelector: {{labels: {{app: {name}}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {{name: {name}-1, namespace: default}}
+spec:
+  address: {address}
+  ports: {{{of_workload}}}
+  labels: {{app: {name}}}
+  serviceAccount: {name}
+"
+    )
 }
 
 /// A port that is free now, below the range that the kernel hands to outgoing connections.

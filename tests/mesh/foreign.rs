@@ -3,15 +3,15 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use bytes::Bytes;
 use harness::load::{Load, Plan};
-use harness::{Mesh, Program, tools, wait};
+use harness::steady::Steady;
+use harness::{Mesh, Program, mesh, tools, wait};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use identity::tls::{ClientAuth, FixedSnapshot, PeerRule};
@@ -83,12 +83,17 @@ impl OutOf {
     pub(crate) fn start(mesh: &Mesh, name: &str, place: u32, server: Arc<FixedSnapshot>) -> Result<Self> {
         let test: std::net::Ipv4Addr = mesh.at("/workloads/test/address")?.parse()?;
         let address = std::net::Ipv4Addr::from(u32::from(test) + 40 + place);
-        std::fs::write(mesh.dir().join(format!("config/{name}.yaml")), documents(name, address))?;
+        std::fs::write(
+            mesh.dir().join(format!("config/{name}.yaml")),
+            mesh::workload_documents(name, address, &[(9095, "http")]),
+        )?;
         let server = Server::start(SocketAddr::new(address.into(), 15006), server)?;
         let request = format!("GET / HTTP/1.1\r\nhost: {name}.default.svc.cluster.local:9095");
-        let pause = Duration::from_millis(20);
         let address = SocketAddr::new(test.into(), 15001);
-        Ok(Self { load: Load::start(Plan { address, request, connections: 2, pause, expect: 200 }), _server: server })
+        Ok(Self {
+            load: Load::start(Plan { address, request, connections: 2, pause: PAUSE, expect: 200 }),
+            _server: server,
+        })
     }
 }
 
@@ -143,85 +148,32 @@ impl Calls for OutOf {
 
 impl Calls for Into {
     fn counts(&self) -> (u64, u64) {
-        (self.counts.answered.load(Ordering::Relaxed), self.counts.failed.load(Ordering::Relaxed))
+        let seen = self.0.seen();
+        (seen.answered, seen.failed)
     }
 
     fn forget(&self) {
-        self.counts.answered.store(0, Ordering::Relaxed);
-        self.counts.failed.store(0, Ordering::Relaxed);
+        self.0.forget();
     }
 
     fn trouble(&self) -> String {
-        self.counts.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.seen().trouble
     }
 }
 
-fn documents(name: &str, address: std::net::Ipv4Addr) -> String {
-    format!(
-        "apiVersion: networking.istio.io/v1
-kind: ServiceEntry
-metadata: {{name: {name}, namespace: default}}
-spec:
-  hosts: [{name}.default.svc.cluster.local]
-  location: MESH_INTERNAL
-  resolution: STATIC
-  ports: [{{number: 9095, name: http, protocol: HTTP}}]
-  workloadSelector: {{labels: {{app: {name}}}}}
----
-apiVersion: networking.istio.io/v1
-kind: WorkloadEntry
-metadata: {{name: {name}-1, namespace: default}}
-spec:
-  address: {address}
-  ports: {{http: 15006}}
-  labels: {{app: {name}}}
-  serviceAccount: {name}
-"
-    )
-}
-
 /// Calls into the mesh, again and again: of helloworld through its sidecar, on a new connection each time.
-pub(crate) struct Into {
-    counts: Arc<Counts>,
-    thread: Option<JoinHandle<()>>,
-}
-
-#[derive(Default)]
-struct Counts {
-    stop: AtomicBool,
-    answered: AtomicU64,
-    failed: AtomicU64,
-    trouble: Mutex<String>,
-}
+pub(crate) struct Into(Steady);
 
 impl Into {
     pub(crate) fn start(mesh: &Mesh, client: Arc<FixedSnapshot>) -> Result<Self> {
         let address = mesh.address("/workloads/helloworld/inbound")?;
-        let counts = Arc::new(Counts::default());
-        let shared = counts.clone();
-        let thread = std::thread::spawn(move || {
-            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
-            while !shared.stop.load(Ordering::Relaxed) {
-                match runtime.block_on(call(address, client.clone())) {
-                    Ok(()) => shared.answered.fetch_add(1, Ordering::Relaxed),
-                    Err(error) => {
-                        *shared.trouble.lock().unwrap_or_else(PoisonError::into_inner) = format!("{error:#}");
-                        shared.failed.fetch_add(1, Ordering::Relaxed)
-                    }
-                };
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        Ok(Self { counts, thread: Some(thread) })
-    }
-}
-
-impl Drop for Into {
-    fn drop(&mut self) {
-        self.counts.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Self(Steady::start(PAUSE, move |counts| {
+            runtime.block_on(call(address, client.clone()))?;
+            counts.answered();
+            std::thread::sleep(PAUSE);
+            Ok(())
+        })))
     }
 }
 
@@ -294,3 +246,4 @@ async fn serve(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor) {
 }
 
 const BEGIN_MAX: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
