@@ -199,12 +199,7 @@ fn questions_that_make_no_sense_are_usage_errors() {
 /// Istio's own policies: what decides here decides in `authz eval`, which Envoy's answers are compared with.
 #[test]
 fn explain_and_authz_eval_agree() {
-    let Some(corpora) = std::env::var_os("KASBAH_CORPORA") else {
-        println!("skipped: KASBAH_CORPORA names no folder with outside test data");
-        return;
-    };
-    let file = Path::new(&corpora).join("authz-vectors/vectors.json");
-    let vectors: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let Some(vectors) = crate::verbs::filters::authz::tests::vectors() else { return };
     let mut evaluator = Evaluator::default();
     let (mut compared, mut wrong) = (0, Vec::new());
     for case in vectors["cases"].as_array().unwrap() {

@@ -199,4 +199,4 @@ fn shown(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::verbs) mod tests;

@@ -66,16 +66,21 @@ fn what_the_proxy_refuses_no_policy_allows() {
     }
 }
 
+/// Istio's own policies with questions and answers; without outside test data the test is skipped.
+pub(in crate::verbs) fn vectors() -> Option<Value> {
+    let Some(corpora) = std::env::var_os("KASBAH_CORPORA") else {
+        println!("skipped: KASBAH_CORPORA names no folder with outside test data");
+        return None;
+    };
+    let file = Path::new(&corpora).join("authz-vectors/vectors.json");
+    Some(serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap())
+}
+
 /// Istio's own policies with the answers of stock Envoy. Only a rule that denies a host is stricter here: it holds on
 /// every port of that host.
 #[test]
 fn envoys_answers_are_ours() {
-    let Some(corpora) = std::env::var_os("KASBAH_CORPORA") else {
-        println!("skipped: KASBAH_CORPORA names no folder with outside test data");
-        return;
-    };
-    let file = Path::new(&corpora).join("authz-vectors/vectors.json");
-    let vectors: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let Some(vectors) = vectors() else { return };
     let mut evaluator = Evaluator::default();
     let (mut asked, mut wrong) = (0, Vec::new());
     for case in vectors["cases"].as_array().unwrap() {
