@@ -103,4 +103,4 @@ fn has_ended(root: &CertificateDer<'_>, now: SystemTime) -> bool {
 /// Before every authority of our own: none that cannot sign may be taken for the one that signed last.
 const FIRST_OF_ALL: u64 = 0;
 /// The most roots from elsewhere: our own rotations need room, too.
-const FOREIGN_ROOTS_MAX: usize = MEMBERS_MAX / 2;
+pub(super) const FOREIGN_ROOTS_MAX: usize = MEMBERS_MAX / 2;

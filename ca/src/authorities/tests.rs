@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use runtime::clock::from_unix_secs;
 use runtime::tasks::TaskSet;
 
+use super::append::FOREIGN_ROOTS_MAX;
+use super::token_keys::FOREIGN_KEYS_MAX;
 use super::*;
 use crate::certifier::secs;
 use crate::key_file;
@@ -115,8 +117,8 @@ async fn what_is_unfit_or_too_much_is_not_trusted() {
     let below = root.generate_intermediate(life, at(0)).unwrap();
     let StepError::Authorities(error) = refused(&of(vec![below.certificate().clone()])).await else { panic!() };
     assert_eq!(error.reason(), "IMPORT_CHAIN_INCOMPLETE");
-    let many = |_| X509Authority::generate_root(&trust_domain(), life, at(0)).unwrap().certificate().clone();
-    let error = refused(&of((0..9).map(many).collect())).await;
+    let another = |_| X509Authority::generate_root(&trust_domain(), life, at(0)).unwrap().certificate().clone();
+    let error = refused(&of((0..=FOREIGN_ROOTS_MAX).map(another).collect())).await;
     assert!(matches!(error, StepError::Refused(Refused::TooMany)), "{error:?}");
     let active = ids(&authorities, AuthorityKind::Jwt, AuthorityState::Active).pop().unwrap();
     let taken = JwtAuthorityKey::of(identity::PrivateKey::generate_p256().unwrap(), Some(&active)).unwrap();
@@ -125,6 +127,21 @@ async fn what_is_unfit_or_too_much_is_not_trusted() {
     let StepError::Authorities(error) = refused(&bundle).await else { panic!() };
     assert_eq!(error.reason(), "BUNDLE_INVALID");
     assert_eq!(authorities.current().bundle.sequence, 1, "nothing has changed");
+    // As many as fit are taken, and then no other.
+    let key = |number: usize| {
+        let key =
+            JwtAuthorityKey::of(identity::PrivateKey::generate_p256().unwrap(), Some(&format!("theirs-{number}")));
+        key.unwrap().public(None)
+    };
+    let mut full = of((0..FOREIGN_ROOTS_MAX).map(another).collect());
+    full.jwt_authorities.extend((0..FOREIGN_KEYS_MAX).map(key));
+    authorities.append(store, &full, at(1)).await.unwrap();
+    let error = refused(&of(vec![another(0)])).await;
+    assert!(matches!(error, StepError::Refused(Refused::TooMany)), "{error:?}");
+    let mut one = of(Vec::new());
+    one.jwt_authorities.push(key(FOREIGN_KEYS_MAX));
+    let StepError::Authorities(error) = refused(&one).await else { panic!() };
+    assert_eq!(error.reason(), "BUNDLE_INVALID");
 }
 
 async fn without_the_right_key_file_nothing_starts() {
