@@ -30,13 +30,10 @@ pub(crate) fn import(args: &CaImportArgs) -> Result<(), Failure> {
             .remedy("give a key in PEM: PKCS#8, PKCS#1 or SEC1; an encrypted one with --passphrase-file FILE")
     })?;
     let (certificate, (chain, root)) = (read(&args.cert, FILE_BYTES_MAX)?, way(&args.way)?);
-    let lists = may_sign_lists(&certificate);
+    let signs_lists = may_sign_lists(&certificate);
     let request = ImportAuthorityRequest { certificate, chain, root, private_key: key.pkcs8_der().to_vec() };
     let adopted = wait(async { ca(&args.ca).await?.import_authority(request).await })?;
-    if !lists {
-        output::message(NO_LISTS);
-    }
-    tell(args.output, &adopted)
+    tell(args.output, &adopted, signs_lists)
 }
 
 pub(crate) fn csr(args: &CaCsrArgs) -> Result<(), Failure> {
@@ -72,12 +69,10 @@ pub(crate) fn install(args: &CaInstallArgs) -> Result<(), Failure> {
             format!("installed below root {root_id}; start the authority")
         });
     }
-    if !may_sign_lists(&certificate) {
-        output::message(NO_LISTS);
-    }
+    let signs_lists = may_sign_lists(&certificate);
     let request = InstallCertificateRequest { certificate, chain, root };
     let adopted = wait(async { ca(&args.ca).await?.install_certificate(request).await })?;
-    tell(args.output, &adopted)
+    tell(args.output, &adopted, signs_lists)
 }
 
 fn may_sign_lists(certificate: &[u8]) -> bool {
@@ -110,8 +105,11 @@ fn failure(error: &dyn std::error::Error, reason: &str) -> Failure {
     Failure::refused(exit, reason, chain(error))
 }
 
-fn tell(output: OutputArg, adopted: &AdoptResponse) -> Result<(), Failure> {
+fn tell(output: OutputArg, adopted: &AdoptResponse, signs_lists: bool) -> Result<(), Failure> {
     let AdoptResponse { authority_id, root_id, signs } = adopted;
+    if !signs_lists {
+        output::message(NO_LISTS);
+    }
     if !signs {
         output::message("the root is prepared; `kasbah ca rotate` moves over to it once every node knows it");
     }
