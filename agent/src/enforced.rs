@@ -39,6 +39,13 @@ struct Stream {
     standing: Standing,
 }
 
+impl Stream {
+    /// Whether it is known to enforce less than `settled`.
+    fn lags(&self, settled: Level) -> bool {
+        matches!(self.standing, Standing::Enforces(level) if level.least(settled) != settled)
+    }
+}
+
 /// What is known of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
@@ -102,7 +109,10 @@ impl Streams {
     /// The least of what is enforced, of bundle and lists each, not more than `settled`; nothing rises above `before` while somebody is unknown.
     fn verdict(&self, settled: Level, before: Level, now: Instant) -> Verdict {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.gone.retain(|(stream, until)| *until > now && stream.process.check_alive().is_ok());
+        // Whoever has what is wanted need not be looked at; there may be thousands.
+        known
+            .gone
+            .retain(|(stream, until)| *until > now && (!stream.lags(settled) || stream.process.check_alive().is_ok()));
         let mut verdict = Verdict { enforced: settled, waiting_for: Vec::new(), look_again: None };
         let gone = known.gone.iter().map(|(stream, until)| (stream, Some(*until)));
         for (stream, until) in known.open.values().map(|stream| (stream, None)).chain(gone) {
@@ -217,6 +227,10 @@ impl Reporter {
             own.borrow_and_update();
             let look_again = if now >= returned { self.judge(now) } else { Some(returned) };
             let look_again = look_again.unwrap_or(now + IDLE_WAIT).max(now + LOOK_AGAIN_MIN);
+            // Workloads come and go in swarms, and each look goes through all that are there.
+            if shutdown.unless(tokio::time::sleep(LOOK_PAUSE)).await.is_none() {
+                return;
+            }
             tokio::select! {
                 () = shutdown.requested() => return,
                 _ = state.changed() => (),
@@ -260,6 +274,8 @@ impl Reporter {
 pub(crate) const RETURN_WAIT: Duration = Duration::from_secs(15);
 const ALIVE_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
+/// Between two looks: short beside the steps of a rotation.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 const NAMED_MAX: usize = 8;
 /// Streams that went away and are remembered; one that is not makes the report early, never wrong for those open.
