@@ -104,7 +104,7 @@ impl IssuanceKind {
     }
 }
 
-/// Writes `rows` with as few statements as the databases' limits on parameters permit.
+/// Writes `rows`, some in each statement.
 pub(super) async fn insert(conn: &mut AnyConnection, rows: &[Issuance]) -> Result<(), StoreError> {
     for rows in rows.chunks(ROWS_MAX) {
         let mut query = sqlx::query(AssertSqlSafe(insert_sql(rows.len())));
@@ -222,5 +222,5 @@ const WHAT: &str = "issuance record";
 const COLUMNS: &str =
     "serial, kind, spiffe_id, entry_id, caller, authority_id, fingerprint, issued_at, not_after, log_index";
 const COLUMN_COUNT: usize = 10;
-/// 10 × 1,000 parameters: below the 32,766 of SQLite and the 65,535 of PostgreSQL.
-const ROWS_MAX: usize = 1_000;
+/// SQLite looks through all parameters of a statement for each that is bound: many short statements cost less than a long one.
+const ROWS_MAX: usize = 32;

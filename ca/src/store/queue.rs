@@ -64,9 +64,14 @@ impl Waiting {
             Some(job) = self.new.recv() => jobs.push(job),
             else => return jobs,
         }
-        take(&mut self.known, &mut jobs, BATCH_MAX - NEW_PLACES);
-        take(&mut self.new, &mut jobs, BATCH_MAX);
+        self.fill(&mut jobs);
         jobs
+    }
+
+    /// Adds to the jobs of the next transaction what has come since.
+    pub(super) fn fill(&mut self, jobs: &mut Vec<Job>) {
+        take(&mut self.known, jobs, BATCH_MAX - NEW_PLACES);
+        take(&mut self.new, jobs, BATCH_MAX);
     }
 }
 

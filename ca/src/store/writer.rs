@@ -72,10 +72,13 @@ impl Writer {
                     next_probe = Instant::now() + PROBE_PAUSE;
                 }
                 () = self.wake.notified(), if self.feed.is_some() && !ailing => self.catch_up(&mut conn).await,
-                jobs = self.jobs.next() => {
+                mut jobs = self.jobs.next() => {
                     if jobs.is_empty() {
                         break;
                     }
+                    // Whoever can go on now may come along: a transaction costs the same for one as for many.
+                    tokio::task::yield_now().await;
+                    self.jobs.fill(&mut jobs);
                     self.write(&mut conn, jobs).await;
                 }
             }
