@@ -148,13 +148,13 @@ impl Pages {
             }
         });
         let near = snapshot.entries.iter().filter(|entry| {
-            let shown = entry.selectors.intersection(&workload.selectors).count();
+            let shown = entry.selectors.iter().filter(|selector| workload.selectors.contains(selector)).count();
             shown > 0 && (shown < entry.selectors.len() || entry.store_svid)
         });
         let near_misses = near.take(NEAR_MISSES_MAX).map(|entry| NearMiss {
             spiffe_id: entry.spiffe_id.to_string(),
             entry_id: entry.id.clone(),
-            missing: entry.selectors.difference(&workload.selectors).map(ToString::to_string).collect(),
+            missing: texts(entry.selectors.iter().filter(|selector| !workload.selectors.contains(selector))),
         });
         Ok(WhoAmI {
             pid: workload.pid,
@@ -212,8 +212,8 @@ fn bundle_page(bundle: &TrustBundle) -> Value {
     })
 }
 
-fn texts<T: ToString>(values: &std::collections::BTreeSet<T>) -> Vec<String> {
-    values.iter().map(ToString::to_string).collect()
+fn texts<'a, T: ToString + 'a>(values: impl IntoIterator<Item = &'a T>) -> Vec<String> {
+    values.into_iter().map(ToString::to_string).collect()
 }
 
 /// Entries that `/whoami` explains the absence of.

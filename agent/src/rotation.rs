@@ -127,15 +127,17 @@ impl Rotator {
         };
         let (now, entries) = (self.clock.now(), self.state.current().entries.clone());
         let mut fresh = Vec::with_capacity(prepared.len());
+        let mut before = self.state.current().held.values().next().map(|held| held.svid.clone());
         for ((id, ready), answer) in prepared.into_iter().zip(answers) {
             let outcome = match (answer, entries.get(&id)) {
-                (Some(answer), Some(entry)) => self.accept(entry, ready, answer, now),
+                (Some(answer), Some(entry)) => self.accept(entry, ready, answer, now, before.as_deref()),
                 // The whole call failed and was logged, or the entry has gone in the meantime.
                 _ => None,
             };
             self.numbers.renewed(Holder::workload, if outcome.is_some() { Outcome::ok } else { Outcome::failed });
             match outcome {
                 Some(held) => {
+                    before = Some(held.svid.clone());
                     schedule.succeeded(&id, held.revision, held.renew_at, held.svid.not_after());
                     fresh.push((id, held));
                 }
@@ -168,12 +170,17 @@ impl Rotator {
         ready: Prepared,
         answer: Result<Issued, CaError>,
         now: SystemTime,
+        before: Option<&X509Svid>,
     ) -> Option<Held> {
         let advice = answer.as_ref().ok().and_then(|issued| issued.renew_at);
         let svid = answer.and_then(|issued| ready.into_svid(issued.chain));
         match svid.and_then(|svid| check(&svid, entry, now).map(|()| svid)) {
             Ok(svid) => {
                 let svid = svid.with_hint(&entry.hint);
+                let svid = match before {
+                    Some(before) => svid.sharing_issuers(before),
+                    None => svid,
+                };
                 let valid_from = svid.not_before().max(now);
                 let renew_at = renew_at_advised(valid_from, svid.not_after(), advice, dice::roll());
                 tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), entry = entry.id, "SVID renewed");

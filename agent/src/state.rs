@@ -307,13 +307,13 @@ impl Snapshot {
     /// is judged as of then.
     pub(crate) fn is_clean(&self, svid: &X509Svid) -> bool {
         let then = identity::unix_time(svid.not_before());
-        identity::verify::verify_peer(svid.chain(), &self.untainted, then).is_ok()
+        identity::verify::verify_peer(&svid.to_chain(), &self.untainted, then).is_ok()
     }
 
     /// Whether the SVID, or what signed it, is revoked.
     pub(crate) fn revokes(&self, svid: &X509Svid) -> bool {
         let then = identity::unix_time(svid.not_before());
-        let judged = identity::verify::verify_peer(svid.chain(), &self.bundles, then);
+        let judged = identity::verify::verify_peer(&svid.to_chain(), &self.bundles, then);
         judged.is_err_and(|error| error.reason() == "CERT_REVOKED")
     }
 

@@ -155,11 +155,8 @@ fn pages(parts: AdminParts, board: &SharedBoard, hub: &Hub, source: Option<Ident
 
 fn certs(source: Option<&IdentitySource>) -> Value {
     let Some(svid) = source.and_then(Snapshot::svid) else { return json!({"certificates": []}) };
-    let summaries: Vec<Value> = svid
-        .chain()
-        .iter()
-        .filter_map(|der| serde_json::to_value(CertificateSummary::decode(der).ok()?).ok())
-        .collect();
+    let summaries: Vec<Value> =
+        svid.chain().filter_map(|der| serde_json::to_value(CertificateSummary::decode(der).ok()?).ok()).collect();
     json!({"certificates": summaries})
 }
 

@@ -13,6 +13,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::SpiffeId;
 use crate::pem;
 use crate::public_key::{Curve, PublicKey};
+use crate::signed;
 
 pub use read::KEY_FILE_BYTES_MAX;
 
@@ -155,6 +156,17 @@ impl PrivateKey {
         Ok(Self(Arc::new(Inner::of(&pair))))
     }
 
+    /// Takes up a key that was read and checked before and kept where nobody else can write, with the SubjectPublicKeyInfo that it had.
+    /// Nothing is computed before the first signature: thousands of keys are taken up in no time.
+    pub fn kept(pkcs8: Zeroizing<Vec<u8>>, public_key_spki: &[u8]) -> Result<Self, KeyError> {
+        if pkcs8.len() > PKCS8_BYTES_MAX {
+            return Err(KeyError::TooLong);
+        }
+        let kind = KeyKind::of_spki(public_key_spki).ok_or(KeyError::Malformed)?;
+        let public = signed::key_parts(public_key_spki).ok_or(KeyError::Malformed)?.1.to_vec();
+        Ok(Self(Arc::new(Inner { pkcs8, public, algorithm: kind.algorithm(), pair: OnceLock::new() })))
+    }
+
     /// The same key without what signatures need, for who will rarely sign with it.
     pub fn at_rest(&self) -> Self {
         let Inner { pkcs8, public, algorithm, pair } = &*self.0;
@@ -284,6 +296,19 @@ mod tests {
             assert_eq!(again.public_key_spki(), key.public_key_spki());
             let again = PrivateKey::from_pkcs8_pem(key.pkcs8_pem().as_bytes()).unwrap();
             assert_eq!(again.pkcs8_der(), key.pkcs8_der());
+        }
+    }
+
+    #[test]
+    fn a_kept_key_is_the_same_key() {
+        for kind in [KeyKind::P256, KeyKind::P384, KeyKind::Ed25519] {
+            let key = PrivateKey::generate_kind(kind).unwrap();
+            let pkcs8 = || Zeroizing::new(key.pkcs8_der().to_vec());
+            let kept = PrivateKey::kept(pkcs8(), &key.public_key_spki()).unwrap();
+            assert_eq!(kept.public_key_spki(), key.public_key_spki());
+            let csr = crate::csr::Csr::decode_der(&kept.csr_der(None).unwrap()).unwrap();
+            assert_eq!(csr.public_key_spki(), key.public_key_spki());
+            assert_eq!(PrivateKey::kept(pkcs8(), b"no key").unwrap_err().reason(), "KEY_INVALID");
         }
     }
 

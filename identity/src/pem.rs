@@ -13,7 +13,7 @@ pub fn certificate(der: &CertificateDer<'_>) -> String {
 }
 
 /// Writes certificates one after the other.
-pub fn certificates<'a>(ders: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> String {
+pub fn certificates<'a, 'der: 'a>(ders: impl IntoIterator<Item = &'a CertificateDer<'der>>) -> String {
     ders.into_iter().map(certificate).collect()
 }
 

@@ -26,7 +26,7 @@ impl Pkcs12Error {
 /// on, all under `password`.
 pub fn encode(svid: &X509Svid, bundle: &TrustBundle, password: &str) -> Result<Vec<u8>, Pkcs12Error> {
     let key = PrivateKey::from_der(svid.key().pkcs8_der()).map_err(content)?;
-    let chain = svid.chain().iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>();
+    let chain = svid.chain().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>();
     let chain = PrivateKeyChain::new(svid.fingerprint_sha256().to_vec(), key, chain.map_err(content)?);
     let mut store = KeyStore::new();
     store.add_entry("svid", KeyStoreEntry::PrivateKeyChain(chain));

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::asn1_rs::{Any, FromDer as _, Tag};
+use zeroize::Zeroizing;
 
 use crate::digest;
 use crate::key::PrivateKey;
@@ -23,7 +24,9 @@ use crate::verify::CHAIN_CERTIFICATES_MAX;
 #[derive(Clone)]
 pub struct X509Svid {
     leaf: Leaf,
-    chain: Vec<CertificateDer<'static>>,
+    leaf_der: CertificateDer<'static>,
+    /// The certificates above the leaf; SVIDs of one issuer may share them.
+    issuers: Arc<[CertificateDer<'static>]>,
     key: PrivateKey,
     hint: String,
     certified_key: OnceLock<Option<Arc<CertifiedKey>>>,
@@ -32,16 +35,35 @@ pub struct X509Svid {
 impl X509Svid {
     /// Puts a chain (leaf first) and its key together. Whether anybody trusts the chain is not asked here.
     pub fn from_parts(chain: Vec<CertificateDer<'static>>, key: PrivateKey) -> Result<Self, SvidError> {
-        let leaf_der = chain.first().ok_or(SvidError::NoCertificate)?;
         if chain.len() > CHAIN_CERTIFICATES_MAX {
             return Err(SvidError::ChainTooLong(chain.len()));
         }
-        let leaf = leaf::decode_leaf(leaf_der).map_err(SvidError::Leaf)?;
-        chain[1..].iter().try_for_each(leaf::check_signing_certificate).map_err(SvidError::SigningCertificate)?;
-        if leaf.public_key_spki != key.public_key_spki() {
+        let (leaf_der, issuers) = split(chain)?;
+        let mut leaf = leaf::decode_leaf(&leaf_der).map_err(SvidError::Leaf)?;
+        issuers.iter().try_for_each(leaf::check_signing_certificate).map_err(SvidError::SigningCertificate)?;
+        // The key has it from here on.
+        if std::mem::take(&mut leaf.public_key_spki) != key.public_key_spki() {
             return Err(SvidError::KeyMismatch);
         }
-        Ok(Self { leaf, chain, key: key.at_rest(), hint: String::new(), certified_key: OnceLock::new() })
+        Ok(Self { leaf, leaf_der, issuers, key: key.at_rest(), hint: String::new(), certified_key: OnceLock::new() })
+    }
+
+    /// Takes up an SVID that was put together before and kept where nobody else can write: only the leaf is looked at, and nothing
+    /// is computed with the key before it is used.
+    pub fn kept(chain: Vec<CertificateDer<'static>>, pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, SvidError> {
+        let (leaf_der, issuers) = split(chain)?;
+        let mut leaf = leaf::decode_leaf(&leaf_der).map_err(SvidError::Leaf)?;
+        let spki = std::mem::take(&mut leaf.public_key_spki);
+        let key = PrivateKey::kept(pkcs8, &spki).map_err(|_| SvidError::KeyMismatch)?;
+        Ok(Self { leaf, leaf_der, issuers, key, hint: String::new(), certified_key: OnceLock::new() })
+    }
+
+    /// The same SVID; what lies above its leaf is held in memory only once when `other` has the same.
+    pub fn sharing_issuers(mut self, other: &Self) -> Self {
+        if self.issuers == other.issuers {
+            self.issuers = other.issuers.clone();
+        }
+        self
     }
 
     /// The same SVID with an operator's hint of what it is for.
@@ -56,13 +78,23 @@ impl X509Svid {
     }
 
     /// The certificates, leaf first, without the root.
-    pub fn chain(&self) -> &[CertificateDer<'static>] {
-        &self.chain
+    pub fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.leaf_der).chain(self.issuers.iter())
+    }
+
+    /// The same for who keeps it.
+    pub fn to_chain(&self) -> Vec<CertificateDer<'static>> {
+        self.chain().cloned().collect()
     }
 
     /// The leaf.
     pub fn leaf_der(&self) -> &CertificateDer<'static> {
-        &self.chain[0] // `from_parts` lets no empty chain in.
+        &self.leaf_der
+    }
+
+    /// The certificates above the leaf, without the root.
+    pub fn issuers(&self) -> &[CertificateDer<'static>] {
+        &self.issuers
     }
 
     /// The private key.
@@ -102,12 +134,12 @@ impl X509Svid {
 
     /// The chain as PEM.
     pub fn chain_pem(&self) -> String {
-        pem::certificates(&self.chain)
+        pem::certificates(self.chain())
     }
 
     /// The chain as concatenated DER, as the Workload API carries it.
     pub fn concatenated_der(&self) -> Vec<u8> {
-        self.chain.iter().flat_map(|certificate| certificate.iter().copied()).collect()
+        self.chain().flat_map(|certificate| certificate.iter().copied()).collect()
     }
 
     /// Chain and key in the form rustls uses; none when TLS cannot use the key.
@@ -115,10 +147,19 @@ impl X509Svid {
         let make = || {
             let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.pkcs8_der().to_vec()));
             let signing_key = tls::provider().key_provider.load_private_key(der).ok()?;
-            Some(Arc::new(CertifiedKey::new(self.chain.clone(), signing_key)))
+            Some(Arc::new(CertifiedKey::new(self.to_chain(), signing_key)))
         };
         self.certified_key.get_or_init(make).as_ref()
     }
+}
+
+/// A leaf and what lies above it.
+type Split = (CertificateDer<'static>, Arc<[CertificateDer<'static>]>);
+
+fn split(chain: Vec<CertificateDer<'static>>) -> Result<Split, SvidError> {
+    let mut chain = chain.into_iter();
+    let leaf = chain.next().ok_or(SvidError::NoCertificate)?;
+    Ok((leaf, chain.collect()))
 }
 
 impl fmt::Debug for X509Svid {

@@ -231,7 +231,6 @@ fn certs(source: &IdentitySource) -> Value {
     let Some(svid) = source.svid() else { return json!({ "svid": null }) };
     let chain: Vec<Value> = svid
         .chain()
-        .iter()
         .filter_map(|certificate| serde_json::to_value(CertificateSummary::decode(certificate).ok()?).ok())
         .collect();
     json!({

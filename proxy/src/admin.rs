@@ -175,7 +175,7 @@ pub(crate) fn certs(process: &Process, files: &CertificateFiles) -> Value {
 }
 
 fn summaries(svid: &X509Svid) -> Vec<CertificateSummary> {
-    svid.chain().iter().filter_map(|der| CertificateSummary::decode(der).ok()).collect()
+    svid.chain().filter_map(|der| CertificateSummary::decode(der).ok()).collect()
 }
 
 /// A certificate in the words of Envoy's page of the same name.

@@ -118,6 +118,9 @@ impl Launches {
 
     /// The name that `process` was launched under, or inherited from the nearest launched ancestor.
     pub(crate) fn name_of(&self, process: &Process) -> Option<String> {
+        if self.len() == 0 {
+            return None;
+        }
         let mut at = (process.pid(), process.start_ticks());
         for _ in 0..ANCESTORS_MAX {
             if let Some(name) = self.lock().name(at) {

@@ -75,15 +75,20 @@ pub(crate) struct Wanted {
     pub(crate) sha256: bool,
     /// User and group names.
     pub(crate) names: bool,
+    /// Supplementary groups.
+    pub(crate) groups: bool,
     /// systemd unit, control group and container.
     pub(crate) cgroup: bool,
     /// The Kubernetes pod.
     pub(crate) pod: bool,
+    /// The name it was launched under, which may be an ancestor's.
+    pub(crate) launch: bool,
 }
 
 impl Wanted {
     /// Everything there is.
-    pub(crate) const ALL: Self = Self { sha256: true, names: true, cgroup: true, pod: true };
+    pub(crate) const ALL: Self =
+        Self { sha256: true, names: true, groups: true, cgroup: true, pod: true, launch: true };
 }
 
 /// What attestation found about one process.
@@ -168,7 +173,8 @@ fn facts(
     let mut unix = |value: String| selectors.insert(Selector::new("unix", value));
     unix(format!("uid:{}", process.uid()));
     unix(format!("gid:{}", process.gid()));
-    for gid in process.supplementary_gids()? {
+    let groups = if wanted.groups { process.supplementary_gids()? } else { Vec::new() };
+    for gid in groups {
         unix(format!("supplementary_gid:{gid}"));
         if wanted.names
             && let Some(name) = process::name_of("/etc/group", gid)
@@ -200,7 +206,9 @@ fn facts(
         selectors.extend(group.unit().map(|unit| Selector::new("systemd", format!("id:{unit}"))));
         selectors.extend(group.container().map(|id| Selector::new("container", format!("id:{id}"))));
     }
-    if let Some(name) = launches.name_of(process) {
+    if wanted.launch
+        && let Some(name) = launches.name_of(process)
+    {
         selectors.insert(Selector::new("launch", format!("name:{name}")));
     }
     // The process lived at the end, so nothing above was read from a successor with its number.

@@ -137,7 +137,7 @@ impl DelegatedIdentity for Service {
 fn x509_svids(desk: &Desk, snapshot: &Snapshot, entries: &[Arc<Entry>]) -> wire::SubscribeToX509sviDsResponse {
     let svid = |(entry, held): (&Arc<Entry>, &Held)| wire::X509svidWithKey {
         x509_svid: Some(types::X509svid {
-            cert_chain: held.svid.chain().iter().map(|der| der.to_vec()).collect(),
+            cert_chain: held.svid.chain().map(|der| der.to_vec()).collect(),
             id: Some(id_of(entry)),
             expires_at: i64::try_from(unix_secs(held.svid.not_after())).unwrap_or(i64::MAX),
             hint: entry.hint.clone(),

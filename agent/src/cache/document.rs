@@ -6,12 +6,12 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use identity::{BundleSet, PrivateKey, SpiffeId, TrustBundle, TrustDomain, X509Svid};
+use identity::{BundleSet, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use runtime::clock::{from_unix_secs, unix_secs};
 use serde::{Deserialize, Serialize, Serializer};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::entry::{Entries, Entry, Selector};
+use crate::entry::{Entries, Entry, Selector, in_order};
 use crate::state::{Held, Snapshot};
 
 /// What was known before.
@@ -124,7 +124,7 @@ fn write_held<S: Serializer>((snapshot, issuers): &(&Snapshot, &[&[u8]]), serial
 /// The certificates above the leaves, each once.
 fn issuers(snapshot: &Snapshot) -> Vec<&[u8]> {
     let mut issuers: Vec<&[u8]> = Vec::new();
-    for issuer in snapshot.held.values().flat_map(|held| held.svid.chain().iter().skip(1)) {
+    for issuer in snapshot.held.values().flat_map(|held| held.svid.issuers().iter()) {
         if !issuers.contains(&issuer.as_ref()) {
             issuers.push(issuer);
         }
@@ -141,7 +141,10 @@ pub(super) fn decode(text: &[u8], own: &TrustDomain, now: SystemTime) -> Result<
     }
     let entries = document.entries.into_iter().map(decode_entry).collect::<Result<Vec<_>, _>>()?;
     let issuers = document.issuers.iter().map(|issuer| der(issuer)).collect::<Result<Vec<_>, _>>()?;
-    let held = document.held.into_iter().map(|record| decode_held(record, &issuers)).collect::<Result<Vec<_>, _>>()?;
+    let mut held: Vec<(String, Held)> = Vec::with_capacity(document.held.len());
+    for record in document.held {
+        held.push(decode_held(record, &issuers, held.last().map(|(_, before)| &*before.svid))?);
+    }
     Ok(Stored {
         entries: Entries::new(entries),
         held: held.into_iter().filter(|(_, held)| held.svid.not_after() > now).collect(),
@@ -154,7 +157,7 @@ fn encode_held(id: &str, held: &Held, issuers: &[&[u8]]) -> HeldRecord {
     HeldRecord {
         entry: id.to_owned(),
         leaf: STANDARD.encode(held.svid.leaf_der()),
-        issuers: held.svid.chain().iter().skip(1).filter_map(|issuer| place(issuer, issuers)).collect(),
+        issuers: held.svid.issuers().iter().filter_map(|issuer| place(issuer, issuers)).collect(),
         key: KeyText(STANDARD.encode(held.svid.key().pkcs8_der())),
         revision: held.revision,
         renew_at: unix_secs(held.renew_at),
@@ -165,15 +168,22 @@ fn place(certificate: &[u8], issuers: &[&[u8]]) -> Option<usize> {
     issuers.iter().position(|known| *known == certificate)
 }
 
-fn decode_held(record: HeldRecord, issuers: &[Vec<u8>]) -> Result<(String, Held), DocumentError> {
+fn decode_held(
+    record: HeldRecord,
+    issuers: &[Vec<u8>],
+    before: Option<&X509Svid>,
+) -> Result<(String, Held), DocumentError> {
     let bad = || DocumentError::Part("an SVID");
     let key = Zeroizing::new(STANDARD.decode(record.key.0.as_bytes()).map_err(|_| bad())?);
-    let key = PrivateKey::from_pkcs8_der(&key).map_err(|_| bad())?;
     let mut chain = vec![der(&record.leaf)?.into()];
     for place in record.issuers {
         chain.push(issuers.get(place).ok_or_else(bad)?.clone().into());
     }
-    let svid = X509Svid::from_parts(chain, key).map_err(|_| bad())?;
+    let svid = X509Svid::kept(chain, key).map_err(|_| bad())?;
+    let svid = match before {
+        Some(before) => svid.sharing_issuers(before),
+        None => svid,
+    };
     let renew_at = from_unix_secs(i64::try_from(record.renew_at).map_err(|_| bad())?);
     Ok((record.entry, Held { svid: Arc::new(svid), revision: record.revision, renew_at }))
 }
@@ -218,7 +228,7 @@ fn decode_entry(record: EntryRecord) -> Result<Arc<Entry>, DocumentError> {
     Ok(Arc::new(Entry {
         id: record.id,
         spiffe_id: SpiffeId::parse(&record.spiffe_id).map_err(|_| bad())?,
-        selectors: record.selectors.into_iter().map(|(kind, value)| Selector::new(kind, value)).collect(),
+        selectors: in_order(record.selectors.into_iter().map(|(kind, value)| Selector::new(kind, value))),
         federates_with: federated.collect::<Result<_, _>>().map_err(|_| bad())?,
         hint: record.hint,
         store_svid: record.store_svid,

@@ -21,7 +21,7 @@ struct Job {
     due: SystemTime,
     failures: u32,
     expires: Option<SystemTime>,
-    prepared: Option<Prepared>,
+    prepared: Option<Box<Prepared>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +83,7 @@ impl Schedule {
 
     /// The key made beforehand, or a new one; `None` for an unknown job or when the machine makes no keys.
     pub(super) fn take_prepared(&mut self, id: &str) -> Option<Prepared> {
-        self.jobs.get_mut(id)?.prepared.take().or_else(Prepared::new)
+        self.jobs.get_mut(id)?.prepared.take().map_or_else(Prepared::new, |prepared| Some(*prepared))
     }
 
     /// Makes the keys that will be needed next. Keys are never used twice: a failed attempt gets a new one too.
@@ -92,7 +92,7 @@ impl Schedule {
         next.sort_unstable();
         for (_, id) in next.into_iter().take(PREPARED_MAX) {
             if let Some(job) = self.jobs.get_mut(&id).filter(|job| job.prepared.is_none()) {
-                job.prepared = Prepared::new();
+                job.prepared = Prepared::new().map(Box::new);
             }
         }
     }

@@ -89,7 +89,7 @@ impl Api {
     fn info(&self) -> GetInfoResponse {
         let count = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let registry = self.certifier.store.registry();
-        let chain = self.facts.svid.svid().map(|svid| svid.chain().to_vec()).unwrap_or_default();
+        let chain = self.facts.svid.svid().map(|svid| svid.to_chain()).unwrap_or_default();
         let chain = chain.iter().filter_map(|certificate| CertificateSummary::decode(certificate).ok());
         GetInfoResponse {
             svid_chain: chain

@@ -90,7 +90,7 @@ async fn a_node_joins_and_its_workloads_get_their_identities() {
     let svid = issue(&ca, &node, &[&web]).await.remove(0).unwrap();
     assert_eq!((svid.id(), svid.dns_names()), (&id("/ns/default/sa/web"), &["web.default.svc".to_owned()][..]));
     let now = std::time::SystemTime::now();
-    let peer = verify::verify_peer(svid.chain(), &ca.snapshot(None).bundles(), unix_time(now)).unwrap();
+    let peer = verify::verify_peer(&svid.to_chain(), &ca.snapshot(None).bundles(), unix_time(now)).unwrap();
     assert_eq!(peer.spiffe_id(), svid.id());
     let life = svid.not_after().duration_since(now).unwrap().as_secs();
     assert!((58..=60).contains(&life), "{life}");

@@ -69,7 +69,7 @@ async fn what_was_issued_is_in_the_log_and_says_what_was_issued() {
     let entry = proof.entry.unwrap();
     let record = entry.record.unwrap();
     assert_eq!((record.serial.as_str(), record.spiffe_id.as_str()), (svid.serial(), "spiffe://example.org/ops"));
-    assert_eq!(record.fingerprint, crate::random::sha256_hex(&svid.chain()[0]));
+    assert_eq!(record.fingerprint, crate::random::sha256_hex(svid.leaf_der()));
     let kept = ca.certifier.store.issued_one(svid.serial()).await.unwrap().unwrap();
     assert_eq!(hash(&entry.leaf_hash), kept.leaf().hash());
     assert_eq!(hash(&entry.leaf_hash), leaf_hash(&kept.leaf().encode()));

@@ -65,7 +65,7 @@ async fn every_authority_has_a_list_from_the_start_and_a_revoked_leaf_stands_on_
     assert_eq!((news.whole, news.lists.len(), news.issuers.len()), (false, 1, 2));
     let crl = Crl::decode(&news.lists[0].crl).unwrap();
     assert!(crl.find(&identity::revocation::serial_bytes(svid.serial()).unwrap()).is_some());
-    assert_eq!(crl.verify(&svid.chain()[1]), Ok(()));
+    assert_eq!(crl.verify(&svid.issuers()[0]), Ok(()));
     let again = revoke(&ca, Target::Serial(svid.serial().to_owned())).await.unwrap();
     assert_eq!((again.revoked, again.already, again.crl_number), (0, 1, done.crl_number));
     let ahead = fetch(&ca, &node, done.crl_number + 1_000).await;
@@ -191,13 +191,13 @@ fn openssl(folder: &Path, args: &str) -> Option<(bool, String)> {
 
 /// Lists, root, intermediate and leaves as files for OpenSSL.
 async fn files_of(ca: &Running, folder: &Path, leaves: &[(&str, &X509Svid)]) {
-    let intermediate = leaves[0].1.chain()[1].clone();
+    let intermediate = leaves[0].1.issuers()[0].clone();
     let skid = ca.certifier.authorities.current().x509_id.clone();
     let write = |name: &str, text: &str| std::fs::write(folder.join(name), text).unwrap();
     write("issuer.pem", &pem::certificate(&intermediate));
     std::fs::copy(ca.path("bundle.pem"), folder.join("root.pem")).unwrap();
     for (name, leaf) in leaves {
-        write(name, &pem::certificate(&leaf.chain()[0]));
+        write(name, &pem::certificate(leaf.leaf_der()));
     }
     let current = ca.certifier.revocations.current();
     let mut all = String::new();
@@ -401,7 +401,7 @@ async fn a_compromised_root_says_with_its_last_list_that_its_intermediates_are_r
     assert_eq!(status, 200);
     let crl = Crl::decode(&der).unwrap();
     assert_eq!((crl.verify(&root), crl.len()), (Ok(()), 1));
-    let intermediate = identity::summary::CertificateSummary::decode(&svid.chain()[1]).unwrap();
+    let intermediate = identity::summary::CertificateSummary::decode(&svid.issuers()[0]).unwrap();
     assert!(crl.find(&identity::revocation::serial_bytes(&intermediate.serial).unwrap()).is_some());
     let current = ca.certifier.revocations.current();
     assert!(current.for_nodes().any(|list| list.issuer_id == old), "nodes cut what the root had proven");

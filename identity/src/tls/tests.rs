@@ -300,10 +300,10 @@ fn certificate_and_key_must_belong_together() {
 fn an_svid_needs_the_key_of_its_leaf() {
     let mesh = Mesh::new();
     let svid = mesh.svid("a", HOUR, now());
-    let error = X509Svid::from_parts(svid.chain().to_vec(), PrivateKey::generate_p256().unwrap()).unwrap_err();
+    let error = X509Svid::from_parts(svid.to_chain(), PrivateKey::generate_p256().unwrap()).unwrap_err();
     assert_eq!(error.reason(), "SVID_KEY_MISMATCH");
     assert!(X509Svid::from_parts(vec![], PrivateKey::generate_p256().unwrap()).is_err());
-    let again = X509Svid::from_parts(svid.chain().to_vec(), svid.key().clone()).unwrap().with_hint("internal");
+    let again = X509Svid::from_parts(svid.to_chain(), svid.key().clone()).unwrap().with_hint("internal");
     assert_eq!((again.hint(), again.serial(), again.id()), ("internal", svid.serial(), svid.id()));
     assert!(!format!("{again:?}").contains("key"));
 }

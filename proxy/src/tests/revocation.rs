@@ -247,7 +247,7 @@ fn ten_thousand_connections_are_judged_in_no_time() {
     let svids: Vec<_> = (0..100).map(|_| authority.svid("test", HOUR)).collect();
     let peers: Vec<_> = svids
         .iter()
-        .map(|svid| identity::verify::verify_peer(svid.chain(), &authority.bundles(), now).unwrap())
+        .map(|svid| identity::verify::verify_peer(&svid.to_chain(), &authority.bundles(), now).unwrap())
         .collect();
     let serials: Vec<String> = (0..9_999).map(|_| identity::digest::hex(&identity::digest::random_serial())).collect();
     let bundles = authority.revoking_serials(1, serials.iter().map(String::as_str).chain([svids[7].serial()]));

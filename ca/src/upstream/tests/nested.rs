@@ -80,9 +80,9 @@ fn roots_of(ca: &Running) -> Vec<CertificateDer<'static>> {
 async fn what_the_lower_server_signs_verifies_by_the_bundle_of_the_upper_one() {
     let nested = Nested::start().await;
     let svid = issues(&nested.below).await;
-    assert_eq!(svid.chain().len(), 3, "leaf, intermediate below, intermediate above");
-    assert!(verifies(svid.chain(), &nested.above));
-    assert!(verifies(nested.above.mint("/shop").await.chain(), &nested.below), "and the other way round");
+    assert_eq!(svid.chain().count(), 3, "leaf, intermediate below, intermediate above");
+    assert!(verifies(&svid.to_chain(), &nested.above));
+    assert!(verifies(&nested.above.mint("/shop").await.to_chain(), &nested.below), "and the other way round");
     assert_eq!(roots_of(&nested.below), roots_of(&nested.above));
     until("tokens of each are verified by the other", WAIT, async || {
         let mut good = true;
@@ -112,7 +112,7 @@ async fn a_rotation_of_the_root_above_reaches_the_server_below() {
     .await;
     assert_ne!(roots_of(&nested.below), first);
     let svid = issues(&nested.below).await;
-    assert!(verifies(svid.chain(), &nested.above));
+    assert!(verifies(&svid.to_chain(), &nested.above));
 }
 
 async fn only_a_server_below_gets_an_intermediate_and_none_may_stand_below_it() {

@@ -69,7 +69,7 @@ pub(super) fn read(file: &str) -> Result<Found, Failure> {
 
 async fn workload_api(address: &str) -> Result<Vec<Found>, Failure> {
     let context = agent::client::fetch_x509(address).await.map_err(crate::verbs::agent::failure)?;
-    let svid = |svid: &Arc<identity::X509Svid>| Found { source: address.to_owned(), chain: svid.chain().to_vec() };
+    let svid = |svid: &Arc<identity::X509Svid>| Found { source: address.to_owned(), chain: svid.to_chain() };
     Ok(context.svids.iter().map(svid).collect())
 }
 
