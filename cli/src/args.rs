@@ -1,6 +1,7 @@
 //! What can be typed: subcommands, options, help texts with examples.
 
 mod agent;
+mod analyze;
 mod bundle;
 mod ca;
 mod ca_keys;
@@ -26,6 +27,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::output::Format;
 
 pub(crate) use agent::{AccessArg, AgentCommand, FetchCommand, JoinArgs, SocketArg, TellArg, WatchArgs, X509Args};
+pub(crate) use analyze::AnalyzeArgs;
 pub(crate) use bundle::{BundleCommand, BundleFormat, DeleteMode};
 pub(crate) use ca::CaArg;
 pub(crate) use ca_keys::{CaCsrArgs, CaImportArgs, CaInstallArgs, CaKeysArgs, CaSignerArgs, WayArgs};
@@ -157,6 +159,9 @@ With --sidecar this process stays, passes signals on, ends the sidecar with the 
         #[command(flatten)]
         output: OutputArg,
     },
+    /// Analyse operator documents as one set: what contradicts, leads nowhere, or protects nobody; Istio's codes and our own.
+    #[command(after_help = analyze::ANALYZE_EXAMPLES)]
+    Analyze(AnalyzeArgs),
     /// Authorization policies, judged offline.
     #[command(subcommand)]
     Authz(AuthzCommand),

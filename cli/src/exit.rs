@@ -19,6 +19,8 @@ pub(crate) enum Exit {
     Unavailable = 69,
     /// Not allowed.
     Denied = 77,
+    /// What analysis found reaches the threshold.
+    Findings = 79,
 }
 
 /// Codes and meanings as `kasbah help exit-codes` prints them.
@@ -254,7 +256,7 @@ mod tests {
 
     #[test]
     fn the_codes_of_failures_are_those_of_the_table() {
-        for exit in [Exit::Failed, Exit::Usage, Exit::Data, Exit::Unavailable, Exit::Denied] {
+        for exit in [Exit::Failed, Exit::Usage, Exit::Data, Exit::Unavailable, Exit::Denied, Exit::Findings] {
             assert!(EXIT_CODES.iter().any(|(code, _)| *code == exit as u8), "{exit:?}");
         }
     }

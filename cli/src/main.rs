@@ -75,6 +75,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Demo(DemoCommand::Token(args)) => demo::token_verb(&args),
         Command::Demo(DemoCommand::Serve(args)) => demo::serve_verb(&args),
         Command::Validate { paths, output } => verbs::documents::validate(&paths, output),
+        Command::Analyze(args) => verbs::analyze::run(&args),
         Command::Authz(AuthzCommand::Eval { .. }) => verbs::filters::authz::eval(),
         Command::SpiffeId { .. } => verbs::filters::spiffe_id(),
         Command::Jws(JwsCommand::Verify { .. }) => verbs::filters::jws::verify(),

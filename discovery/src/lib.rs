@@ -2,9 +2,10 @@
 //!
 //! [`documents`] (Galley) reads and validates what operators write; `compile` and `ads` (Pilot) turn it into xDS resources
 //! for each node and serve them. A document that does not hold is refused with file, line and column, and what was accepted
-//! before keeps serving.
+//! before keeps serving. [`analysis`] says what is wrong with a whole set of documents.
 
 mod ads;
+pub mod analysis;
 mod compile;
 pub mod documents;
 mod folder;

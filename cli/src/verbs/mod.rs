@@ -1,6 +1,7 @@
 //! The operator's verbs, one file per noun.
 
 pub(crate) mod agent;
+pub(crate) mod analyze;
 pub(crate) mod audit;
 pub(crate) mod blast_radius;
 pub(crate) mod bug_report;

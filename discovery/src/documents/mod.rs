@@ -133,6 +133,13 @@ pub fn parse(file: &Path, text: &str) -> Parsed {
     parsed
 }
 
+/// What schema and rules say of one document.
+pub(crate) fn review(file: &Arc<Path>, node: Node) -> Vec<Finding> {
+    let mut parsed = Parsed::default();
+    parse_document(file, node, &mut parsed);
+    parsed.findings
+}
+
 fn parse_document(file: &Arc<Path>, node: Node, parsed: &mut Parsed) {
     let (kind, meta) = match meta::read_head(&node) {
         Ok(Head::Ours(kind, meta)) => (kind, meta),

@@ -1,0 +1,102 @@
+//! Deployments: services before them that disagree, and programs that run as the proxy's user.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Context;
+use super::message::{Report, list};
+use super::resource::{Resource, What};
+use super::view::View;
+use super::workloads::{self, PROXY_CONTAINER, TEMPLATES, Workload, selector_text};
+use crate::documents::shapes::labels_match;
+
+/// Ports of several services that lead to one deployment in contradictory ways.
+pub(crate) fn services(context: &Context<'_>, report: &mut Report<'_>) {
+    let workloads = workloads::all(context.set);
+    let deployments = workloads.iter().filter(|workload| workload.resource.what == What::Deployment);
+    for workload in deployments.filter(|workload| !is_waypoint(workload.resource) && workload.is_in_mesh(context.set)) {
+        let services: Vec<&Resource> =
+            context.set.of(What::Service).filter(|service| leads_to(service, workload)).collect();
+        protocols(workload.resource, &services, report);
+        target_ports(workload.resource, &services, report);
+    }
+}
+
+fn is_waypoint(deployment: &Resource) -> bool {
+    deployment.labels.get("gateway.istio.io/managed").is_some_and(|by| by == "istio.io-mesh-controller")
+}
+
+/// Whether a Service selects the workload.
+pub(crate) fn leads_to(service: &Resource, workload: &Workload<'_>) -> bool {
+    let selector = service.spec().get("selector").labels();
+    !selector.is_empty() && service.namespace == workload.namespace() && labels_match(&selector, &workload.labels)
+}
+
+fn protocols(deployment: &Resource, services: &[&Resource], report: &mut Report<'_>) {
+    let mut by_port: BTreeMap<u64, (BTreeSet<&str>, BTreeSet<String>)> = BTreeMap::new();
+    for service in services {
+        for port in service.spec().get("ports").items() {
+            let Some(number) = port.get("port").number() else { continue };
+            let (protocols, names) = by_port.entry(number).or_default();
+            let protocol = port.get("protocol").text();
+            protocols.insert(if protocol.is_empty() { "TCP" } else { protocol });
+            names.insert(service.full_name());
+        }
+    }
+    for (port, (protocols, names)) in by_port.iter().filter(|(_, (protocols, _))| protocols.len() > 1) {
+        let text = format!("the services {} give port {port} the protocols {}", list(names), list(protocols));
+        report.tell("IST0116", deployment, deployment.name_view(), text);
+    }
+}
+
+fn target_ports(deployment: &Resource, services: &[&Resource], report: &mut Report<'_>) {
+    let mut by_target: BTreeMap<String, (BTreeSet<u64>, BTreeSet<String>)> = BTreeMap::new();
+    for service in services {
+        for port in service.spec().get("ports").items() {
+            let Some(number) = port.get("port").number() else { continue };
+            let target = match port.get("targetPort").word() {
+                target if target.is_empty() || target == "0" => number.to_string(),
+                target => target,
+            };
+            let (numbers, names) = by_target.entry(target).or_default();
+            numbers.insert(number);
+            names.insert(service.full_name());
+        }
+    }
+    for (target, (numbers, names)) in by_target.iter().filter(|(_, (numbers, _))| numbers.len() > 1) {
+        let numbers = list(numbers.iter().map(u64::to_string));
+        let text = format!("the services {} lead to port {target} from the ports {numbers}", list(names));
+        report.tell("IST0137", deployment, deployment.name_view(), text);
+    }
+}
+
+/// Programs with the user of the proxy, whose traffic nobody captures.
+pub(crate) fn user(context: &Context<'_>, report: &mut Report<'_>) {
+    for (what, path) in TEMPLATES {
+        for resource in context.set.of(*what).filter(|resource| !resource.is_control_plane()) {
+            let template = if path.is_empty() { resource.root() } else { resource.root().path(path) };
+            let pod = template.get("spec");
+            tell_user(resource, pod.path("securityContext.runAsUser"), "the pod runs", report);
+            for container in pod.get("containers").items() {
+                let name = container.get("name").text();
+                if name != PROXY_CONTAINER && name != "istio-operator" {
+                    let whose = format!("the container `{name}` runs");
+                    tell_user(resource, container.path("securityContext.runAsUser"), &whose, report);
+                }
+            }
+        }
+    }
+}
+
+fn tell_user(resource: &Resource, user: View<'_>, whose: &str, report: &mut Report<'_>) {
+    if user.number() == Some(PROXY_USER) {
+        let text = format!("{whose} as user {PROXY_USER}, which is the proxy's: its traffic passes by the proxy");
+        report.tell("IST0144", resource, user, text);
+    }
+}
+
+/// The selector of a document as text, for sentences.
+pub(crate) fn selector_of(selector: View<'_>) -> String {
+    selector_text(&selector.labels())
+}
+
+const PROXY_USER: u64 = 1337;

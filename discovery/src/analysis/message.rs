@@ -1,0 +1,157 @@
+//! What analysis says: a stable code, a level, the document with its place, a sentence, and what to do.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+
+use super::codes::{self, Code};
+use super::resource::Resource;
+use super::set::Set;
+use super::suppress;
+use super::view::View;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Worth knowing.
+    Info,
+    /// Probably not what was meant.
+    Warning,
+    /// It does not work, or protects nobody.
+    Error,
+}
+
+impl Level {
+    /// `Info`, `Warning`, `Error`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "Info",
+            Self::Warning => "Warning",
+            Self::Error => "Error",
+        }
+    }
+}
+
+/// One thing that analysis says. Displays as `FILE:LINE Level [CODE] (Kind ns/name) text`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Message {
+    /// The file of the document.
+    pub file: PathBuf,
+    /// Line, counted from 1.
+    pub line: u64,
+    /// `IST0101` and the like: Istio's own numbers; `KSB…` are ours.
+    pub code: &'static str,
+    /// How bad it is.
+    pub level: Level,
+    /// `Kind ns/name`; `Kind name` for kinds without namespaces.
+    pub resource: String,
+    /// The sentence.
+    pub text: String,
+    /// What to do.
+    pub fix: &'static str,
+    /// Which analyzer says it.
+    pub analyzer: &'static str,
+}
+
+impl Message {
+    /// The message as `analyze -o json` prints it.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "code": self.code,
+            "level": self.level.name(),
+            "resource": self.resource,
+            "file": self.file.display().to_string(),
+            "line": self.line,
+            "message": self.text,
+            "fix": self.fix,
+        })
+    }
+}
+
+impl fmt::Display for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, code, level, resource, text, .. } = self;
+        write!(f, "{}:{line} {} [{code}] ({resource}) {text}", self.file.display(), level.name())
+    }
+}
+
+/// Collects what the analyzers say about a set.
+#[derive(Debug)]
+pub(crate) struct Report<'a> {
+    pub(crate) set: &'a Set,
+    pub(crate) analyzer: &'static str,
+    messages: BTreeSet<Message>,
+    /// How many were too many.
+    pub(crate) left_out: usize,
+}
+
+impl<'a> Report<'a> {
+    pub(crate) fn new(set: &'a Set) -> Self {
+        Self { set, analyzer: "", messages: BTreeSet::new(), left_out: 0 }
+    }
+
+    /// Says something about a place of a document. The same is said once.
+    pub(crate) fn tell(&mut self, code: &'static str, resource: &Resource, at: View<'_>, text: impl Into<String>) {
+        self.tell_line(code, resource, resource.line(at.at()), text.into());
+    }
+
+    pub(crate) fn tell_line(&mut self, code: &'static str, resource: &Resource, line: u64, text: String) {
+        let is_untold = resource.is_assumed || UNTOLD_NAMESPACES.contains(&resource.namespace.as_str());
+        if is_untold || suppress::by_annotation(resource, code) {
+            return;
+        }
+        if self.messages.len() >= MESSAGES_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let Code { code, level, fix, .. } = codes::of(code);
+        self.messages.insert(Message {
+            file: resource.file.to_path_buf(),
+            line,
+            code,
+            level: *level,
+            resource: resource.title(),
+            text,
+            fix,
+            analyzer: self.analyzer,
+        });
+    }
+
+    /// An analyzer has failed; what it would have said is not known.
+    pub(crate) fn failed(&mut self) {
+        let Code { code, level, fix, .. } = codes::of("IST0001");
+        self.messages.insert(Message {
+            file: PathBuf::new(),
+            line: 0,
+            code,
+            level: *level,
+            resource: "-".to_owned(),
+            text: format!("the analyzer {} failed and was left out", self.analyzer),
+            fix,
+            analyzer: self.analyzer,
+        });
+    }
+
+    /// Everything said, by file and line.
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.messages.into_iter().collect()
+    }
+}
+
+/// Names as a list to read, some of them when there are many.
+pub(crate) fn list<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
+    let names: Vec<T> = names.into_iter().collect();
+    let some: Vec<&str> = names.iter().take(NAMES_MAX).map(AsRef::as_ref).collect();
+    match names.len().saturating_sub(NAMES_MAX) {
+        0 => some.join(", "),
+        more => format!("{} and {more} more", some.join(", ")),
+    }
+}
+
+/// Most messages of one analysis.
+const MESSAGES_MAX: usize = 10_000;
+const NAMES_MAX: usize = 5;
+/// Of Kubernetes itself: nobody who reads this can change what is there.
+const UNTOLD_NAMESPACES: &[&str] = &["kube-node-lease", "kube-public", "kube-system", "local-path-storage"];
