@@ -7,7 +7,7 @@ use super::view::View;
 use super::workloads::INJECT;
 
 /// Unknown, misplaced, deprecated and invalid annotations of Kubernetes documents.
-pub(crate) fn kubernetes(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn kubernetes(context: &Context<'_>, report: &mut Report) {
     for what in JUDGED {
         for resource in context.set.of(*what) {
             for (name, value) in
@@ -19,7 +19,7 @@ pub(crate) fn kubernetes(context: &Context<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn judge(resource: &Resource, name: &str, value: View<'_>, report: &mut Report<'_>) {
+fn judge(resource: &Resource, name: &str, value: View<'_>, report: &mut Report) {
     if SET_BY_CONTROLLERS.contains(&name) {
         return;
     }
@@ -44,7 +44,7 @@ fn judge(resource: &Resource, name: &str, value: View<'_>, report: &mut Report<'
 }
 
 /// Annotations that may still change.
-pub(crate) fn alpha(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn alpha(context: &Context<'_>, report: &mut Report) {
     for what in JUDGED {
         for resource in context.set.of(*what) {
             let begins = || resource.spec().get("initContainers").items();
@@ -251,7 +251,7 @@ const KNOWN: &[Known] = &[
     early("sidecar.istio.io/proxyImage", POD),
     early("sidecar.istio.io/proxyImageType", POD),
     early("sidecar.istio.io/proxyMemory", POD),
-    stable("sidecar.istio.io/proxyMemoryLimit", POD),
+    early("sidecar.istio.io/proxyMemoryLimit", POD),
     early("sidecar.istio.io/rewriteAppHTTPProbers", POD),
     late("sidecar.istio.io/statsCompression", true, POD),
     early("sidecar.istio.io/statsEvictionInterval", POD),
@@ -263,7 +263,7 @@ const KNOWN: &[Known] = &[
     late("sidecar.istio.io/statsInclusionSuffixes", true, POD),
     early("sidecar.istio.io/status", POD),
     early("sidecar.istio.io/userVolume", POD),
-    stable("sidecar.istio.io/userVolumeMount", POD),
+    early("sidecar.istio.io/userVolumeMount", POD),
     early("status.sidecar.istio.io/port", POD),
     early("topology.istio.io/controlPlaneClusters", &["Namespace"]),
     stable("traffic.istio.io/nodeSelector", SERVICE),
@@ -271,7 +271,7 @@ const KNOWN: &[Known] = &[
     early("traffic.sidecar.istio.io/excludeInterfaces", POD),
     early("traffic.sidecar.istio.io/excludeOutboundIPRanges", POD),
     early("traffic.sidecar.istio.io/excludeOutboundPorts", POD),
-    stable("traffic.sidecar.istio.io/includeInboundPorts", POD),
+    early("traffic.sidecar.istio.io/includeInboundPorts", POD),
     early("traffic.sidecar.istio.io/includeOutboundIPRanges", POD),
     early("traffic.sidecar.istio.io/includeOutboundPorts", POD),
     late("traffic.sidecar.istio.io/kubevirtInterfaces", true, POD),

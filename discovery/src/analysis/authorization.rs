@@ -8,7 +8,7 @@ use super::view::View;
 use super::workloads::{self, Workload, selector_text};
 
 /// Policies for nobody, and for peers from namespaces that do not exist.
-pub(crate) fn workloads(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn workloads(context: &Context<'_>, report: &mut Report) {
     let workloads = in_mesh(context);
     let is_known = workloads.iter().any(|workload| !workload.resource.is_assumed);
     for policy in context.set.of(What::AuthorizationPolicy) {
@@ -31,12 +31,7 @@ fn has_pods(context: &Context<'_>) -> bool {
 }
 
 /// A policy that selects no workload. Those for the whole mesh are always for somebody.
-pub(crate) fn for_nobody(
-    context: &Context<'_>,
-    policy: &Resource,
-    workloads: &[Workload<'_>],
-    report: &mut Report<'_>,
-) {
+pub(crate) fn for_nobody(context: &Context<'_>, policy: &Resource, workloads: &[Workload<'_>], report: &mut Report) {
     let aim = Aim::of(context.set, policy);
     let selector = policy.spec().get("selector");
     let is_mesh_wide = policy.namespace == context.set.root_namespace() && !selector.exists();
@@ -54,7 +49,7 @@ pub(crate) fn for_nobody(
 }
 
 /// Namespaces that no document tells of; where none are told at all, they are kept elsewhere.
-fn namespaces(context: &Context<'_>, policy: &Resource, report: &mut Report<'_>) {
+fn namespaces(context: &Context<'_>, policy: &Resource, report: &mut Report) {
     let known: Vec<&str> = context.set.of(What::Namespace).map(|namespace| namespace.name.as_str()).collect();
     if known.is_empty() {
         return;

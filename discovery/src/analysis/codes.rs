@@ -545,6 +545,13 @@ pub const CODES: &[Code] = &[
         "a policy goes by the address in X-Forwarded-For, and no proxy before the mesh is declared: clients choose it freely",
         "set gatewayTopology.numTrustedProxies, or use ipBlocks",
     ),
+    code(
+        "KSB0118",
+        "RuleNeverMatches",
+        Warning,
+        "a rule of a policy contradicts itself, or asks for HTTP where its workloads only relay bytes",
+        "correct the rule, or remove it",
+    ),
 ];
 
 #[cfg(test)]

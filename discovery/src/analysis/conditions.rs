@@ -6,7 +6,7 @@ use super::resource::{Resource, What};
 use super::view::View;
 
 /// Conditions whose status says that something is not well.
-pub(crate) fn negative(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn negative(context: &Context<'_>, report: &mut Report) {
     for (what, kinds) in WATCHED {
         for resource in context.set.of(*what) {
             for condition in conditions(resource) {
@@ -34,7 +34,7 @@ fn conditions(resource: &Resource) -> Vec<View<'_>> {
     status.get("conditions").items().chain(of_parents).collect()
 }
 
-fn tell(resource: &Resource, condition: View<'_>, report: &mut Report<'_>) {
+fn tell(resource: &Resource, condition: View<'_>, report: &mut Report) {
     let of = |field| condition.get(field).text();
     let text =
         format!("condition {} is {}: {}: {}", of("type"), condition.get("status").word(), of("reason"), of("message"));

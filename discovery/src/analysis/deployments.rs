@@ -10,7 +10,7 @@ use super::workloads::{self, PROXY_CONTAINER, TEMPLATES, Workload, selector_text
 use crate::documents::shapes::labels_match;
 
 /// Ports of several services that lead to one deployment in contradictory ways.
-pub(crate) fn services(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn services(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     let deployments = workloads.iter().filter(|workload| workload.resource.what == What::Deployment);
     for workload in deployments.filter(|workload| !is_waypoint(workload.resource) && workload.is_in_mesh(context.set)) {
@@ -31,7 +31,7 @@ pub(crate) fn leads_to(service: &Resource, workload: &Workload<'_>) -> bool {
     !selector.is_empty() && service.namespace == workload.namespace() && labels_match(&selector, &workload.labels)
 }
 
-fn protocols(deployment: &Resource, services: &[&Resource], report: &mut Report<'_>) {
+fn protocols(deployment: &Resource, services: &[&Resource], report: &mut Report) {
     let mut by_port: BTreeMap<u64, (BTreeSet<&str>, BTreeSet<String>)> = BTreeMap::new();
     for service in services {
         for port in service.spec().get("ports").items() {
@@ -48,7 +48,7 @@ fn protocols(deployment: &Resource, services: &[&Resource], report: &mut Report<
     }
 }
 
-fn target_ports(deployment: &Resource, services: &[&Resource], report: &mut Report<'_>) {
+fn target_ports(deployment: &Resource, services: &[&Resource], report: &mut Report) {
     let mut by_target: BTreeMap<String, (BTreeSet<u64>, BTreeSet<String>)> = BTreeMap::new();
     for service in services {
         for port in service.spec().get("ports").items() {
@@ -70,28 +70,30 @@ fn target_ports(deployment: &Resource, services: &[&Resource], report: &mut Repo
 }
 
 /// Programs with the user of the proxy, whose traffic nobody captures.
-pub(crate) fn user(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn user(context: &Context<'_>, report: &mut Report) {
     for (what, path) in TEMPLATES {
         for resource in context.set.of(*what).filter(|resource| !resource.is_control_plane()) {
             let template = if path.is_empty() { resource.root() } else { resource.root().path(path) };
             let pod = template.get("spec");
-            tell_user(resource, pod.path("securityContext.runAsUser"), "the pod runs", report);
-            for container in pod.get("containers").items() {
-                let name = container.get("name").text();
-                if name != PROXY_CONTAINER && name != "istio-operator" {
-                    let whose = format!("the container `{name}` runs");
-                    tell_user(resource, container.path("securityContext.runAsUser"), &whose, report);
-                }
+            let users = users(pod);
+            if let Some((_, at)) = users.first() {
+                let whose = list(users.iter().map(|(whose, _)| whose));
+                let text =
+                    format!("{whose} runs as user {PROXY_USER}, which is the proxy's: its traffic passes by the proxy");
+                report.tell("IST0144", resource, *at, text);
             }
         }
     }
 }
 
-fn tell_user(resource: &Resource, user: View<'_>, whose: &str, report: &mut Report<'_>) {
-    if user.number() == Some(PROXY_USER) {
-        let text = format!("{whose} as user {PROXY_USER}, which is the proxy's: its traffic passes by the proxy");
-        report.tell("IST0144", resource, user, text);
-    }
+/// The parts of a pod that run as the proxy's user, but for the proxy.
+fn users(pod: View<'_>) -> Vec<(String, View<'_>)> {
+    let all = std::iter::once(("the pod".to_owned(), pod));
+    let containers = pod.get("containers").items().map(|one| (one.get("name").text(), one));
+    let containers = containers.filter(|(name, _)| ![PROXY_CONTAINER, "istio-operator"].contains(name));
+    let all = all.chain(containers.map(|(name, one)| (format!("the container `{name}`"), one)));
+    let users = all.map(|(whose, one)| (whose, one.path("securityContext.runAsUser")));
+    users.filter(|(_, user)| user.number() == Some(PROXY_USER)).collect()
 }
 
 /// The selector of a document as text, for sentences.

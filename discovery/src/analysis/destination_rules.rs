@@ -9,7 +9,7 @@ use super::workloads::{self, Workload, selector_text};
 use crate::documents::shapes::{Labels, labels_match};
 
 /// TLS without an authority: any certificate will do.
-pub(crate) fn authorities(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn authorities(context: &Context<'_>, report: &mut Report) {
     for rule in context.set.of(What::DestinationRule) {
         let policy = rule.spec().get("trafficPolicy");
         let host = rule.spec().get("host").text();
@@ -35,7 +35,7 @@ fn trusts_anybody(rule: &Resource, tls: View<'_>) -> bool {
 }
 
 /// Hosts that nobody serves, and subsets that nobody belongs to.
-pub(crate) fn subsets(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn subsets(context: &Context<'_>, report: &mut Report) {
     let services = Services::of(context.set);
     let workloads = workloads::all(context.set);
     let labels: Vec<Labels> = workloads.iter().map(|workload| placed(context, workload)).collect();

@@ -6,7 +6,7 @@ use super::resource::{Resource, What};
 use super::view::View;
 
 /// Patches, in the order of the documents.
-pub(crate) fn patches(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn patches(context: &Context<'_>, report: &mut Report) {
     let mut versioned: Vec<String> = Vec::new();
     for filter in context.set.of(What::EnvoyFilter) {
         for patch in filter.spec().get("configPatches").items() {
@@ -34,7 +34,7 @@ fn name_of(patch: View<'_>) -> String {
     }
 }
 
-fn judge(filter: &Resource, patch: View<'_>, is_versioned: bool, report: &mut Report<'_>) {
+fn judge(filter: &Resource, patch: View<'_>, is_versioned: bool, report: &mut Report) {
     let operation = patch.path("patch.operation");
     let target = patch.get("applyTo").text();
     let is_whole = ["ROUTE_CONFIGURATION", "HTTP_ROUTE"].contains(&target);
@@ -48,25 +48,27 @@ fn judge(filter: &Resource, patch: View<'_>, is_versioned: bool, report: &mut Re
         _ => None,
     };
     if let Some(code) = wrong {
-        report.tell(code, filter, operation, format!("{} has no effect on {target}", operation.text()));
+        report.tell(
+            code,
+            filter,
+            operation,
+            format!("{} has no effect on what the patch is applied to", operation.text()),
+        );
     }
 }
 
 /// An operation whose effect depends on the patches before it.
-fn relative(filter: &Resource, operation: View<'_>, is_versioned: bool, report: &mut Report<'_>) {
+fn relative(filter: &Resource, operation: View<'_>, is_versioned: bool, report: &mut Report) {
     if filter.spec().get("priority").number().is_some_and(|priority| priority != 0)
         || filter.spec().get("priority").word().starts_with('-')
     {
         return;
     }
-    let name = operation.text();
     if is_versioned {
-        let text =
-            format!("{name} depends on a patch that only some versions of the proxy get, and there is no priority");
+        let text = "a patch depends on another that only some versions of the proxy get, and there is no priority";
         report.tell("IST0155", filter, operation, text);
     } else {
-        let text = format!("{name} depends on the patches before it, and there is no priority");
-        report.tell("IST0151", filter, operation, text);
+        report.tell("IST0151", filter, operation, "a patch depends on the patches before it, and there is no priority");
     }
 }
 

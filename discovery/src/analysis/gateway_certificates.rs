@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
-use identity::{CertificateSummary, pem};
+use identity::pem;
+use identity::summary::CertificateSummary;
 
 use super::Context;
 use super::hosts::overlap;
@@ -14,7 +15,7 @@ use super::workloads::{self, selected};
 use crate::documents::shapes::labels_match;
 
 /// One certificate at several Gateways.
-pub(crate) fn duplicates(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn duplicates(context: &Context<'_>, report: &mut Report) {
     for gateway in context.set.of(What::Gateway) {
         let selector = gateway.spec().get("selector").labels();
         let others = context.set.of(What::Gateway).filter(|other| !std::ptr::eq(*other, gateway));
@@ -41,7 +42,7 @@ fn is_same(a: View<'_>, b: View<'_>) -> bool {
 }
 
 /// Secrets of certificates: whether they exist and can be used now. Where a set has no Secret at all, they are kept elsewhere.
-pub(crate) fn secrets(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn secrets(context: &Context<'_>, report: &mut Report) {
     if context.set.of(What::Secret).next().is_none() {
         return;
     }
@@ -70,7 +71,7 @@ fn judge(
     server: View<'_>,
     name: View<'_>,
     namespace: &str,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     let plain = name.text().strip_prefix("kubernetes://").unwrap_or(name.text());
     let (namespace, plain) = plain.split_once('/').unwrap_or((namespace, plain));
@@ -118,7 +119,7 @@ fn unfit(
     gateway: &Resource,
     server: View<'_>,
     name: View<'_>,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     let left = summary.not_after().duration_since(now).unwrap_or_default();
     if left < ENDS_SOON {

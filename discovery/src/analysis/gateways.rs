@@ -11,7 +11,7 @@ use super::workloads::{self, Workload, selected};
 use crate::documents::shapes::Labels;
 
 /// Gateways without proxies, and ports to which no Service leads.
-pub(crate) fn ports(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn ports(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     for gateway in context.set.of(What::Gateway) {
         let selector = gateway.spec().get("selector");
@@ -31,7 +31,7 @@ fn is_behind_service(context: &Context<'_>, proxies: &[&Workload<'_>]) -> bool {
     !context.set.is_outside_kubernetes() && proxies.iter().all(|proxy| proxy.is_pod())
 }
 
-fn unreachable_ports(context: &Context<'_>, gateway: &Resource, proxies: &[&Workload<'_>], report: &mut Report<'_>) {
+fn unreachable_ports(context: &Context<'_>, gateway: &Resource, proxies: &[&Workload<'_>], report: &mut Report) {
     let services = context.set.of(What::Service);
     let before = services.filter(|service| proxies.iter().any(|proxy| leads_to(service, proxy)));
     let open: BTreeSet<u64> = before.flat_map(|service| open_ports(service)).collect();
@@ -54,7 +54,7 @@ fn open_ports(service: &Resource) -> Vec<u64> {
 }
 
 /// Hosts that several Gateways claim on one port of the same proxies.
-pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     let gateways: Vec<(&Resource, Labels)> =
         context.set.of(What::Gateway).map(|gateway| (gateway, gateway.spec().get("selector").labels())).collect();

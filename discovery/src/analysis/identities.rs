@@ -13,7 +13,7 @@ use super::workloads::Workload;
 use crate::documents::shapes::labels_match;
 
 /// All of it.
-pub(crate) fn principals(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn principals(context: &Context<'_>, report: &mut Report) {
     let workloads = in_mesh(context);
     let known = Known::of(context, &workloads);
     let modes = Modes::of(context);
@@ -68,7 +68,7 @@ impl<'a> Known<'a> {
     }
 }
 
-fn judge(policy: &Resource, principal: View<'_>, known: &Known<'_>, report: &mut Report<'_>) {
+fn judge(policy: &Resource, principal: View<'_>, known: &Known<'_>, report: &mut Report) {
     let text = principal.text();
     if text.starts_with("spiffe://") {
         return report.tell(
@@ -98,7 +98,7 @@ fn unproven(
     policy: &Resource,
     workloads: &[Workload<'_>],
     modes: &Modes<'_>,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) {
     let Some(field) = asked(policy) else { return };
     let aim = Aim::of(context.set, policy);

@@ -14,7 +14,7 @@ use crate::documents::shapes::{Labels, labels_match};
 use crate::documents::tree;
 
 /// Namespaces and pods without sidecars.
-pub(crate) fn namespaces(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn namespaces(context: &Context<'_>, report: &mut Report) {
     let root = context.set.root_namespace();
     let namespaces = || context.set.of(What::Namespace).filter(|namespace| namespace.name != root);
     for namespace in namespaces() {
@@ -35,7 +35,7 @@ pub(crate) fn namespaces(context: &Context<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn several_ways(namespace: &Resource, report: &mut Report<'_>) {
+fn several_ways(namespace: &Resource, report: &mut Report) {
     let injection = namespace.labels.get(INJECTION);
     let others = [REVISION, MODE].into_iter().filter(|name| namespace.labels.contains_key(*name));
     let others = others.filter(|_| injection.is_none_or(|value| value == "enabled"));
@@ -46,7 +46,7 @@ fn several_ways(namespace: &Resource, report: &mut Report<'_>) {
     }
 }
 
-fn not_injected(context: &Context<'_>, namespace: &Resource, report: &mut Report<'_>) {
+fn not_injected(context: &Context<'_>, namespace: &Resource, report: &mut Report) {
     let revision = namespace.labels.get(REVISION);
     let is_said = namespace.labels.get(INJECTION).is_some_and(|value| !value.is_empty()) || revision.is_some();
     if is_said || namespace.labels.get(MODE).is_some_and(|mode| mode == "ambient") {
@@ -63,7 +63,7 @@ fn not_injected(context: &Context<'_>, namespace: &Resource, report: &mut Report
 }
 
 /// Pods with another proxy than the injector gives.
-pub(crate) fn images(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn images(context: &Context<'_>, report: &mut Report) {
     let maps = context.set.of(What::ConfigMap).filter(|map| map.name.starts_with(INJECTOR));
     let images: BTreeMap<&str, String> = maps.map(|map| (map.name.as_str(), image(&values(map)))).collect();
     let mut other: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
@@ -140,7 +140,7 @@ fn image_type(context: &Context<'_>, pod: &Resource) -> String {
 }
 
 /// Proxies left to an injector that does not see them.
-pub(crate) fn automatic(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn automatic(context: &Context<'_>, report: &mut Report) {
     for pod in context.set.of(What::Pod) {
         if let Some(image) = automatic_image(pod.spec()) {
             report.tell("IST0147", pod, image, "the pod runs with the image `auto`, which is none");

@@ -5,7 +5,7 @@ use super::message::Report;
 use super::resource::What;
 
 /// Networks with endpoints from registries that nobody has.
-pub(crate) fn registries(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn registries(context: &Context<'_>, report: &mut Report) {
     let mut known: Vec<&str> = vec!["Kubernetes", "External", "Mock"];
     for secret in context.set.of(What::Secret) {
         if secret.labels.get("istio/multiCluster").is_some_and(|value| value == "true") {

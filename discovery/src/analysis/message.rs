@@ -6,7 +6,6 @@ use std::path::PathBuf;
 
 use super::codes::{self, Code};
 use super::resource::Resource;
-use super::set::Set;
 use super::suppress;
 use super::view::View;
 
@@ -78,21 +77,18 @@ impl fmt::Display for Message {
 }
 
 /// Collects what the analyzers say about a set.
-#[derive(Debug)]
-pub(crate) struct Report<'a> {
-    pub(crate) set: &'a Set,
+#[derive(Debug, Default)]
+pub(crate) struct Report {
     pub(crate) analyzer: &'static str,
     messages: BTreeSet<Message>,
+    /// Code, document and sentence of each.
+    told: BTreeSet<(&'static str, String, String)>,
     /// How many were too many.
     pub(crate) left_out: usize,
 }
 
-impl<'a> Report<'a> {
-    pub(crate) fn new(set: &'a Set) -> Self {
-        Self { set, analyzer: "", messages: BTreeSet::new(), left_out: 0 }
-    }
-
-    /// Says something about a place of a document. The same is said once.
+impl Report {
+    /// Says something about a place of a document. The same sentence about a document is said once, at its first place.
     pub(crate) fn tell(&mut self, code: &'static str, resource: &Resource, at: View<'_>, text: impl Into<String>) {
         self.tell_line(code, resource, resource.line(at.at()), text.into());
     }
@@ -107,6 +103,9 @@ impl<'a> Report<'a> {
             return;
         }
         let Code { code, level, fix, .. } = codes::of(code);
+        if !self.told.insert((code, format!("{} {}", resource.title(), resource.file.display()), text.clone())) {
+            return;
+        }
         self.messages.insert(Message {
             file: resource.file.to_path_buf(),
             line,

@@ -80,7 +80,7 @@ pub struct Analyzer {
     pub name: &'static str,
     /// The codes it can tell.
     pub codes: &'static [&'static str],
-    run: fn(&Context<'_>, &mut Report<'_>),
+    run: fn(&Context<'_>, &mut Report),
 }
 
 /// What analyzers look at.
@@ -101,7 +101,7 @@ fn examine(mut set: Set, options: &Options<'_>) -> Analysis {
     let unreadable = std::mem::take(&mut set.unreadable);
     assumed::add(&mut set);
     let context = Context { set: &set, now: options.now };
-    let mut report = Report::new(&set);
+    let mut report = Report::default();
     let is_wanted = |analyzer: &&Analyzer| {
         options.analyzers.is_empty() || options.analyzers.iter().any(|name| name == analyzer.name)
     };
@@ -116,11 +116,7 @@ fn examine(mut set: Set, options: &Options<'_>) -> Analysis {
     Analysis { messages: report.into_messages(), unreadable, documents, left_out }
 }
 
-const fn analyzer(
-    name: &'static str,
-    codes: &'static [&'static str],
-    run: fn(&Context<'_>, &mut Report<'_>),
-) -> Analyzer {
+const fn analyzer(name: &'static str, codes: &'static [&'static str], run: fn(&Context<'_>, &mut Report)) -> Analyzer {
     Analyzer { name, codes, run }
 }
 
@@ -174,7 +170,11 @@ pub const ANALYZERS: &[Analyzer] = &[
     analyzer("kasbah.MutualTlsAnalyzer", &["KSB0101", "KSB0102", "KSB0103"], mutual_tls::modes),
     analyzer("kasbah.PrincipalAnalyzer", &["KSB0104", "KSB0105", "KSB0106", "KSB0107"], identities::principals),
     analyzer("kasbah.TokenAnalyzer", &["KSB0108", "KSB0109", "KSB0110", "KSB0111", "IST0127"], tokens::demands),
-    analyzer("kasbah.ProtectionAnalyzer", &["KSB0113", "KSB0114", "KSB0115", "KSB0116", "KSB0117"], protection::gaps),
+    analyzer(
+        "kasbah.ProtectionAnalyzer",
+        &["KSB0113", "KSB0114", "KSB0115", "KSB0116", "KSB0117", "KSB0118"],
+        protection::gaps,
+    ),
 ];
 
 #[cfg(test)]

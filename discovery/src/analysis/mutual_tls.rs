@@ -13,7 +13,7 @@ use super::view::View;
 use super::workloads::{Workload, selected};
 
 /// All of it.
-pub(crate) fn modes(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn modes(context: &Context<'_>, report: &mut Report) {
     let workloads = in_mesh(context);
     let modes = Modes::of(context);
     several(context, &workloads, report);
@@ -77,7 +77,7 @@ fn port_mode(policy: &Resource, port: u64) -> Option<&str> {
 }
 
 /// Policies of which only the oldest holds.
-fn several(context: &Context<'_>, workloads: &[Workload<'_>], report: &mut Report<'_>) {
+fn several(context: &Context<'_>, workloads: &[Workload<'_>], report: &mut Report) {
     let mut by_place: BTreeMap<String, Vec<&Resource>> = BTreeMap::new();
     for policy in context.set.of(What::PeerAuthentication) {
         if is_for_workloads(policy) {
@@ -100,7 +100,7 @@ fn several(context: &Context<'_>, workloads: &[Workload<'_>], report: &mut Repor
 }
 
 /// Modes of ports that nobody has.
-fn unknown_ports(context: &Context<'_>, workloads: &[Workload<'_>], report: &mut Report<'_>) {
+fn unknown_ports(context: &Context<'_>, workloads: &[Workload<'_>], report: &mut Report) {
     for policy in context.set.of(What::PeerAuthentication).filter(|policy| is_for_workloads(policy)) {
         let labels = policy.spec().path("selector.matchLabels").labels();
         let meant: Vec<&Workload<'_>> = selected(workloads, Some(&policy.namespace), &labels).collect();
@@ -137,13 +137,7 @@ fn own_ports(context: &Context<'_>, workload: &Workload<'_>) -> Option<BTreeSet<
 }
 
 /// Clients that speak otherwise than the workloads of the host accept.
-fn clients(
-    context: &Context<'_>,
-    rule: &Resource,
-    workloads: &[Workload<'_>],
-    modes: &Modes<'_>,
-    report: &mut Report<'_>,
-) {
+fn clients(context: &Context<'_>, rule: &Resource, workloads: &[Workload<'_>], modes: &Modes<'_>, report: &mut Report) {
     let host = full(rule.spec().get("host").text(), &rule.namespace);
     let services = Services::of(context.set);
     for (known, service) in services.all().filter(|(known, _)| overlap(&host, known)) {

@@ -1,5 +1,7 @@
 //! Gaps in protection: what policies seem to guard, and do not.
 
+use identity::TrustDomain;
+
 use super::Context;
 use super::aim::Aim;
 use super::authorization::{action, conditions, in_mesh, sources};
@@ -8,12 +10,14 @@ use super::mutual_tls::Modes;
 use super::resource::{Resource, What};
 use super::view::View;
 use super::workloads::selected;
+use crate::compile::{Explainer, Known};
 use crate::documents::tree;
 
 /// All of it.
-pub(crate) fn gaps(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn gaps(context: &Context<'_>, report: &mut Report) {
     unverifiable(context, report);
     bypassed(context, report);
+    never(context, report);
     for policy in context.set.of(What::AuthorizationPolicy) {
         denies_mesh(context, policy, report);
         shadowed(context, policy, report);
@@ -22,7 +26,7 @@ pub(crate) fn gaps(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Services inside the mesh of which nobody knows who has to answer.
-fn unverifiable(context: &Context<'_>, report: &mut Report<'_>) {
+fn unverifiable(context: &Context<'_>, report: &mut Report) {
     let entries: Vec<_> = in_mesh(context).into_iter().filter(|one| one.resource.what == What::WorkloadEntry).collect();
     for service in context.set.of(What::ServiceEntry) {
         let spec = service.spec();
@@ -47,7 +51,7 @@ fn unverifiable(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Ports that pass by the proxy of a workload that demands mTLS.
-fn bypassed(context: &Context<'_>, report: &mut Report<'_>) {
+fn bypassed(context: &Context<'_>, report: &mut Report) {
     let modes = Modes::of(context);
     for workload in in_mesh(context).into_iter().filter(|workload| workload.is_pod() && !workload.resource.is_assumed) {
         if modes.at(&workload, None) != "STRICT" {
@@ -71,8 +75,28 @@ fn bypassed(context: &Context<'_>, report: &mut Report<'_>) {
     }
 }
 
+/// Rules that the compiler knows never to match; other reasons than these have codes of their own.
+fn never(context: &Context<'_>, report: &mut Report) {
+    let named = context.set.mesh().map(|mesh| mesh.root().get("trustDomain").text()).unwrap_or_default();
+    let Ok(trust_domain) = TrustDomain::parse(if named.is_empty() { "cluster.local" } else { named }) else { return };
+    let explainer = Explainer::new(context.set.accepted.clone(), &trust_domain);
+    let proxies = explainer.proxies();
+    let known = Known { proxies: &proxies, identities: None, trust_domains: &[] };
+    for idle in explainer.idle(known).into_iter().filter(|idle| ["contradiction", "tcp"].contains(&idle.why)) {
+        let origin = &idle.origin;
+        if let Some(policy) = context.set.find(What::AuthorizationPolicy, &origin.namespace, &origin.name) {
+            report.tell_line(
+                "KSB0118",
+                policy,
+                origin.line + policy.lines_before,
+                format!("it never matches: {}", idle.text),
+            );
+        }
+    }
+}
+
 /// An ALLOW policy without rules for everybody.
-fn denies_mesh(context: &Context<'_>, policy: &Resource, report: &mut Report<'_>) {
+fn denies_mesh(context: &Context<'_>, policy: &Resource, report: &mut Report) {
     let aim = Aim::of(context.set, policy);
     let has_rules = policy.spec().get("rules").items().next().is_some();
     let is_wide = policy.namespace == context.set.root_namespace() && aim.labels.is_empty() && !aim.is_by_reference;
@@ -87,7 +111,7 @@ fn denies_mesh(context: &Context<'_>, policy: &Resource, report: &mut Report<'_>
 }
 
 /// An ALLOW policy behind one that denies everything.
-fn shadowed(context: &Context<'_>, policy: &Resource, report: &mut Report<'_>) {
+fn shadowed(context: &Context<'_>, policy: &Resource, report: &mut Report) {
     if action(policy) != "ALLOW" || policy.spec().get("rules").items().next().is_none() {
         return;
     }
@@ -110,7 +134,7 @@ fn is_unconditional(rule: View<'_>) -> bool {
 }
 
 /// Policies by an address that every client can write.
-fn forwarded_address(context: &Context<'_>, policy: &Resource, report: &mut Report<'_>) {
+fn forwarded_address(context: &Context<'_>, policy: &Resource, report: &mut Report) {
     let of_sources = sources(policy).flat_map(|source| [source.get("remoteIpBlocks"), source.get("notRemoteIpBlocks")]);
     let of_conditions = conditions(policy).map(|condition| condition.get("key"));
     let of_conditions = of_conditions.filter(|key| key.text() == "remote.ip");

@@ -12,7 +12,7 @@ use super::resource::{Resource, What};
 use super::view::View;
 
 /// Rules and matches behind others.
-pub(crate) fn unreachable(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn unreachable(context: &Context<'_>, report: &mut Report) {
     for service in context.set.of(What::VirtualService) {
         for protocol in ["http", "tcp", "tls"] {
             let rules: Vec<View<'_>> = service.spec().get(protocol).items().collect();
@@ -25,7 +25,7 @@ pub(crate) fn unreachable(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Rules behind one that takes everything, and matches that are written twice.
-fn repeated(service: &Resource, protocol: &str, rules: &[View<'_>], report: &mut Report<'_>) {
+fn repeated(service: &Resource, protocol: &str, rules: &[View<'_>], report: &mut Report) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     let mut everything: Option<usize> = None;
     for (index, rule) in rules.iter().enumerate() {
@@ -61,7 +61,7 @@ fn repeated(service: &Resource, protocol: &str, rules: &[View<'_>], report: &mut
 }
 
 /// A prefix behind a shorter one with the same other conditions.
-fn covered(service: &Resource, rules: &[View<'_>], report: &mut Report<'_>) {
+fn covered(service: &Resource, rules: &[View<'_>], report: &mut Report) {
     let mut prefixes: Vec<(String, usize, View<'_>)> = Vec::new();
     for (index, rule) in rules.iter().enumerate() {
         let name = title("http", index, *rule);

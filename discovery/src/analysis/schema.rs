@@ -7,7 +7,7 @@ use super::view::View;
 use crate::documents::Severity;
 
 /// What `kasbah validate` says of each document.
-pub(crate) fn validate(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn validate(context: &Context<'_>, report: &mut Report) {
     for (index, finding) in &context.set.reviews {
         let Some(resource) = context.set.all().get(*index) else { continue };
         if SAID_ELSEWHERE.contains(&finding.reason) {
@@ -20,7 +20,7 @@ pub(crate) fn validate(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Fields and kinds that are gone or going.
-pub(crate) fn deprecated(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn deprecated(context: &Context<'_>, report: &mut Report) {
     for service in context.set.of(What::VirtualService) {
         for rule in service.spec().get("http").items() {
             let percent = rule.path("fault.delay.percent");
@@ -49,7 +49,7 @@ pub(crate) fn deprecated(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Documents of kinds that are gone.
-fn gone_documents(context: &Context<'_>, report: &mut Report<'_>) {
+fn gone_documents(context: &Context<'_>, report: &mut Report) {
     for resource in context.set.of(What::Other) {
         let version: View<'_> = resource.root().get("apiVersion");
         if version.text().starts_with("rbac.istio.io/") && GONE.contains(&resource.kind.as_str()) {

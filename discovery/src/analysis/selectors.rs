@@ -21,7 +21,7 @@ const SIDECAR: Single = Single { what: What::Sidecar, path: "workloadSelector.la
 const TELEMETRY: Single = Single { what: What::Telemetry, path: "selector.matchLabels", conflict: "IST0159" };
 
 /// Sidecars: selectors, and namespaces with several defaults.
-pub(crate) fn sidecars(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn sidecars(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     let ineffective = judge(context, &SIDECAR, &workloads, report);
     for (namespace, sidecars) in defaults(context, What::Sidecar, |sidecar| !has_labels(sidecar, SIDECAR.path)) {
@@ -37,12 +37,12 @@ pub(crate) fn sidecars(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Telemetries with selectors.
-pub(crate) fn telemetries(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn telemetries(context: &Context<'_>, report: &mut Report) {
     judge(context, &TELEMETRY, &workloads::all(context.set), report);
 }
 
 /// Namespaces with several telemetries without selector.
-pub(crate) fn default_telemetries(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn default_telemetries(context: &Context<'_>, report: &mut Report) {
     let is_default = |telemetry: &Resource| {
         !telemetry.spec().get("selector").exists()
             && !["targetRef", "targetRefs"].iter().any(|field| telemetry.spec().get(field).exists())
@@ -68,7 +68,7 @@ fn defaults<'a>(
     defaults
 }
 
-fn several(code: &'static str, namespace: &str, resources: &[&Resource], report: &mut Report<'_>) {
+fn several(code: &'static str, namespace: &str, resources: &[&Resource], report: &mut Report) {
     for resource in resources.iter().filter(|_| resources.len() > 1) {
         let others = resources.iter().filter(|other| !std::ptr::eq(**other, *resource));
         let names: Vec<String> = others.map(|other| other.full_name()).collect();
@@ -78,12 +78,7 @@ fn several(code: &'static str, namespace: &str, resources: &[&Resource], report:
 }
 
 /// Tells selectors without workloads and workloads with several documents. Names those that only select ambient workloads.
-fn judge(
-    context: &Context<'_>,
-    single: &Single,
-    workloads: &[Workload<'_>],
-    report: &mut Report<'_>,
-) -> BTreeSet<String> {
+fn judge(context: &Context<'_>, single: &Single, workloads: &[Workload<'_>], report: &mut Report) -> BTreeSet<String> {
     let mut by_workload: BTreeMap<String, (bool, Vec<&Resource>)> = BTreeMap::new();
     let is_known = workloads.iter().any(|workload| !workload.resource.is_assumed);
     for resource in context.set.of(single.what).filter(|resource| has_labels(resource, single.path)) {
@@ -105,7 +100,7 @@ fn judge(
 fn tell_conflicts(
     single: &Single,
     by_workload: &BTreeMap<String, (bool, Vec<&Resource>)>,
-    report: &mut Report<'_>,
+    report: &mut Report,
 ) -> BTreeSet<String> {
     let (mut told, mut ineffective) = (BTreeSet::new(), BTreeSet::new());
     for (workload, (is_ambient, resources)) in by_workload {
@@ -130,7 +125,7 @@ fn tell_conflicts(
 }
 
 /// Policies that select pods of gateways of the Gateway API, which only take policies by reference.
-pub(crate) fn of_gateways(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn of_gateways(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     let gateways: Vec<&Workload<'_>> =
         workloads.iter().filter(|workload| workload.labels.contains_key(GATEWAY_NAME)).collect();

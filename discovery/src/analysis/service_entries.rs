@@ -6,9 +6,10 @@ use super::Context;
 use super::hosts::{EVERYWHERE, scopes};
 use super::message::{Report, list};
 use super::resource::{Resource, What};
+use super::view::View;
 
 /// TCP ports without addresses.
-pub(crate) fn addresses(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn addresses(context: &Context<'_>, report: &mut Report) {
     if allocates_addresses(context) {
         return;
     }
@@ -17,15 +18,12 @@ pub(crate) fn addresses(context: &Context<'_>, report: &mut Report<'_>) {
         if entry.spec().get("addresses").exists() || has_status {
             continue;
         }
-        for port in entry.spec().get("ports").items() {
-            let protocol = port.get("protocol").text();
-            if protocol.is_empty() || protocol.eq_ignore_ascii_case("TCP") {
-                let number = port.get("number").word();
-                let text = format!(
-                    "port {number} is TCP, and there are no addresses: it takes port {number} of every address"
-                );
-                report.tell("IST0134", entry, port, text);
-            }
+        let is_tcp = |port: &View<'_>| ["", "TCP"].contains(&port.get("protocol").text().to_ascii_uppercase().as_str());
+        let ports: Vec<View<'_>> = entry.spec().get("ports").items().filter(is_tcp).collect();
+        if let Some(first) = ports.first() {
+            let numbers = list(ports.iter().map(|port| port.get("number").word()));
+            let text = format!("without addresses, TCP on {numbers} is taken of every address");
+            report.tell("IST0134", entry, *first, text);
         }
     }
 }
@@ -42,7 +40,7 @@ fn allocates_addresses(context: &Context<'_>) -> bool {
 type Place<'a> = (String, &'a str, u64);
 
 /// One host and port with several protocols.
-pub(crate) fn protocols(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn protocols(context: &Context<'_>, report: &mut Report) {
     let said = said(context);
     let mut told: BTreeSet<String> = BTreeSet::new();
     for ((scope, host, port), entries) in &said {

@@ -6,7 +6,7 @@ use super::resource::{Resource, What};
 use super::view::View;
 
 /// Ports whose protocol has to be guessed.
-pub(crate) fn port_names(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn port_names(context: &Context<'_>, report: &mut Report) {
     for service in context.set.of(What::Service) {
         let by = service.labels.get("gateway.istio.io/managed").map_or("", String::as_str);
         if service.is_control_plane() || MADE_BY.contains(&by) {
@@ -18,17 +18,17 @@ pub(crate) fn port_names(context: &Context<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn judge(service: &Resource, port: View<'_>, report: &mut Report<'_>) {
+fn judge(service: &Resource, port: View<'_>, report: &mut Report) {
     let name = port.get("name").text();
     let is_alias = service.spec().get("type").text() == "ExternalName";
     if says_protocol(port) && !(is_alias && name == "tcp") {
         return;
     }
-    let number = port.get("port").word();
     if is_alias {
-        let text = format!("port {number} `{name}` of a name outside takes the traffic of every address");
+        let text = "it stands for a name outside, and the name of a port makes it take the traffic of every address";
         return report.tell("IST0150", service, port.get("port"), text);
     }
+    let number = port.get("port").word();
     let named = if name.is_empty() { "has no name".to_owned() } else { format!("is called `{name}`") };
     let target = port.get("targetPort").word();
     let to = if target.is_empty() { String::new() } else { format!(" (to {target})") };

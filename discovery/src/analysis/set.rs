@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::resource::{ROOT_NAMESPACE, Resource, What};
 use super::view::View;
 use crate::documents::tree::{self, At, Node, Value};
-use crate::documents::{self, Finding, Severity};
+use crate::documents::{self, Document, Finding, Severity};
 
 /// Documents by kind, and what could not be read.
 #[derive(Debug, Default)]
@@ -19,6 +19,8 @@ pub(crate) struct Set {
     by_kind: BTreeMap<What, Vec<usize>>,
     /// What the schema and the rules of single documents say, with the document.
     pub(crate) reviews: Vec<(usize, Finding)>,
+    /// The documents that discovery would take.
+    pub(crate) accepted: Vec<Document>,
     /// Documents that could not be read at all.
     pub(crate) unreadable: Vec<Finding>,
 }
@@ -100,7 +102,8 @@ impl Set {
         }
         let index = self.resources.len();
         let reviewed = documents::review(file, resource.node().clone());
-        self.reviews.extend(reviewed.into_iter().map(|finding| (index, finding)));
+        self.reviews.extend(reviewed.findings.into_iter().map(|finding| (index, finding)));
+        self.accepted.extend(reviewed.documents);
         let inner = if resource.what == What::ConfigMap { mesh_of(&resource) } else { Vec::new() };
         self.add(resource);
         inner.into_iter().for_each(|inner| self.add(inner));
@@ -288,9 +291,9 @@ mod tests {
     #[test]
     fn lists_and_mesh_configurations_are_taken_apart() {
         let set = read(
-            "kind: List\nitems:\n- {kind: Pod, metadata: {name: a}}\n- 7\n- {kind: Namespace, metadata: {name: n}}\n",
+            "kind: List\nitems:\n- {kind: Pod, metadata: {name: a}}\n- 7\n- {kind: Namespace, metadata: {name: m}}\n",
         );
-        assert_eq!(set.all().iter().map(Resource::title).collect::<Vec<_>>(), ["Pod default/a", "Namespace n"]);
+        assert_eq!(set.all().iter().map(Resource::title).collect::<Vec<_>>(), ["Pod default/a", "Namespace m"]);
         assert_eq!(set.unreadable.len(), 1);
         let map = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata:\n  mesh: |\n    rootNamespace: root\n";
         let set = read(map);

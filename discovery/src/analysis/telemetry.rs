@@ -5,7 +5,7 @@ use super::message::Report;
 use super::resource::What;
 
 /// Access logs without a provider.
-pub(crate) fn providers(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn providers(context: &Context<'_>, report: &mut Report) {
     let defaults = context.set.mesh().map(|mesh| mesh.root().path("defaultProviders.accessLogging"));
     if defaults.is_some_and(|defaults| defaults.items().next().is_some()) {
         return;
@@ -21,7 +21,7 @@ pub(crate) fn providers(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Traces sent to Lightstep, which is deprecated.
-pub(crate) fn lightstep(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn lightstep(context: &Context<'_>, report: &mut Report) {
     let Some(mesh) = context.set.mesh() else { return };
     let providers = mesh.root().get("extensionProviders").items();
     let names: Vec<&str> = providers

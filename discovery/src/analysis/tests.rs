@@ -115,8 +115,7 @@ fn a_message_says_all_that_is_promised() {
 
 #[test]
 fn an_analyzer_that_fails_is_named() {
-    let set = Set::default();
-    let mut report = Report::new(&set);
+    let mut report = Report::default();
     report.analyzer = "some.Analyzer";
     report.failed();
     let message = report.into_messages().remove(0);

@@ -11,7 +11,7 @@ use super::view::View;
 use super::webhooks::host_of;
 
 /// Istiod without forbidden addresses, where documents say which address it fetches keys from.
-pub(crate) fn blocked_addresses(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn blocked_addresses(context: &Context<'_>, report: &mut Report) {
     let rules: Vec<String> = context.set.of(What::RequestAuthentication).map(Resource::full_name).collect();
     if rules.is_empty() {
         return;
@@ -28,7 +28,7 @@ pub(crate) fn blocked_addresses(context: &Context<'_>, report: &mut Report<'_>) 
 }
 
 /// What is verified against what is demanded.
-pub(crate) fn demands(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn demands(context: &Context<'_>, report: &mut Report) {
     let workloads = in_mesh(context);
     let is_known = workloads.iter().any(|workload| !workload.resource.is_assumed);
     for rule in context.set.of(What::RequestAuthentication) {
@@ -44,7 +44,7 @@ pub(crate) fn demands(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Rules whose tokens no policy asks for.
-fn not_demanded(context: &Context<'_>, rule: &Resource, report: &mut Report<'_>) {
+fn not_demanded(context: &Context<'_>, rule: &Resource, report: &mut Report) {
     let aim = Aim::of(context.set, rule);
     let mut policies = context.set.of(What::AuthorizationPolicy);
     let is_demanding = |policy: &Resource| {
@@ -71,7 +71,7 @@ fn asks(policy: &Resource) -> impl Iterator<Item = View<'_>> {
 }
 
 /// Policies that ask about tokens where none is verified, or of other issuers.
-fn not_verified(context: &Context<'_>, policy: &Resource, report: &mut Report<'_>) {
+fn not_verified(context: &Context<'_>, policy: &Resource, report: &mut Report) {
     let aim = Aim::of(context.set, policy);
     let rules: Vec<&Resource> = context
         .set
@@ -141,7 +141,7 @@ fn hint(value: &str, issuers: &[&str]) -> &'static str {
 }
 
 /// Keys from where anybody could have put them.
-fn key_sources(rule: &Resource, report: &mut Report<'_>) {
+fn key_sources(rule: &Resource, report: &mut Report) {
     for one in rule.spec().get("jwtRules").items() {
         let uri = one.get("jwksUri");
         if uri.text().is_empty() {

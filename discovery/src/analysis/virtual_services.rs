@@ -11,7 +11,7 @@ use super::workloads::{self, selected};
 use crate::documents::shapes::{Labels, labels_match};
 
 /// Hosts inside the mesh that several VirtualServices claim.
-pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report) {
     let mut claims: BTreeMap<(String, String), Vec<&Resource>> = BTreeMap::new();
     for service in context.set.of(What::VirtualService).filter(|service| is_for_mesh(service)) {
         for scope in scopes(&service.spec().get("exportTo").texts(), &service.namespace) {
@@ -43,7 +43,7 @@ fn is_for_mesh(service: &Resource) -> bool {
 }
 
 /// Destinations that nobody serves, or of which the port is not known.
-pub(crate) fn destinations(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn destinations(context: &Context<'_>, report: &mut Report) {
     let services = Services::of(context.set);
     for service in context.set.of(What::VirtualService) {
         for destination in destinations_of(service.spec()) {
@@ -53,7 +53,7 @@ pub(crate) fn destinations(context: &Context<'_>, report: &mut Report<'_>) {
     without_subset(context, report);
 }
 
-fn judge(service: &Resource, destination: Destination<'_>, services: &Services<'_>, report: &mut Report<'_>) {
+fn judge(service: &Resource, destination: Destination<'_>, services: &Services<'_>, report: &mut Report) {
     let what = if destination.is_mirror { "mirror" } else { "destination" };
     let host = destination.host();
     let at = destination.view.get("host");
@@ -82,7 +82,7 @@ fn judge(service: &Resource, destination: Destination<'_>, services: &Services<'
 }
 
 /// Subsets that count inside the mesh and not for what comes by a gateway.
-fn without_subset(context: &Context<'_>, report: &mut Report<'_>) {
+fn without_subset(context: &Context<'_>, report: &mut Report) {
     let mut with_subset: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for service in context.set.of(What::VirtualService) {
         let hosts = service.spec().get("hosts").texts();
@@ -109,7 +109,7 @@ fn http_destinations(spec: View<'_>) -> impl Iterator<Item = Destination<'_>> {
 }
 
 /// Subsets that no DestinationRule has.
-pub(crate) fn subsets(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn subsets(context: &Context<'_>, report: &mut Report) {
     let mut known = BTreeSet::new();
     for rule in context.set.of(What::DestinationRule) {
         let host = hosts::service_name(rule.spec().get("host").text(), &rule.namespace);
@@ -128,7 +128,7 @@ pub(crate) fn subsets(context: &Context<'_>, report: &mut Report<'_>) {
 }
 
 /// Gateways that do not exist, or serve none of the hosts.
-pub(crate) fn gateways(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn gateways(context: &Context<'_>, report: &mut Report) {
     for service in context.set.of(What::VirtualService) {
         for name in service.spec().get("gateways").items().filter(|name| name.text() != MESH) {
             if name.text().contains(MADE_GATEWAY) {
@@ -141,7 +141,7 @@ pub(crate) fn gateways(context: &Context<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn bound(context: &Context<'_>, service: &Resource, name: View<'_>, report: &mut Report<'_>) {
+fn bound(context: &Context<'_>, service: &Resource, name: View<'_>, report: &mut Report) {
     let (namespace, plain) = name.text().split_once('/').unwrap_or((&service.namespace, name.text()));
     let ours = context.set.find(What::Gateway, namespace, plain);
     let theirs = context.set.find(What::KubeGateway, namespace, plain);
@@ -182,7 +182,7 @@ fn listener_hosts(gateway: &Resource) -> Vec<String> {
 }
 
 /// Routes by claims at gateways where no token is verified.
-pub(crate) fn claims(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn claims(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     let rules: Vec<(&str, Labels)> = context
         .set

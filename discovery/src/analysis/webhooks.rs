@@ -10,7 +10,7 @@ use super::view::View;
 use crate::documents::shapes::{Labels, labels_match};
 
 /// Addresses of a control plane elsewhere.
-pub(crate) fn control_plane(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn control_plane(context: &Context<'_>, report: &mut Report) {
     let validating = context.set.of(What::ValidatingWebhook);
     let validating =
         validating.filter(|one| one.name == "istiod-default-validator" || one.name.starts_with("istio-validator"));
@@ -22,7 +22,7 @@ pub(crate) fn control_plane(context: &Context<'_>, report: &mut Report<'_>) {
     }
 }
 
-fn address(config: &Resource, hook: View<'_>, report: &mut Report<'_>) {
+fn address(config: &Resource, hook: View<'_>, report: &mut Report) {
     let client = hook.get("clientConfig");
     let (url, name) = (client.get("url"), hook.get("name").text());
     if !url.exists() {
@@ -59,7 +59,7 @@ pub(crate) fn host_of(url: &str) -> Option<&str> {
 }
 
 /// Injectors that meet at the same pods, and services of theirs that do not exist.
-pub(crate) fn injectors(context: &Context<'_>, report: &mut Report<'_>) {
+pub(crate) fn injectors(context: &Context<'_>, report: &mut Report) {
     let hooks: Vec<(&Resource, View<'_>)> = context
         .set
         .of(What::MutatingWebhook)
@@ -102,7 +102,7 @@ fn revisions(config: &Resource) -> BTreeSet<String> {
 }
 
 /// Tries every way in which a namespace and a pod can be labelled.
-fn meeting(hooks: &[(&Resource, View<'_>)], report: &mut Report<'_>) {
+fn meeting(hooks: &[(&Resource, View<'_>)], report: &mut Report) {
     let revisions: BTreeSet<String> =
         hooks.iter().flat_map(|(config, _)| revisions(config)).take(REVISIONS_MAX).collect();
     let mut meet: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();

@@ -134,10 +134,10 @@ pub fn parse(file: &Path, text: &str) -> Parsed {
 }
 
 /// What schema and rules say of one document.
-pub(crate) fn review(file: &Arc<Path>, node: Node) -> Vec<Finding> {
+pub(crate) fn review(file: &Arc<Path>, node: Node) -> Parsed {
     let mut parsed = Parsed::default();
     parse_document(file, node, &mut parsed);
-    parsed.findings
+    parsed
 }
 
 fn parse_document(file: &Arc<Path>, node: Node, parsed: &mut Parsed) {

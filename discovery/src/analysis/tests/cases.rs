@@ -157,11 +157,11 @@ fn a_workload_has_one_sidecar() {
     let selectors = "sidecar.SelectorAnalyzer";
     check(
         selectors,
-        &(sidecar("a", "{app: web}") + &sidecar("b", "{tier: front}") + &sidecar("c", "{app: no}") + &web),
+        &(sidecar("a", "{app: web}") + &sidecar("b", "{tier: front}") + &sidecar("c", "{app: none}") + &web),
         &[
             "3 IST0110 (Sidecar default/a) Pod default/web is selected by default/b, too",
             "8 IST0110 (Sidecar default/b) Pod default/web is selected by default/a, too",
-            "14 IST0101 (Sidecar default/c) no workload of default has the labels app=no",
+            "14 IST0101 (Sidecar default/c) no workload of default has the labels app=none",
         ],
     );
     let defaults = of("Sidecar", "a", "{}") + &of("Sidecar", "b", "{}") + &of("Sidecar", "other/c", "{}");
@@ -249,7 +249,7 @@ fn secrets_of_gateways_are_opened() {
         &(gateway.clone() + &secret("c", "{tls.key: x}")),
         &["4 IST0161 (Gateway default/g) the secret istio-system/c: it has no certificate (tls.crt)"],
     );
-    let broken = said(&(gateway + &secret("c", "{tls.key: x, tls.crt: y}")), &[secrets]);
+    let broken = said(&(gateway + &secret("c", "{tls.key: x, tls.crt: bad}")), &[secrets]);
     assert!(broken[0].contains("IST0161") && broken[0].contains("cannot be read"), "{broken:?}");
 }
 

@@ -233,18 +233,25 @@ fn gaps_in_protection_are_named() {
         PROTECTION,
         EVERYTHING,
         &[
-            "27 KSB0117 (AuthorizationPolicy shop/web) it goes by X-Forwarded-For, and no trusted proxy is declared",
-            "37 KSB0113 (ServiceEntry shop/web) shop/web say no serviceAccount, and there are no subjectAltNames",
-            "51 KSB0116 (Pod shop/db) traffic.sidecar.istio.io/excludeInboundPorts leaves `5432` outside of the proxy, though mTLS is demanded",
-            "52 KSB0116 (Pod shop/db) it uses the host's network, where no proxy captures its traffic",
+            "23 KSB0117 (AuthorizationPolicy shop/web) it goes by X-Forwarded-For, and no trusted proxy is declared",
+            "33 KSB0113 (ServiceEntry shop/web) shop/web say no serviceAccount, and there are no subjectAltNames",
+            "47 KSB0116 (Pod shop/db) traffic.sidecar.istio.io/excludeInboundPorts leaves `5432` outside of the proxy, though mTLS is demanded",
+            "48 KSB0116 (Pod shop/db) it uses the host's network, where no proxy captures its traffic",
         ],
     );
-    let shadow = policy("istio-system/no", "{action: DENY, rules: [{}]}")
-        + &policy("shop/yes", "{rules: [{to: [{operation: {ports: ['80']}}]}]}");
+    let shadow = policy("istio-system/none", "{action: DENY, rules: [{}]}")
+        + &policy("shop/some", "{rules: [{to: [{operation: {ports: ['80']}}]}]}");
     check(
         PROTECTION,
         &shadow,
-        &["8 KSB0115 (AuthorizationPolicy shop/yes) istio-system/no denies everything before it"],
+        &["8 KSB0115 (AuthorizationPolicy shop/some) istio-system/none denies everything before it"],
+    );
+    let entry = of("WorkloadEntry", "w", "{address: 10.0.0.1, labels: {app: w}, serviceAccount: w}");
+    let never = entry + &policy("p", "{rules: [{to: [{operation: {methods: [GET], notMethods: [GET]}}]}]}");
+    let found = said(&never, &[PROTECTION]);
+    assert!(
+        found.len() == 1 && found[0].contains("KSB0118 (AuthorizationPolicy default/p) it never matches: "),
+        "{found:?}"
     );
     let nothing = policy("istio-system/nothing", "{}");
     check(
