@@ -54,6 +54,7 @@ fn each_is_reached(mesh: &Mesh) -> Result<()> {
         ("validate bad.yaml", 65),
         ("status --dir nothing", 69),
         ("agent fetch x509", 77),
+        ("analyze bad.yaml", 79),
     ] {
         let answer = mesh.kasbah(words(line)).in_folder(&folder).run()?;
         ensure!(answer.code == code, "kasbah {line} ended with {}, not {code}: {}", answer.code, answer.said());
@@ -252,6 +253,7 @@ const WRONG: &[&str] = &[
 /// An input file that is not there; `nothing` is also tried as a file of garbage.
 const UNREADABLE: &[&str] = &[
     "validate nothing",
+    "analyze nothing",
     "entry plan nothing",
     "entry apply nothing",
     "bundle set --id other.example --format spiffe --path nothing",

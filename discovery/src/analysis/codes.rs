@@ -420,6 +420,13 @@ pub const CODES: &[Code] = &[
         "set BLOCKED_CIDRS_IN_JWKS_URIS on istiod",
     ),
     code(
+        "IST0176",
+        "GatewayAPICRDVersionBelowMinimum",
+        Warning,
+        "a definition of the Gateway API is too old for its documents to be read",
+        "install a newer version of the Gateway API",
+    ),
+    code(
         "IST0177",
         "ConflictingServiceEntryProtocol",
         Warning,
@@ -507,8 +514,8 @@ pub const CODES: &[Code] = &[
         "KSB0112",
         "GatewayCertificateUnfit",
         Warning,
-        "a gateway's certificate ends soon, or is for none of the server's hosts",
-        "renew it with the hosts as DNS names",
+        "a gateway's certificate ends soon, is not for all hosts of the server, or its chain is out of order",
+        "renew it with the hosts as DNS names, and put each issuer's certificate after its own",
     ),
     code(
         "KSB0113",

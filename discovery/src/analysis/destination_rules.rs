@@ -45,7 +45,9 @@ pub(crate) fn subsets(context: &Context<'_>, report: &mut Report) {
         let host = spec.get("host");
         let found = services.named(host.text(), &rule.namespace, &spec.get("exportTo").texts());
         let Some(service) = found.first() else {
-            report.tell("IST0174", rule, host, format!("nobody serves the host {}", host.text()));
+            if !services.is_pattern_of_some(host.text()) {
+                report.tell("IST0174", rule, host, format!("nobody serves the host {}", host.text()));
+            }
             continue;
         };
         let by_service = if service.resource.what == What::ServiceEntry { &service.selector } else { &Labels::new() };

@@ -73,7 +73,8 @@ fn judge(
     namespace: &str,
     report: &mut Report,
 ) {
-    let plain = name.text().strip_prefix("kubernetes://").unwrap_or(name.text());
+    let written = name.text();
+    let plain = written.strip_prefix("kubernetes://").unwrap_or(written);
     let (namespace, plain) = plain.split_once('/').unwrap_or((namespace, plain));
     let Some(secret) = context.set.find(What::Secret, namespace, plain) else {
         let text = format!("there is no secret {namespace}/{plain}, which has to be beside the gateway's workload");
@@ -81,23 +82,23 @@ fn judge(
     };
     match certificate(secret, context.now) {
         Err(fault) => report.tell("IST0161", gateway, name, format!("the secret {namespace}/{plain}: {fault}")),
-        Ok(summary) => unfit(&summary, context.now, gateway, server, name, report),
+        Ok(chain) => unfit(&chain, context.now, gateway, server, name, report),
     }
 }
 
-/// The certificate of a secret, if it can be used now.
-fn certificate(secret: &Resource, now: SystemTime) -> Result<CertificateSummary, String> {
+/// The chain of a secret, its leaf first, if that can be used now.
+fn certificate(secret: &Resource, now: SystemTime) -> Result<Vec<CertificateSummary>, String> {
     let chain = entry(secret, &["tls.crt", "cert"]).ok_or("it has no certificate (tls.crt)")?;
     let key = entry(secret, &["tls.key", "key"]).ok_or("it has no private key (tls.key)")?;
     let ders = pem::decode_certificates(&chain).map_err(|error| format!("its certificate cannot be read: {error}"))?;
-    let leaf = ders.first().ok_or("it has no certificate (tls.crt)")?;
-    let summary =
-        CertificateSummary::decode(leaf).map_err(|error| format!("its certificate cannot be read: {error}"))?;
+    let summaries: Result<Vec<CertificateSummary>, _> = ders.iter().map(CertificateSummary::decode).collect();
+    let summaries = summaries.map_err(|error| format!("its certificate cannot be read: {error}"))?;
+    let leaf = summaries.first().ok_or("it has no certificate (tls.crt)")?;
     pem::decode_private_key(&key).map_err(|error| format!("its private key cannot be read: {error}"))?;
     match () {
-        () if now < summary.not_before() => Err("its certificate is not yet valid".to_owned()),
-        () if now > summary.not_after() => Err("its certificate has expired".to_owned()),
-        () => Ok(summary),
+        () if now < leaf.not_before() => Err("its certificate is not yet valid".to_owned()),
+        () if now > leaf.not_after() => Err("its certificate has expired".to_owned()),
+        () => Ok(summaries),
     }
 }
 
@@ -114,14 +115,22 @@ fn entry(secret: &Resource, names: &[&str]) -> Option<Vec<u8>> {
 
 /// A certificate that is valid, but not for long or not for these hosts.
 fn unfit(
-    summary: &CertificateSummary,
+    chain: &[CertificateSummary],
     now: SystemTime,
     gateway: &Resource,
     server: View<'_>,
     name: View<'_>,
     report: &mut Report,
 ) {
-    let left = summary.not_after().duration_since(now).unwrap_or_default();
+    let Some(leaf) = chain.first() else { return };
+    if chain.windows(2).any(|pair| pair[0].issuer != pair[1].subject) {
+        let text = format!(
+            "the chain of {} is not in order: each certificate has to be followed by its issuer's",
+            name.text()
+        );
+        report.tell("KSB0112", gateway, name, text);
+    }
+    let left = leaf.not_after().duration_since(now).unwrap_or_default();
     if left < ENDS_SOON {
         let text = format!("the certificate of {} ends in {} days", name.text(), left.as_secs() / 86_400);
         report.tell("KSB0112", gateway, name, text);
@@ -129,7 +138,7 @@ fn unfit(
     let hosts = server.get("hosts").texts();
     let plain = |host: &str| host.rsplit('/').next().unwrap_or_default().to_ascii_lowercase();
     let is_covered = |host: &&str| {
-        plain(host) == "*" || summary.dns_names.iter().any(|known| overlap(&known.to_ascii_lowercase(), &plain(host)))
+        plain(host) == "*" || leaf.dns_names.iter().any(|known| overlap(&known.to_ascii_lowercase(), &plain(host)))
     };
     let other: Vec<&&str> = hosts.iter().filter(|host| !is_covered(host)).collect();
     if !other.is_empty() {

@@ -34,7 +34,7 @@ fn is_behind_service(context: &Context<'_>, proxies: &[&Workload<'_>]) -> bool {
 fn unreachable_ports(context: &Context<'_>, gateway: &Resource, proxies: &[&Workload<'_>], report: &mut Report) {
     let services = context.set.of(What::Service);
     let before = services.filter(|service| proxies.iter().any(|proxy| leads_to(service, proxy)));
-    let open: BTreeSet<u64> = before.flat_map(|service| open_ports(service)).collect();
+    let open: BTreeSet<u64> = before.flat_map(open_ports).collect();
     for server in gateway.spec().get("servers").items() {
         let number = server.path("port.number");
         let Some(port) = number.number() else { continue };
@@ -58,12 +58,16 @@ pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
     let gateways: Vec<(&Resource, Labels)> =
         context.set.of(What::Gateway).map(|gateway| (gateway, gateway.spec().get("selector").labels())).collect();
+    let selectors: BTreeSet<&Labels> = gateways.iter().map(|(_, selector)| selector).collect();
+    let meeting: BTreeSet<(&Labels, &Labels)> = selectors
+        .iter()
+        .flat_map(|a| selectors.iter().map(move |b| (*a, *b)))
+        .filter(|(a, b)| meet(&workloads, a, b))
+        .collect();
     for (gateway, selector) in &gateways {
-        let same: Vec<&Resource> = gateways
-            .iter()
-            .filter(|(other, labels)| !std::ptr::eq(*other, *gateway) && meet(&workloads, selector, labels))
-            .map(|(other, _)| *other)
-            .collect();
+        let is_other = |other: &Resource| !std::ptr::eq(other, *gateway);
+        let same = gateways.iter().filter(|(other, labels)| is_other(other) && meeting.contains(&(selector, labels)));
+        let same: Vec<&Resource> = same.map(|(other, _)| *other).collect();
         for server in gateway.spec().get("servers").items() {
             let others: BTreeSet<String> =
                 same.iter().filter(|other| claims(other, server)).map(|other| other.full_name()).collect();

@@ -114,6 +114,11 @@ impl<'a> Services<'a> {
         self.known.iter().flat_map(|((_, host), services)| services.iter().map(move |service| (host.as_str(), service)))
     }
 
+    /// Whether a host with `*` is for some service.
+    pub(crate) fn is_pattern_of_some(&self, host: &str) -> bool {
+        host.starts_with('*') && self.known.keys().any(|(_, known)| overlap(host, known))
+    }
+
     fn by_wildcard(&self, host: &str, namespace: &str) -> Option<&Vec<Service<'a>>> {
         let host = host.trim_start_matches('*');
         let is_for = |(scope, known): &(String, String)| {

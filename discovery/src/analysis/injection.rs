@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Context;
 use super::message::{Report, list};
-use super::resource::{Resource, What};
+use super::resource::{ROOT_NAMESPACE, Resource, What};
 use super::view::View;
 use super::webhooks::selector_matches;
 use super::workloads::{INJECT, PROXY_CONTAINER, containers, is_injected, is_proxy};
@@ -15,8 +15,8 @@ use crate::documents::tree;
 
 /// Namespaces and pods without sidecars.
 pub(crate) fn namespaces(context: &Context<'_>, report: &mut Report) {
-    let root = context.set.root_namespace();
-    let namespaces = || context.set.of(What::Namespace).filter(|namespace| namespace.name != root);
+    let own = [ROOT_NAMESPACE, context.set.root_namespace()];
+    let namespaces = || context.set.of(What::Namespace).filter(|namespace| !own.contains(&namespace.name.as_str()));
     for namespace in namespaces() {
         several_ways(namespace, report);
         not_injected(context, namespace, report);

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::codes::{self, Code};
-use super::resource::Resource;
+use super::resource::{Resource, What};
 use super::suppress;
 use super::view::View;
 
@@ -94,7 +94,8 @@ impl Report {
     }
 
     pub(crate) fn tell_line(&mut self, code: &'static str, resource: &Resource, line: u64, text: String) {
-        let is_untold = resource.is_assumed || UNTOLD_NAMESPACES.contains(&resource.namespace.as_str());
+        let namespace = if resource.what == What::Namespace { &resource.name } else { &resource.namespace };
+        let is_untold = resource.is_assumed || UNTOLD_NAMESPACES.contains(&namespace.as_str());
         if is_untold || suppress::by_annotation(resource, code) {
             return;
         }

@@ -13,6 +13,7 @@ mod conditions;
 mod deployments;
 mod destination_rules;
 mod envoy_filters;
+mod gateway_api;
 mod gateway_certificates;
 mod gateways;
 mod hosts;
@@ -147,6 +148,7 @@ pub const ANALYZERS: &[Analyzer] = &[
     analyzer("injection.Analyzer", &["IST0102", "IST0103", "IST0123", "IST0148"], injection::namespaces),
     analyzer("injection.ImageAnalyzer", &["IST0158"], injection::images),
     analyzer("injection.ImageAutoAnalyzer", &["IST0146", "IST0147"], injection::automatic),
+    analyzer("k8sgateway.CRDVersionAnalyzer", &["IST0176"], gateway_api::versions),
     analyzer("k8sgateway.SelectorAnalyzer", &["IST0166"], selectors::of_gateways),
     analyzer("multicluster.MeshNetworksAnalyzer", &["IST0126"], mesh_networks::registries),
     analyzer("service.PortNameAnalyzer", &["IST0118", "IST0150"], services::port_names),
@@ -167,12 +169,12 @@ pub const ANALYZERS: &[Analyzer] = &[
     analyzer("virtualservice.GatewayAnalyzer", &["IST0101", "IST0132", "IST0165"], virtual_services::gateways),
     analyzer("virtualservice.JWTClaimRouteAnalyzer", &["IST0149"], virtual_services::claims),
     analyzer("webhook.Analyzer", &["IST0139"], webhooks::injectors),
-    analyzer("kasbah.MutualTlsAnalyzer", &["KSB0101", "KSB0102", "KSB0103"], mutual_tls::modes),
+    analyzer("kasbah.MutualTlsAnalyzer", &["IST0127", "KSB0101", "KSB0102", "KSB0103"], mutual_tls::modes),
     analyzer("kasbah.PrincipalAnalyzer", &["KSB0104", "KSB0105", "KSB0106", "KSB0107"], identities::principals),
-    analyzer("kasbah.TokenAnalyzer", &["KSB0108", "KSB0109", "KSB0110", "KSB0111", "IST0127"], tokens::demands),
+    analyzer("kasbah.TokenAnalyzer", &["IST0127", "KSB0108", "KSB0109", "KSB0110", "KSB0111"], tokens::demands),
     analyzer(
         "kasbah.ProtectionAnalyzer",
-        &["KSB0113", "KSB0114", "KSB0115", "KSB0116", "KSB0117", "KSB0118"],
+        &["IST0101", "KSB0113", "KSB0114", "KSB0115", "KSB0116", "KSB0117", "KSB0118"],
         protection::gaps,
     ),
 ];

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
 use super::aim::Aim;
-use super::authorization::in_mesh;
+use super::authorization::{for_nobody, in_mesh};
 use super::deployments::leads_to;
 use super::hosts::{Service, Services, full, overlap};
 use super::message::{Report, list};
@@ -18,8 +18,13 @@ pub(crate) fn modes(context: &Context<'_>, report: &mut Report) {
     let modes = Modes::of(context);
     several(context, &workloads, report);
     unknown_ports(context, &workloads, report);
+    let is_known = workloads.iter().any(|workload| !workload.resource.is_assumed);
+    for policy in context.set.of(What::PeerAuthentication).filter(|policy| is_known && is_for_workloads(policy)) {
+        for_nobody(context, policy, &workloads, report);
+    }
+    let services = Services::of(context.set);
     for rule in context.set.of(What::DestinationRule) {
-        clients(context, rule, &workloads, &modes, report);
+        clients(rule, &services, &workloads, &modes, report);
     }
 }
 
@@ -137,11 +142,20 @@ fn own_ports(context: &Context<'_>, workload: &Workload<'_>) -> Option<BTreeSet<
 }
 
 /// Clients that speak otherwise than the workloads of the host accept.
-fn clients(context: &Context<'_>, rule: &Resource, workloads: &[Workload<'_>], modes: &Modes<'_>, report: &mut Report) {
+fn clients(
+    rule: &Resource,
+    services: &Services<'_>,
+    workloads: &[Workload<'_>],
+    modes: &Modes<'_>,
+    report: &mut Report,
+) {
     let host = full(rule.spec().get("host").text(), &rule.namespace);
-    let services = Services::of(context.set);
+    let settings = client_tls(rule);
+    if settings.is_empty() {
+        return;
+    }
     for (known, service) in services.all().filter(|(known, _)| overlap(&host, known)) {
-        for (port, tls) in client_tls(rule) {
+        for (port, tls) in settings.iter().copied() {
             for workload in behind(service, workloads) {
                 let target = port.and_then(|port| target_of(service, port));
                 let accepted = modes.at(workload, target.or(port));

@@ -22,6 +22,18 @@ pub(crate) fn gaps(context: &Context<'_>, report: &mut Report) {
         denies_mesh(context, policy, report);
         shadowed(context, policy, report);
         forwarded_address(context, policy, report);
+        provider(context, policy, report);
+    }
+}
+
+/// A policy that leaves the decision to a provider which the mesh does not have.
+fn provider(context: &Context<'_>, policy: &Resource, report: &mut Report) {
+    let Some(mesh) = context.set.mesh().filter(|_| action(policy) == "CUSTOM") else { return };
+    let name = policy.spec().path("provider.name");
+    let mut known = mesh.root().get("extensionProviders").items().map(|one| one.get("name").text());
+    if !name.text().is_empty() && !known.any(|known| known == name.text()) {
+        let text = format!("the mesh configuration has no extensionProvider `{}`", name.text());
+        report.tell("IST0101", policy, name, text);
     }
 }
 

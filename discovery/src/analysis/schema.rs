@@ -1,8 +1,10 @@
 //! What is wrong with single documents: their schema and rules, and fields that are deprecated.
 
+use std::collections::BTreeMap;
+
 use super::Context;
 use super::message::Report;
-use super::resource::What;
+use super::resource::{Resource, What};
 use super::view::View;
 use crate::documents::Severity;
 
@@ -16,6 +18,25 @@ pub(crate) fn validate(context: &Context<'_>, report: &mut Report) {
         let code = if finding.severity == Severity::Error { "IST0106" } else { "IST0133" };
         let line = if finding.line == 0 { 0 } else { finding.line + resource.lines_before };
         report.tell_line(code, resource, line, format!("{}: {}", finding.reason, finding.text));
+    }
+    duplicates(context, report);
+}
+
+/// Documents of one kind and name, of which one serves.
+fn duplicates(context: &Context<'_>, report: &mut Report) {
+    let mut seen: BTreeMap<(What, &str, &str), &Resource> = BTreeMap::new();
+    let is_judged = |one: &&Resource| !one.is_assumed && one.what != What::Other && !one.name.is_empty();
+    for resource in context.set.all().iter().filter(is_judged) {
+        match seen.get(&(resource.what, &resource.namespace, &resource.name)) {
+            Some(first) => {
+                let (file, line) = (first.file.display(), first.line(first.root().at()));
+                let text = format!("DOCUMENT_DUPLICATE: already defined at {file}:{line}");
+                report.tell("IST0133", resource, resource.name_view(), text);
+            }
+            None => {
+                seen.insert((resource.what, &resource.namespace, &resource.name), resource);
+            }
+        }
     }
 }
 

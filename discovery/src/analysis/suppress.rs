@@ -35,10 +35,19 @@ impl Suppression {
     /// Whether the message is meant.
     #[must_use]
     pub fn is_for(&self, message: &Message) -> bool {
-        // Istio leaves the default namespace out.
-        let short = message.resource.replacen(" default/", " ", 1);
-        glob(&self.code, message.code) && (glob(&self.resource, &message.resource) || glob(&self.resource, &short))
+        glob(&self.code, message.code) && names(&message.resource).iter().any(|name| glob(&self.resource, name))
     }
+}
+
+/// `Kind ns/name`, without a namespace that is the default one, and `Kind name.ns`, as Istio writes it.
+fn names(resource: &str) -> Vec<String> {
+    let mut names = vec![resource.to_owned(), resource.replacen(" default/", " ", 1)];
+    if let Some((kind, (namespace, name))) =
+        resource.split_once(' ').and_then(|(kind, full)| Some((kind, full.split_once('/')?)))
+    {
+        names.push(format!("{kind} {name}.{namespace}"));
+    }
+    names
 }
 
 impl fmt::Display for Suppression {

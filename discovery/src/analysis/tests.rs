@@ -90,6 +90,7 @@ fn callers_suppress_codes_for_documents() {
         ("IST0144=Pod default/a", true),
         ("IST0144=Pod a", true),
         ("IST0144=Pod *", true),
+        ("IST0144=Pod a.default", true),
         ("IST*=Pod d*/a", true),
         ("IST0144", true),
         ("IST0144=Pod b", false),
@@ -133,4 +134,14 @@ fn the_demo_has_no_errors() {
     let said: Vec<String> =
         analysis.messages.iter().filter(|one| one.code != "IST0106").map(ToString::to_string).collect();
     assert!(said.iter().all(|text| text.contains("IST0134")), "{said:#?}");
+}
+
+#[test]
+fn the_page_names_our_codes() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/analyze.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    for code in CODES.iter().filter(|code| code.code.starts_with("KSB")) {
+        let row = format!("| `{}` {} | {} | {} |", code.code, code.name, code.level.name(), code.when);
+        assert!(page.contains(&row), "docs/analyze.md: {row}");
+    }
 }

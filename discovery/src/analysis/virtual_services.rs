@@ -142,7 +142,8 @@ pub(crate) fn gateways(context: &Context<'_>, report: &mut Report) {
 }
 
 fn bound(context: &Context<'_>, service: &Resource, name: View<'_>, report: &mut Report) {
-    let (namespace, plain) = name.text().split_once('/').unwrap_or((&service.namespace, name.text()));
+    let written = name.text();
+    let (namespace, plain) = written.split_once('/').unwrap_or((&service.namespace, written));
     let ours = context.set.find(What::Gateway, namespace, plain);
     let theirs = context.set.find(What::KubeGateway, namespace, plain);
     let served: Vec<String> = match (ours, theirs) {
@@ -199,7 +200,7 @@ pub(crate) fn claims(context: &Context<'_>, report: &mut Report) {
                 let here = |of: &str| of == context.set.root_namespace() || of == proxy.namespace();
                 rules.iter().any(|(of, labels)| here(of) && labels_match(labels, &proxy.labels))
             };
-            if let Some(proxy) = selected(&workloads, None, &labels).find(|proxy| !verifies(proxy)) {
+            for proxy in selected(&workloads, None, &labels).filter(|proxy| !verifies(proxy)) {
                 let proxy = proxy.resource.full_name();
                 let text =
                     format!("`{claim}` decides at the gateway {namespace}/{plain}, where {proxy} verifies no tokens");

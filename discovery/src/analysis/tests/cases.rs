@@ -270,3 +270,82 @@ fn pods_are_looked_at_for_their_proxies() {
     check(injection, &bare, &["7 IST0103 (Pod a/p) the pod has no proxy, though pods of a get one"]);
     check(injection, &bare.replace("{containers", "{hostNetwork: true, containers"), &[]);
 }
+
+#[test]
+fn old_definitions_and_documents_of_one_name_are_told() {
+    let definition = |version: &str| {
+        format!(
+            "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata:\n  name: tlsroutes.gateway.networking.k8s.io\n  annotations: {{gateway.networking.k8s.io/bundle-version: {version}}}\n---\n"
+        )
+    };
+    let versions = "k8sgateway.CRDVersionAnalyzer";
+    let title = "CustomResourceDefinition tlsroutes.gateway.networking.k8s.io";
+    let expected = format!("5 IST0176 ({title}) v1.4.1 is below v1.5.0: documents of this kind are not read");
+    check(versions, &definition("v1.4.1"), &[&expected]);
+    check(versions, &definition("v1.5.0-rc.1"), &[]);
+    let twice = of("Pod", "a", "{}") + &of("Service", "a", "{}") + &of("Pod", "a", "{}");
+    let expected = "13 IST0133 (Pod default/a) DOCUMENT_DUPLICATE: already defined at a.yaml:1";
+    check("schema.ValidationAnalyzer", &twice, &[expected]);
+}
+
+#[test]
+fn rules_for_patterns_of_hosts_are_for_somebody() {
+    let rule = of("DestinationRule", "d", "{host: '*.default.svc.cluster.local'}");
+    let subsets = "destinationrule.PodNotSelectedAnalyzer";
+    check(subsets, &(rule.clone() + &of("Service", "a", "{ports: [{port: 80}]}")), &[]);
+    let unknown = "4 IST0174 (DestinationRule default/d) nobody serves the host *.default.svc.cluster.local";
+    check(subsets, &rule, &[unknown]);
+}
+
+#[test]
+fn kubernetes_own_namespaces_are_left_alone() {
+    let namespace = "apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system}\n";
+    check("injection.Analyzer", namespace, &[]);
+    check("service.PortNameAnalyzer", &of("Service", "kube-system/a", "{ports: [{port: 80}]}"), &[]);
+    let ours = "4 IST0118 (Service default/a) port 80 has no name, which says no protocol";
+    check("service.PortNameAnalyzer", &of("Service", "a", "{ports: [{port: 80}]}"), &[ours]);
+}
+
+#[test]
+fn certificates_of_gateways_are_valid_for_long_and_for_their_hosts() {
+    let gateway = of(
+        "Gateway",
+        "g",
+        "{selector: {istio: ingressgateway}, servers: [{port: {number: 443}, hosts: [a.com, shop/x.b.com, c.com], tls: {credentialName: c}}]}",
+    );
+    let indented = |pem: &str| pem.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let key = indented("-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n");
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: c, namespace: istio-system}}\nstringData:\n  tls.key: |\n{key}  tls.crt: |\n{}",
+        indented(CERTIFICATE)
+    );
+    let at = |days: u64| {
+        let mut set = Set::default();
+        set.read_text(&Path::new("a.yaml").into(), &format!("{gateway}{secret}"), false);
+        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(BEGINS + days * 86_400);
+        let analyzers = ["gateway.SecretAnalyzer".to_owned()];
+        let messages = examine(set, &Options { now, mesh: None, analyzers: &analyzers }).messages;
+        messages.iter().map(|one| format!("{} {}", one.code, one.text)).collect::<Vec<_>>()
+    };
+    let hosts = "KSB0112 the certificate of c is not for c.com";
+    assert_eq!(at(1), [hosts]);
+    assert_eq!(at(95), ["KSB0112 the certificate of c ends in 5 days", hosts]);
+    assert_eq!(at(101), ["IST0161 the secret istio-system/c: its certificate has expired"]);
+    assert_eq!(at(0).len(), 1);
+    assert_eq!(said(&format!("{gateway}{secret}"), &["gateway.SecretAnalyzer"]).len(), 1, "not yet valid");
+}
+
+/// When the certificate begins to be valid, for 100 days.
+const BEGINS: u64 = 1_795_740_240;
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBXjCCAQSgAwIBAgIUcP30xhNWc1OfisNZeICBnSXwYAYwCgYIKoZIzj0EAwIw
+EDEOMAwGA1UEAwwFYS5jb20wHhcNMjYxMTI3MDA0NDAwWhcNMjcwMzA3MDA0NDAw
+WjAQMQ4wDAYDVQQDDAVhLmNvbTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABBK0
+wZV2MAbaP0kwQLFX8IWzc/Fx3sAvzbBMmESDktwY/yIHIHj19Lf1ZEd7cwHDgNVU
+z2fxcxwuDM+ykyK7cbajPDA6MBkGA1UdEQQSMBCCBWEuY29tggcqLmIuY29tMB0G
+A1UdDgQWBBRRobWGo+f3FI3w7x1fDvWYRKmNZDAKBggqhkjOPQQDAgNIADBFAiEA
+oDH0O4qLmwZgCDadnqwjMeO+1Pt8uyFRbu3MDBUIcX4CIChT1rf8nhxNy2CgFspE
+ufVDVMxRw8SHOnLbw1h2VjIz
+-----END CERTIFICATE-----
+";

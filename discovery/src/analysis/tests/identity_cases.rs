@@ -111,6 +111,8 @@ fn one_policy_of_peers_holds() {
     let own = |name: &str| peers(name, "{selector: {matchLabels: {app: web}}}");
     assert_eq!(said(&(own("a") + &own("b") + &pod("web", "{app: web}")), &[MTLS]).len(), 2);
     check(MTLS, &(own("a") + &own("b")), &[]);
+    let nobody = "4 IST0127 (PeerAuthentication default/a) no workload of the mesh has the labels app=web, so nobody is protected";
+    check(MTLS, &(own("a") + &pod("db", "{app: db}")), &[nobody]);
 }
 
 #[test]
@@ -246,7 +248,17 @@ fn gaps_in_protection_are_named() {
         &shadow,
         &["8 KSB0115 (AuthorizationPolicy shop/some) istio-system/none denies everything before it"],
     );
-    let entry = of("WorkloadEntry", "w", "{address: 10.0.0.1, labels: {app: w}, serviceAccount: w}");
+    let entry = of("WorkloadEntry", "w", "{address: 10.0.0.1, labels: {app: w}, serviceAccount: w}")
+        + &of(
+            "ServiceEntry",
+            "w",
+            "{hosts: [w.default.svc.cluster.local], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: http, protocol: HTTP}], workloadSelector: {labels: {app: w}}}",
+        );
+    let asked =
+        policy("p", "{action: CUSTOM, provider: {name: other}, rules: [{}]}") + "extensionProviders: [{name: mine}]\n";
+    let expected = "4 IST0101 (AuthorizationPolicy default/p) the mesh configuration has no extensionProvider `other`";
+    check(PROTECTION, &asked, &[expected]);
+    check(PROTECTION, &asked.replace("mine", "other"), &[]);
     let never = entry + &policy("p", "{rules: [{to: [{operation: {methods: [GET], notMethods: [GET]}}]}]}");
     let found = said(&never, &[PROTECTION]);
     assert!(
