@@ -17,8 +17,8 @@ pub(super) const ANALYZE_EXAMPLES: &str = "Examples:
 A document keeps codes from being told about it by the annotation galley.istio.io/analyze-suppress: IST0107,IST0002 (or *).
 Documents that are no YAML are named on stderr, and all others are analysed.
 
-Exit code 0 when nothing reaches the threshold, 79 when something does, 65 when a document could not be read, 64 for wrong
-usage.";
+Exit code 0 when nothing reaches the threshold, 79 when something does, 65 when a document could not be read (but with
+--ignore-unknown), 64 for wrong usage.";
 
 #[derive(Debug, Args)]
 pub(crate) struct AnalyzeArgs {
@@ -40,6 +40,9 @@ pub(crate) struct AnalyzeArgs {
     /// A file with the mesh configuration alone, as in `data.mesh` of the ConfigMap `istio`.
     #[arg(long, alias = "meshConfigFile", value_name = "FILE")]
     pub(crate) mesh_config: Option<PathBuf>,
+    /// Do not mind documents that are no YAML or say no kind, such as values of charts.
+    #[arg(long)]
+    pub(crate) ignore_unknown: bool,
     /// Print every code with its analyzer instead.
     #[arg(short = 'L', long = "list-analyzers")]
     pub(crate) list: bool,

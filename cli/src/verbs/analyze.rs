@@ -19,6 +19,9 @@ pub(crate) fn run(args: &AnalyzeArgs) -> Result<(), Failure> {
         Options { now: SystemTime::now(), mesh: args.mesh_config.as_deref(), analyzers: args.analyzer.as_slice() };
     let mut analysis = analyze(&args.paths, &options);
     analysis.messages.retain(|message| !args.suppress.iter().any(|one| one.is_for(message)));
+    if args.ignore_unknown {
+        analysis.unreadable.clear();
+    }
     print(args, &analysis)?;
     judge(args, &analysis)
 }

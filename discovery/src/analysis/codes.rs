@@ -559,6 +559,13 @@ pub const CODES: &[Code] = &[
         "a rule of a policy contradicts itself, or asks for HTTP where its workloads only relay bytes",
         "correct the rule, or remove it",
     ),
+    code(
+        "KSB0119",
+        "PathsNotNormalized",
+        Warning,
+        "a policy goes by paths, and the mesh leaves them as clients write them: /a/../b or //b escapes it",
+        "set pathNormalization.normalization of the mesh to BASE, MERGE_SLASHES or DECODE_AND_MERGE_SLASHES",
+    ),
 ];
 
 #[cfg(test)]

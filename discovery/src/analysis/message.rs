@@ -155,3 +155,33 @@ const MESSAGES_MAX: usize = 10_000;
 const NAMES_MAX: usize = 5;
 /// Of Kubernetes itself: nobody who reads this can change what is there.
 const UNTOLD_NAMESPACES: &[&str] = &["kube-node-lease", "kube-public", "kube-system", "local-path-storage"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::tree::parse_stream;
+
+    #[test]
+    fn the_number_of_messages_has_a_limit() {
+        let node = parse_stream("{kind: Pod, metadata: {name: a}}").unwrap().remove(0);
+        let pod = Resource::read(node, &std::path::Path::new("a.yaml").into(), 0).unwrap();
+        let mut report = Report::default();
+        for number in 0..MESSAGES_MAX + 2 {
+            report.tell("IST0101", &pod, pod.name_view(), number.to_string());
+        }
+        assert_eq!(report.left_out, 2);
+        assert_eq!(report.into_messages().len(), MESSAGES_MAX);
+    }
+
+    #[test]
+    fn the_same_sentence_is_said_once_and_long_lists_are_cut() {
+        let node = parse_stream("{kind: Pod, metadata: {name: a}}").unwrap().remove(0);
+        let pod = Resource::read(node, &std::path::Path::new("a.yaml").into(), 0).unwrap();
+        let mut report = Report::default();
+        report.tell("IST0101", &pod, pod.name_view(), "x");
+        report.tell("IST0101", &pod, pod.spec(), "x");
+        assert_eq!(report.into_messages().len(), 1);
+        assert_eq!(list(["a"; 5]), "a, a, a, a, a");
+        assert_eq!(list(["a"; 7]), "a, a, a, a, a and 2 more");
+    }
+}

@@ -174,7 +174,7 @@ pub const ANALYZERS: &[Analyzer] = &[
     analyzer("kasbah.TokenAnalyzer", &["IST0127", "KSB0108", "KSB0109", "KSB0110", "KSB0111"], tokens::demands),
     analyzer(
         "kasbah.ProtectionAnalyzer",
-        &["IST0101", "KSB0113", "KSB0114", "KSB0115", "KSB0116", "KSB0117", "KSB0118"],
+        &["IST0101", "KSB0113", "KSB0114", "KSB0115", "KSB0116", "KSB0117", "KSB0118", "KSB0119"],
         protection::gaps,
     ),
 ];

@@ -23,6 +23,18 @@ pub(crate) fn gaps(context: &Context<'_>, report: &mut Report) {
         shadowed(context, policy, report);
         forwarded_address(context, policy, report);
         provider(context, policy, report);
+        paths(context, policy, report);
+    }
+}
+
+/// A policy by paths that are compared as they are written.
+fn paths(context: &Context<'_>, policy: &Resource, report: &mut Report) {
+    let mesh = context.set.mesh().map(|mesh| mesh.root().path("pathNormalization.normalization").text());
+    let operations = policy.spec().get("rules").items().flat_map(|rule| rule.get("to").items());
+    let operations = operations.map(|to| to.get("operation"));
+    let mut lists = operations.flat_map(|operation| [operation.get("paths"), operation.get("notPaths")]);
+    if let Some(list) = lists.find(|list| list.exists()).filter(|_| mesh == Some("NONE")) {
+        report.tell("KSB0119", policy, list, "it goes by paths, and the mesh does not normalize them");
     }
 }
 

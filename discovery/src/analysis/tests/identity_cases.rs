@@ -259,6 +259,11 @@ fn gaps_in_protection_are_named() {
     let expected = "4 IST0101 (AuthorizationPolicy default/p) the mesh configuration has no extensionProvider `other`";
     check(PROTECTION, &asked, &[expected]);
     check(PROTECTION, &asked.replace("mine", "other"), &[]);
+    let paths = policy("p", "{rules: [{to: [{operation: {notPaths: [/admin*]}}]}]}")
+        + "pathNormalization: {normalization: NONE}\n";
+    let expected = "4 KSB0119 (AuthorizationPolicy default/p) it goes by paths, and the mesh does not normalize them";
+    check(PROTECTION, &paths, &[expected]);
+    check(PROTECTION, &paths.replace("NONE", "BASE"), &[]);
     let never = entry + &policy("p", "{rules: [{to: [{operation: {methods: [GET], notMethods: [GET]}}]}]}");
     let found = said(&never, &[PROTECTION]);
     assert!(
