@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use discovery::analysis::{ANALYZERS, Analysis, CODES, Code, Level, Message, Options, analyze};
+use discovery::analysis::{ANALYZERS, Analysis, Code, Level, Message, Options, analyze, codes};
 use serde_json::json;
 
 use crate::args::{AnalyzeArgs, OutputArg};
@@ -92,8 +92,8 @@ fn judge(args: &AnalyzeArgs, analysis: &Analysis) -> Result<(), Failure> {
 fn list(output: OutputArg) -> Result<(), Failure> {
     let known = || {
         ANALYZERS.iter().flat_map(|analyzer| {
-            let codes = CODES.iter().filter(|code| analyzer.codes.contains(&code.code));
-            codes.map(move |code| (analyzer.name, code))
+            let told = codes().filter(|code| analyzer.codes.contains(&code.code));
+            told.map(move |code| (analyzer.name, code))
         })
     };
     let document = |(analyzer, code): (&str, &Code)| {

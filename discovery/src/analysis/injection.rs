@@ -23,6 +23,7 @@ pub(crate) fn namespaces(context: &Context<'_>, report: &mut Report) {
     }
     let injected: BTreeSet<&str> = namespaces()
         .filter(|namespace| namespace.labels.get(INJECTION).is_some_and(|value| value == "enabled"))
+        .filter(|namespace| namespace.labels.get(MODE).is_none_or(|mode| mode != "ambient"))
         .map(|namespace| namespace.name.as_str())
         .collect();
     for pod in context.set.of(What::Pod).filter(|pod| injected.contains(pod.namespace.as_str())) {

@@ -42,7 +42,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-pub use codes::{CODES, Code};
+pub use codes::{Code, all as codes};
 pub use message::{Level, Message};
 pub use suppress::{Suppression, SuppressionError};
 
