@@ -28,6 +28,8 @@ struct Root {
     /// When it is valid, in seconds since 1970; `None` if that cannot be read.
     valid: Option<(u64, u64)>,
     defects: Vec<Defect>,
+    /// As [`Link::issuer_id`] has it; empty for one that can issue nothing readable.
+    id: String,
 }
 
 impl TrustRoots {
@@ -40,11 +42,17 @@ impl TrustRoots {
                 prepared.roots.push(Root {
                     valid: valid(&shape),
                     defects: profile::defects(der, Role::Root),
+                    id: Link::new(der, der).map(|link| link.issuer_id()).unwrap_or_default(),
                     der: der.clone().into_owned(),
                 });
             }
         }
         prepared
+    }
+
+    /// Whether one of them has this identifier.
+    pub(crate) fn has(&self, id: &str) -> bool {
+        self.roots.iter().any(|root| root.id == id)
     }
 
     /// Those with the anchor's name, key and constraints.

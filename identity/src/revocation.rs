@@ -52,6 +52,11 @@ impl Link {
         let certificate = Shape::decode(certificate).ok()?;
         Some(Self { serial: without_zeros(certificate.serial).into(), issuer: Issuer::decode(issuer)? })
     }
+
+    /// The issuer's subject key identifier in hexadecimal; the hash of its key where it has none.
+    pub(crate) fn issuer_id(&self) -> String {
+        digest::hex(self.issuer.key_id.as_deref().unwrap_or(&self.issuer.spki_hash))
+    }
 }
 
 impl Issuer {

@@ -32,6 +32,7 @@ struct Proven {
     fingerprint_sha256: [u8; 32],
     /// The certificates of the path, for revocation lists to be asked about.
     links: Vec<Link>,
+    root_id: Arc<str>,
     /// When every certificate that was sent is valid, and the root.
     valid_from: UnixTime,
     valid_until: UnixTime,
@@ -81,6 +82,11 @@ impl VerifiedPeer {
     /// The certificates of the verified path with their issuers, for revocation lists to be asked about.
     pub fn links(&self) -> &[Link] {
         &self.0.links
+    }
+
+    /// The root that the path leads to: its subject key identifier in hexadecimal, or the hash of its key.
+    pub fn root_id(&self) -> &Arc<str> {
+        &self.0.root_id
     }
 
     fn is_valid_at(&self, now: UnixTime) -> bool {
@@ -142,6 +148,11 @@ pub fn check_revocation(peer: &VerifiedPeer, bundles: &BundleSet, now: UnixTime)
     revocations.check(peer.links(), now).map_err(|source| PeerError::Revoked { id: peer.spiffe_id().clone(), source })
 }
 
+/// Whether the root that the peer was verified by is still in the bundle of its trust domain.
+pub fn is_vouched_for(peer: &VerifiedPeer, bundles: &BundleSet) -> bool {
+    bundles.roots(&peer.spiffe_id().trust_domain()).is_some_and(|roots| roots.has(peer.root_id()))
+}
+
 fn verify_anew(
     leaf_der: &CertificateDer<'_>,
     rest: &[CertificateDer<'_>],
@@ -162,6 +173,7 @@ fn verify_anew(
         leaf,
         fingerprint_sha256: digest::sha256(leaf_der),
         leaf_der: leaf_der.clone().into_owned(),
+        root_id: path.links.last().map(Link::issuer_id).unwrap_or_default().into(),
         links: path.links,
         valid_from,
         valid_until,

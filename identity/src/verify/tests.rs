@@ -375,3 +375,15 @@ proptest::proptest! {
         proptest::prop_assert!(verify_peer(&[certificate], &BundleSet::default(), unix(0)).is_err());
     }
 }
+
+#[test]
+fn a_peer_names_its_root_and_is_vouched_for_as_long_as_the_bundle_has_it() {
+    let (old, new) = (root("td"), root("td"));
+    let between = old.generate_intermediate(12 * HOUR, now()).unwrap();
+    let of_old = bundles(&[("td", old.certificate())]);
+    let peer = verify_peer(&chain_of(&between), &of_old, unix(0)).unwrap();
+    assert_eq!(&**peer.root_id(), old.subject_key_id(), "the root above the intermediate");
+    assert!(is_vouched_for(&peer, &of_old));
+    assert!(!is_vouched_for(&peer, &bundles(&[("td", new.certificate())])));
+    assert!(!is_vouched_for(&peer, &bundles(&[("other", old.certificate())])), "another trust domain's root");
+}
