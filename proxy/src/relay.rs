@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
+use crate::worker::conns::Leaving;
+
 /// How much went each way, readable while the relay runs.
 #[derive(Debug, Default)]
 pub(crate) struct Moved {
@@ -20,6 +22,34 @@ pub(crate) struct Moved {
     pub(crate) forth: Cell<u64>,
     /// From the second stream to the first.
     pub(crate) back: Cell<u64>,
+    /// The last bytes went to the second stream: they may be a question.
+    asked: Cell<bool>,
+}
+
+impl Moved {
+    /// Returns at a pause after an answer: nothing is on its way, so the streams may end here. At first the pause must last a
+    /// sixtieth of the time that there is, a second at least and ten at most; in the last quarter any will do.
+    pub(crate) async fn pause(&self, leaving: Leaving) {
+        let whole = leaving.end - leaving.since;
+        let (near, long) = (leaving.end - whole / 4, (whole / 60).clamp(PAUSE_LONG_MIN, PAUSE_LONG_MAX));
+        let (mut seen, mut quiet_since) = (self.both(), Instant::now());
+        loop {
+            tokio::time::sleep(PAUSE_LOOK).await;
+            let now = Instant::now();
+            if self.both() != seen {
+                (seen, quiet_since) = (self.both(), now);
+                continue;
+            }
+            let wanted = if now < near { long } else { Duration::ZERO };
+            if !self.asked.get() && now - quiet_since >= wanted {
+                return;
+            }
+        }
+    }
+
+    fn both(&self) -> u64 {
+        self.forth.get() + self.back.get()
+    }
 }
 
 /// Why a relay ended.
@@ -48,8 +78,12 @@ where
     let mut tick = pin!(sleep_until(last + TICK.min(idle)));
     poll_fn(|cx| {
         let before = forth.total + back.total;
+        let asked = forth.total;
         let one = forth.poll_copy(cx, a, b, &moved.forth).map(|end| end.map_err(side(false)));
         let two = back.poll_copy(cx, b, a, &moved.back).map(|end| end.map_err(side(true)));
+        if forth.total + back.total != before {
+            moved.asked.set(forth.total != asked);
+        }
         match (one, two) {
             (Poll::Ready(Err(end)), _) | (_, Poll::Ready(Err(end))) => return Poll::Ready(end),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Closed),
@@ -201,6 +235,11 @@ fn zeroed(len: usize) -> Box<[u8]> {
     vec![0; len].into_boxed_slice()
 }
 
+/// A pause that says that a conversation rests.
+const PAUSE_LONG_MIN: Duration = Duration::from_secs(1);
+const PAUSE_LONG_MAX: Duration = Duration::from_secs(10);
+/// How often a pause is looked for; the shortest that is seen.
+const PAUSE_LOOK: Duration = Duration::from_millis(5);
 const SMALL_BYTES: usize = 1024;
 const MEDIUM_BYTES: usize = 16 * 1024;
 const LARGE_BYTES: usize = 128 * 1024;
@@ -290,5 +329,67 @@ mod tests {
         let end = relay(&mut a, &mut b, LONG, Duration::from_secs(10), &Moved::default()).await;
         assert!(matches!(end, RelayEnd::Idle));
         assert!((10..=12).contains(&begun.elapsed().as_secs()));
+    }
+
+    fn leaving(secs: u64) -> Leaving {
+        Leaving::within(Duration::from_secs(secs))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_conversation_that_rests_ends_soon() {
+        for (window, pause) in [(4, 1), (300, 5), (600, 10), (6000, 10)] {
+            let begun = Instant::now();
+            Moved::default().pause(leaving(window)).await;
+            let took = begun.elapsed().as_millis();
+            assert!((pause * 1000..pause * 1000 + 100).contains(&took), "{window}: {took}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_an_answer_is_not_interrupted() {
+        let moved = Moved::default();
+        moved.forth.set(10);
+        moved.asked.set(true);
+        let waited = tokio::time::timeout(Duration::from_secs(599), moved.pause(leaving(600))).await;
+        assert!(waited.is_err(), "the end comes from elsewhere");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_busy_conversation_ends_between_two_messages_when_the_end_is_near() {
+        let (moved, begun) = (Moved::default(), Instant::now());
+        let chat = async {
+            loop {
+                moved.asked.set(true);
+                moved.forth.set(moved.forth.get() + 1);
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                moved.asked.set(false);
+                moved.back.set(moved.back.get() + 1);
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+        };
+        tokio::select! {
+            () = moved.pause(leaving(40)) => (),
+            () = chat => (),
+        }
+        let took = begun.elapsed().as_millis();
+        assert!((30_000..30_100).contains(&took) && !moved.asked.get(), "{took}");
+    }
+
+    #[tokio::test]
+    async fn a_question_is_told_from_an_answer() {
+        let ((mut left, mut a), (mut b, mut right)) = (duplex(64), duplex(64));
+        let moved = Moved::default();
+        let talk = async {
+            left.write_all(b"question").await.unwrap();
+            right.read_exact(&mut [0; 8]).await.unwrap();
+            assert!(moved.asked.get());
+            right.write_all(b"answer").await.unwrap();
+            left.read_exact(&mut [0; 6]).await.unwrap();
+            assert!(!moved.asked.get());
+        };
+        tokio::select! {
+            _ = relay(&mut a, &mut b, LONG, LONG, &moved) => panic!("it ended"),
+            () = talk => (),
+        }
     }
 }

@@ -196,12 +196,13 @@ fn admin_parts(
     let of_metrics = process.clone();
     metrics.add_source(Arc::new(move |out| of_metrics.render_metrics(out)));
     let (of_dump, of_resources, of_status) = (control.clone(), control.clone(), control.clone());
-    let (of_node, of_keys) = (process.clone(), process.clone());
+    let (of_node, of_keys, of_rests) = (process.clone(), process.clone(), process.counters.rests.clone());
     let (of_certs, files, workers) = (process.clone(), files.clone(), workers.clone());
     let (kind, node, identity) = (settings.kind, settings.node.id.clone(), process.identity.clone());
     AdminParts::new("proxy", readiness.clone(), metrics, logs)
         .config_dump(move || admin::config_dump(&of_dump))
         .page("/resources", move || admin::resources(&of_node, &of_resources))
+        .page("/connections", move || of_rests.page())
         .certs(move || admin::certs(&of_certs, &files))
         .status(move || {
             json!({

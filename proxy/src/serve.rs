@@ -26,6 +26,8 @@ use crate::refusal;
 use crate::sniff::http::HttpKind;
 use crate::sniff::{self, Sniffed};
 use crate::tls::downstream::ServerSide;
+use crate::tls::own::Held;
+use crate::tls::rests::Side;
 use crate::worker::Accepted;
 use crate::worker::conns::{Life, Place};
 use crate::worker::state::Worker;
@@ -91,9 +93,9 @@ async fn serve(
         }
         Some(server) => {
             // Either of the SVIDs held before and after may be the one that was presented.
-            let before = worker.process.identity.svid_now().map(|svid| svid.not_after());
+            let before = worker.process.identity.held();
             let stream = handshake(worker, server, &chain, socket).await?;
-            proven = identify(worker, server, &stream, before, &mut facts, &place.life)?;
+            proven = identify(worker, server, &stream, &before, &mut facts, &place.life)?;
             (Io::Accepted(Box::new(stream), Bytes::new()), Sniffed::Opaque)
         }
     };
@@ -194,7 +196,7 @@ fn identify(
     worker: &Worker,
     server: &ServerSide,
     stream: &TlsStream<Socket>,
-    presented_until: Option<SystemTime>,
+    before: &Held,
     facts: &mut Connection,
     life: &Life,
 ) -> Result<Option<VerifiedPeer>, Rejected> {
@@ -219,13 +221,14 @@ fn identify(
     let peer = tls::peer_of(session, &held.bundles, unix_time(now))
         .map_err(|error| Rejected::new(error.reason(), error.to_string()))?;
     facts.peer = peer.as_ref().map(PeerIdentity::from);
-    let own = held.svid.as_ref().map(|svid| svid.not_after());
-    let ends = [own, presented_until, peer.as_ref().map(VerifiedPeer::not_after)];
+    let end = |held: &Held| held.svid.as_ref().map(|svid| svid.not_after());
+    let ends = [end(&held), end(before), peer.as_ref().map(VerifiedPeer::not_after)];
     let drain_at = ends.into_iter().flatten().min().map(|end| drain_at(end, now));
     let cut_at = peer.as_ref().map(|peer| Instant::now() + peer.not_after().duration_since(now).unwrap_or_default());
     let cut_at = cut_at.filter(|_| worker.process.settings.cut_expired_streams);
     let chain = session.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
-    life.expire(drain_at, cut_at, chain, peer.clone());
+    let rest = worker.process.counters.rests.enter(Side::Downstream, before.root.clone(), peer.as_ref());
+    life.expire(drain_at, cut_at, chain, peer.clone(), rest);
     Ok(peer)
 }
 

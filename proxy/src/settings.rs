@@ -43,6 +43,10 @@ pub struct Settings {
     /// How long running requests may take to end at shutdown.
     #[serde(default = "default_drain", with = "humantime_serde")]
     pub drain: Duration,
+    /// How long streams and running requests may go on that rest on a root which is being replaced. The last step of the
+    /// rotation waits for them.
+    #[serde(default = "default_stream_drain", with = "humantime_serde")]
+    pub stream_drain: Duration,
     /// Whether TCP and WebSocket streams end when the certificate of their peer expires.
     #[serde(default = "default_true")]
     pub cut_expired_streams: bool,
@@ -206,6 +210,10 @@ fn default_true() -> bool {
 
 fn default_drain() -> Duration {
     Duration::from_secs(5)
+}
+
+fn default_stream_drain() -> Duration {
+    Duration::from_secs(600)
 }
 
 fn default_connections() -> usize {

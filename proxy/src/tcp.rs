@@ -2,12 +2,14 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use routing::format::{LogContext, ResponseFlags};
 use routing::outlier::OutlierEvent;
 use routing::tcp::TcpProxy;
 use smallvec::SmallVec;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::Instant;
 
 use crate::conn::Conn;
@@ -132,7 +134,7 @@ async fn pass(conn: &Rc<Conn>, proxy: &TcpProxy, opened: Opened, mut down: Io, s
     let base = cluster.labels(conn, Spoken::Tcp, Some(endpoint), Some(&facts));
     let series = conn.worker.series.tcp(base);
     series.opened.add(1);
-    story.upstream = Some(facts);
+    story.upstream = Some(facts.clone());
     let idle = proxy.idle_timeout.unwrap_or(FOREVER);
     let moving = relay(&mut down, &mut up, idle, HALF_CLOSED, &story.moved);
     let limit = proxy.duration_max.unwrap_or(FOREVER);
@@ -148,11 +150,41 @@ async fn pass(conn: &Rc<Conn>, proxy: &TcpProxy, opened: Opened, mut down: Io, s
             story.reason = conn.life().cut_for();
             (ResponseFlags::DT, "connection cut".to_owned())
         }
+        () = left(conn, &facts, &story.moved) => {
+            part(&mut down, &mut up).await;
+            (ResponseFlags::DT, "root_replaced".to_owned())
+        }
     };
     (story.flags, story.details) = (flags, details);
     series.closed.add(1);
     series.received.add(story.moved.forth.get());
     series.sent.add(story.moved.back.get());
+}
+
+/// Ready at a pause of a connection that is being left, on whichever side.
+pub(crate) async fn left(conn: &Conn, up: &ConnFacts, moved: &Moved) {
+    let leaving = std::future::poll_fn(|cx| match conn.life().poll_leaving(cx) {
+        Poll::Ready(leaving) => Poll::Ready(leaving),
+        Poll::Pending => up.poll_leaving(cx),
+    });
+    moved.pause(leaving.await).await;
+}
+
+/// Tells both sides in order that this is the end. What one of them says at the same moment is heard and lost, so that the
+/// farewell reaches it instead of a reset.
+pub(crate) async fn part<A, B>(a: &mut A, b: &mut B)
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let parting = async { tokio::join!(say_goodbye(a), say_goodbye(b)) };
+    // Whoever does not close is closed on.
+    let _ = tokio::time::timeout(GOODBYE_MAX, parting).await;
+}
+
+async fn say_goodbye<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> std::io::Result<()> {
+    stream.shutdown().await?;
+    tokio::io::copy(stream, &mut tokio::io::sink()).await.map(drop)
 }
 
 impl Story<'_> {
@@ -187,5 +219,7 @@ impl Story<'_> {
 
 /// After one side has closed, how long the other may be silent.
 const HALF_CLOSED: Duration = Duration::from_secs(60);
+/// How long the end of a connection may take to be said.
+const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// Longer than any connection lives.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);

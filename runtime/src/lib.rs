@@ -13,6 +13,7 @@ pub mod process;
 pub mod readiness;
 mod reasons;
 pub mod refusal;
+pub mod resting;
 pub mod serve;
 pub mod settings;
 pub mod shutdown;

@@ -219,6 +219,8 @@ fn proxy(layout: &Layout, addresses: &Addresses, node: &Node) -> Value {
         },
         "sds": layout.socket("sds.sock"),
         "admin": loopback(node.admin),
+        // Nobody waits long for the end of a rotation that is only tried.
+        "stream_drain": "4s",
         "access_log": layout.logs().join(format!("{}-access.log", access_log_name(node))),
     })
 }

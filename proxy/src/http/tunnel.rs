@@ -21,7 +21,9 @@ use super::reply::{self, Reply};
 use crate::conn::Conn;
 use crate::refusal::{self, Refusal};
 use crate::relay::{Moved, RelayEnd, relay};
+use crate::tcp;
 use crate::upstream::cluster::Chosen;
+use crate::upstream::dial::ConnFacts;
 use crate::upstream::pool::Speak;
 use crate::upstream::send::{Answered, Failure, send_http1};
 use crate::worker::conns::Phase;
@@ -68,7 +70,7 @@ async fn websocket(
     }
     let answered = send_http1(lease, &outgoing, Body::Empty).await.map_err(|failure| refused(record, &failure))?;
     let Answered { mut head, body, mut hold, facts } = answered;
-    record.upstream = Some(facts);
+    record.upstream = Some(facts.clone());
     record.first_byte = Some(record.started.elapsed());
     let switched = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let accepted = head
@@ -99,7 +101,7 @@ async fn websocket(
     tokio::task::spawn_local(async move {
         let _in_flight = in_flight;
         if let (Ok(down), Ok(up)) = tokio::join!(upgrade.on, upstream) {
-            pass(&conn, TokioIo::new(down), TokioIo::new(up), &tunneled).await;
+            pass(&conn, &facts, TokioIo::new(down), TokioIo::new(up), &tunneled).await;
         }
         drop(tunneled);
     });
@@ -112,7 +114,8 @@ async fn connect(record: &mut Record, plan: &Plan<'_>, chosen: &Chosen, on: OnUp
     let dialer = plan.cluster.raw_dialer(&record.conn.worker, chosen, plan.outgoing.authority.host());
     let dialed = dialer.dial(chosen.address, Speak::Http1).await;
     let dialed = dialed.map_err(|error| refused(record, &Failure::not_connected(&error)))?;
-    record.upstream = Some(dialed.facts);
+    let facts = dialed.facts;
+    record.upstream = Some(facts.clone());
     record.first_byte = Some(record.started.elapsed());
     let conn = record.conn.clone();
     conn.life().become_stream();
@@ -121,7 +124,7 @@ async fn connect(record: &mut Record, plan: &Plan<'_>, chosen: &Chosen, on: OnUp
     tokio::task::spawn_local(async move {
         let _in_flight = in_flight;
         if let Ok(down) = on.await {
-            pass(&conn, TokioIo::new(down), up, &tunneled).await;
+            pass(&conn, &facts, TokioIo::new(down), up, &tunneled).await;
         }
         drop(tunneled);
     });
@@ -131,7 +134,7 @@ async fn connect(record: &mut Record, plan: &Plan<'_>, chosen: &Chosen, on: OnUp
 }
 
 /// Passes bytes until one side ends, or until the connection is to be cut.
-async fn pass<A, B>(conn: &Rc<Conn>, mut down: A, mut up: B, tunneled: &Tunneled)
+async fn pass<A, B>(conn: &Rc<Conn>, facts: &ConnFacts, mut down: A, mut up: B, tunneled: &Tunneled)
 where
     A: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     B: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
@@ -144,6 +147,7 @@ where
             RelayEnd::First(error) | RelayEnd::Second(error) => tracing::debug!(%error, "tunnel ended"),
         },
         _ = std::future::poll_fn(|cx| conn.life().poll_beyond(Phase::Draining, cx)) => {}
+        () = tcp::left(conn, facts, moved) => tcp::part(&mut down, &mut up).await,
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::labels::write_escaped;
+use crate::tls::rests::Rests;
 
 /// The `kasbah_*` numbers of a proxy.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(crate) struct Counters {
     pub(crate) identity_generation: AtomicU64,
     pub(crate) svid_not_after: AtomicI64,
     pub(crate) discovery_connected: AtomicI64,
+    /// What the open mesh connections rest on.
+    pub(crate) rests: Arc<Rests>,
 }
 
 impl Counters {
@@ -74,6 +77,7 @@ impl Counters {
         ] {
             let _ = writeln!(out, "# TYPE {name} gauge\n{name} {value}");
         }
+        self.rests.render(out);
     }
 }
 

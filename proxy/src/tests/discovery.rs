@@ -431,7 +431,8 @@ async fn secrets_come_from_the_agent_and_bad_ones_do_not_replace_good_ones() {
 #[test]
 fn a_secret_is_never_shown() {
     let authority = Authority::new();
-    let held = crate::tls::own::Held { svid: Some(authority.svid("x", HOUR)), bundles: authority.bundles() };
+    let held =
+        crate::tls::own::Held { svid: Some(authority.svid("x", HOUR)), root: None, bundles: authority.bundles() };
     let shown = format!("{held:?}");
     assert!(!shown.contains("PRIVATE") && !shown.contains("pkcs8"), "{shown}");
     assert!(Secret::default().encode_to_vec().is_empty());

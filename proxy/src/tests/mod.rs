@@ -9,4 +9,5 @@ mod mesh;
 mod policy;
 mod protos;
 mod revocation;
+mod roots;
 mod tcp;

@@ -3,6 +3,7 @@
 pub(crate) mod downstream;
 pub(crate) mod files;
 pub(crate) mod own;
+pub(crate) mod rests;
 pub(crate) mod upstream;
 
 use std::path::PathBuf;

@@ -18,6 +18,8 @@ use crate::obs::counters::Counters;
 #[derive(Debug)]
 pub(crate) struct Held {
     pub(crate) svid: Option<Arc<X509Svid>>,
+    /// The root above the SVID, as soon as the bundles have it.
+    pub(crate) root: Option<Arc<str>>,
     pub(crate) bundles: Arc<BundleSet>,
 }
 
@@ -33,7 +35,7 @@ pub(crate) struct OwnIdentity {
 
 impl OwnIdentity {
     pub(crate) fn new(counters: Arc<Counters>) -> Self {
-        let held = Held { svid: None, bundles: Arc::new(BundleSet::default()) };
+        let held = Held { svid: None, root: None, bundles: Arc::new(BundleSet::default()) };
         Self {
             held: ArcSwap::from_pointee(held),
             generation: AtomicU64::new(0),
@@ -83,7 +85,9 @@ impl OwnIdentity {
         let not_after = svid.not_after().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         self.counters.svid_not_after.store(i64::try_from(not_after).unwrap_or(i64::MAX), Ordering::Relaxed);
         tracing::info!(spiffe_id = svid.id().as_str(), serial = svid.serial(), "SVID in force");
-        self.held.rcu(|held| Held { svid: Some(svid.clone()), bundles: held.bundles.clone() });
+        let root = root_of(&svid, &self.bundles_now());
+        self.held.rcu(|held| Held { svid: Some(svid.clone()), root: root.clone(), bundles: held.bundles.clone() });
+        self.follow_root(root.as_ref());
         let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
         self.counters.identity_generation.store(generation, Ordering::Relaxed);
         self.changed.send_modify(|n| *n += 1);
@@ -96,7 +100,11 @@ impl OwnIdentity {
         if *before == *bundles && !bundles.is_empty() {
             return;
         }
-        self.held.rcu(|held| Held { svid: held.svid.clone(), bundles: bundles.clone() });
+        let held = self.held();
+        // An SVID keeps its root, also when that is not trusted any more.
+        let root = held.root.clone().or_else(|| root_of(held.svid.as_ref()?, &bundles));
+        self.held.rcu(|held| Held { svid: held.svid.clone(), root: root.clone(), bundles: bundles.clone() });
+        self.follow_root(root.as_ref());
         if before.iter().eq(bundles.iter()) {
             let revoked: usize = bundles.iter().map(|(name, _)| revoked_by(&bundles, name)).sum();
             tracing::info!(revoked, "revocation lists in force");
@@ -106,6 +114,19 @@ impl OwnIdentity {
         }
         self.changed.send_modify(|n| *n += 1);
     }
+
+    /// Before anything is acknowledged, what rests on another root than our own is known.
+    fn follow_root(&self, root: Option<&Arc<str>>) {
+        if let Some(root) = root {
+            self.counters.rests.move_to(root);
+        }
+    }
+}
+
+/// The root above an SVID. Time plays no part: it is judged as of its beginning.
+fn root_of(svid: &X509Svid, bundles: &BundleSet) -> Option<Arc<str>> {
+    let then = identity::unix_time(svid.not_before());
+    identity::verify::verify_peer(svid.chain(), bundles, then).ok().map(|own| own.root_id().clone())
 }
 
 /// How many certificates of a trust domain are revoked.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -24,7 +25,9 @@ use crate::io::{Io, Socket};
 use crate::obs::counters::Counters;
 use crate::refusal;
 use crate::tls::own::OwnIdentity;
+use crate::tls::rests::Side;
 use crate::tls::upstream::ClientSide;
+use crate::worker::conns::Leaving;
 
 /// How to reach the endpoints of a cluster.
 #[derive(Debug)]
@@ -119,13 +122,18 @@ impl DialError {
 }
 
 impl ConnFacts {
-    /// Whether the connection may not carry new requests: our SVID is another one now, or the peer's is about to expire or
-    /// revoked.
+    /// Whether the connection may not carry new requests: our SVID is another one now, or the peer's is about to expire,
+    /// revoked, or below a root that is gone.
     pub(crate) fn is_retired(&self, generation: u64, now: Instant) -> bool {
         self.generation.is_some_and(|born| born != generation)
-            || self.leash.as_ref().is_some_and(|leash| leash.is_cut())
+            || self.leash.as_ref().is_some_and(|leash| leash.is_spent())
             || self.retire_at.is_some_and(|at| now >= at)
             || self.left.get() == Some(0)
+    }
+
+    /// Ready when the connection is being left. For the one who also reads from it.
+    pub(crate) fn poll_leaving(&self, cx: &Context<'_>) -> Poll<Leaving> {
+        self.leash.as_ref().map_or(Poll::Pending, |leash| leash.poll_leaving(cx))
     }
 
     /// Counts a request.
@@ -181,7 +189,8 @@ impl Dialer {
             return Ok(Dialed { io: Io::Plain(socket), facts: Rc::new(facts), speaks });
         };
         let generation = self.generation();
-        if tls.mesh && self.identity.svid_now().is_none() {
+        let own = self.identity.held();
+        if tls.mesh && own.svid.is_none() {
             return Err(DialError::NoIdentity);
         }
         let name: ServerName<'static> = tls.server_name(self.requested_name.as_deref(), address.ip());
@@ -202,7 +211,10 @@ impl Dialer {
             (_, speak) => speak,
         };
         let retire_at = peer.as_ref().map(|peer| retire_at(peer.not_after(), runtime::clock::now()));
-        let leash = peer.as_ref().map(|peer| self.live.enter(peer.clone(), address));
+        let leash = peer.as_ref().map(|peer| {
+            let rest = self.counters.rests.enter(Side::Upstream, own.root.clone(), Some(peer));
+            self.live.enter(peer.clone(), address, rest)
+        });
         let peer = peer.as_ref().map(PeerIdentity::from);
         let facts = self.facts(address, local, peer, tls.mesh.then_some(generation), retire_at, leash.clone());
         Ok(Dialed { io: Io::Opened(Box::new(stream), leash), facts: Rc::new(facts), speaks })

@@ -20,6 +20,7 @@ use crate::http::audit::Gate;
 use crate::http::h1::HEAD_TIMEOUT;
 use crate::obs::counters::Counters;
 use crate::obs::shard::Fast;
+use crate::tls::rests::{Left, Rest};
 use crate::worker::Load;
 
 /// What a connection is asked to do.
@@ -45,8 +46,8 @@ pub(crate) struct Life {
     drain_at: Cell<Option<Instant>>,
     cut_at: Cell<Option<Instant>>,
     idle: Cell<Option<Duration>>,
-    /// It was made under a root that is gone.
-    outlived: Cell<bool>,
+    /// It rests on a root that goes or is gone.
+    leaving: Cell<Option<Leaving>>,
     /// A TCP or WebSocket stream: draining does not concern it.
     stream: Cell<bool>,
     /// The auditor of an HTTP/1 connection, and the head that was being read at the last sweep.
@@ -54,9 +55,19 @@ pub(crate) struct Life {
     slow_head: Cell<Option<(u32, Instant)>>,
     /// What the peer proved itself with.
     chain: RefCell<Vec<CertificateDer<'static>>>,
+    /// What both certificates rest on.
+    rest: RefCell<Option<Rest>>,
     peer: RefCell<Option<VerifiedPeer>>,
     /// Why it was cut.
     cut_for: Cell<Option<&'static str>>,
+}
+
+/// When a connection is left that rests on a root which goes: new requests go elsewhere from the beginning, streams end at a
+/// pause, and all is over at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Leaving {
+    pub(crate) since: Instant,
+    pub(crate) end: Instant,
 }
 
 /// All connections of a worker.
@@ -94,11 +105,15 @@ impl Life {
         if phase > seen {
             return Poll::Ready(phase);
         }
+        self.wait(cx);
+        Poll::Pending
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        Poll::Pending
     }
 
     /// Counts a request until the answer is dropped.
@@ -114,11 +129,22 @@ impl Life {
         cut_at: Option<Instant>,
         chain: Vec<CertificateDer<'static>>,
         peer: Option<VerifiedPeer>,
+        rest: Rest,
     ) {
         self.drain_at.set(drain_at);
         self.cut_at.set(cut_at);
         *self.chain.borrow_mut() = chain;
         *self.peer.borrow_mut() = peer;
+        *self.rest.borrow_mut() = Some(rest);
+    }
+
+    /// Ready when the connection is being left.
+    pub(crate) fn poll_leaving(&self, cx: &Context<'_>) -> Poll<Leaving> {
+        if let Some(leaving) = self.leaving.get() {
+            return Poll::Ready(leaving);
+        }
+        self.wait(cx);
+        Poll::Pending
     }
 
     /// Why the connection was cut, if its peer was the reason.
@@ -174,15 +200,21 @@ impl Life {
         now.duration_since(since) >= HEAD_TIMEOUT
     }
 
-    /// Drains the connection, and ends it at the latest after `within`; whether that was news.
-    fn outlive(&self, within: Duration) -> bool {
-        if self.outlived.replace(true) {
+    /// Drains the connection, tells a stream to end, and ends either at the latest after `within`; whether that was news.
+    fn leave(&self, within: Duration) -> bool {
+        if self.leaving.get().is_some() {
             return false;
         }
-        let end = Instant::now() + within;
-        self.cut_at.set(Some(self.cut_at.get().map_or(end, |before| before.min(end))));
+        let leaving = Leaving::within(within);
+        self.leaving.set(Some(leaving));
+        self.cut_at.set(Some(self.cut_at.get().map_or(leaving.end, |before| before.min(leaving.end))));
         self.drain();
+        self.wake();
         true
+    }
+
+    fn is_on(&self, left: &Left) -> bool {
+        self.rest.borrow().as_ref().is_some_and(|rest| rest.is_on(left))
     }
 
     pub(crate) fn drain(&self) {
@@ -200,6 +232,10 @@ impl Life {
 
     fn advance(&self, phase: Phase) {
         self.phase.set(phase);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -221,6 +257,13 @@ impl Life {
             self.cut();
         }
         before == Phase::Serving && self.phase.get() != before
+    }
+}
+
+impl Leaving {
+    pub(crate) fn within(within: Duration) -> Self {
+        let since = Instant::now();
+        Self { since, end: since + within }
     }
 }
 
@@ -248,11 +291,12 @@ impl Conns {
             drain_at: Cell::new(None),
             cut_at: Cell::new(None),
             idle: Cell::new(None),
-            outlived: Cell::new(false),
+            leaving: Cell::new(None),
             stream: Cell::new(false),
             heads: OnceCell::new(),
             slow_head: Cell::new(None),
             chain: RefCell::default(),
+            rest: RefCell::default(),
             peer: RefCell::default(),
             cut_for: Cell::new(None),
         });
@@ -279,16 +323,16 @@ impl Conns {
     }
 
     /// Judges every peer by the bundles of now: who is not trusted any more loses the connection. A root that was replaced
-    /// takes nobody's connection at once: requests move over to new connections, streams get some time.
-    pub(crate) fn judge(&self, bundles: &Arc<BundleSet>, now: UnixTime) {
+    /// takes nobody's connection at once: requests move over to new connections, streams get `stream_drain`.
+    pub(crate) fn judge(&self, bundles: &Arc<BundleSet>, now: UnixTime, stream_drain: Duration) {
         let before = self.judged.replace(bundles.clone());
         let only_lists = !Arc::ptr_eq(&before, bundles) && !before.is_empty() && before.iter().eq(bundles.iter());
         for life in self.lives.borrow().values() {
             match life.judge(bundles, only_lists, now) {
                 Ok(()) => (),
                 Err(PeerError::Untrusted { id, .. }) => {
-                    if life.outlive(STREAM_DRAIN_MAX) {
-                        tracing::info!(peer = %id, "the root of the peer was replaced, connection drained");
+                    if life.leave(stream_drain) {
+                        tracing::info!(peer = %id, "the root of the peer is gone, connection drained");
                         self.counters.drained.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -303,6 +347,16 @@ impl Conns {
                     life.cut();
                 }
             }
+        }
+    }
+
+    /// Leaves the connections that rest on a root which our own SVID has left.
+    pub(crate) fn leave(&self, left: &Left, stream_drain: Duration) {
+        let lives = self.lives.borrow();
+        let news = lives.values().filter(|life| life.is_on(left) && life.leave(stream_drain)).count();
+        if news > 0 {
+            tracing::info!(count = news, "connections rest on a root that is being replaced, drained");
+            self.counters.drained.fetch_add(news as u64, Ordering::Relaxed);
         }
     }
 
@@ -334,6 +388,4 @@ impl Drop for Place {
 
 /// How long an unused connection stays open after it was asked to drain.
 const LINGER: Duration = Duration::from_secs(3);
-/// How long a stream, or a request that runs, goes on after the root of its peer was replaced.
-const STREAM_DRAIN_MAX: Duration = Duration::from_secs(600);
 const DRAIN_LOOK: Duration = Duration::from_millis(50);

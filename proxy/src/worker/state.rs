@@ -87,20 +87,33 @@ impl Worker {
             .drain_where(|of| next.config.listeners.get(&of.listener.name).is_none_or(|now| !Arc::ptr_eq(now, of)));
     }
 
-    /// Judges the peers of all connections by the bundles and revocation lists of now.
+    /// Judges the peers of all connections by the bundles and revocation lists of now, and leaves those that rest on a root
+    /// which is being replaced.
     pub(crate) fn judge(&self) {
         let (bundles, now) = (self.process.identity.bundles_now(), identity::unix_time(runtime::clock::now()));
-        self.conns.judge(&bundles, now);
-        self.upstreams.judge(&bundles, now, &self.process.counters);
+        let stream_drain = self.process.settings.stream_drain;
+        self.conns.judge(&bundles, now, stream_drain);
+        self.upstreams.judge(&bundles, now, stream_drain, &self.process.counters);
+        self.sweep();
     }
 
     /// Looks after connections, downstream and upstream.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
+        self.leave();
         self.conns.sweep(now);
+        self.upstreams.sweep(now);
         let config = self.config();
         for cluster in config.clusters.borrow().values() {
             cluster.sweep(now);
+        }
+    }
+
+    fn leave(&self) {
+        let left = self.process.counters.rests.left();
+        if !left.is_empty() {
+            self.conns.leave(&left, self.process.settings.stream_drain);
+            self.upstreams.leave(&left, self.process.settings.stream_drain, &self.process.counters);
         }
     }
 

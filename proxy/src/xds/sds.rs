@@ -2,7 +2,8 @@
 //!
 //! Two names are subscribed on one stream: `default` (certificate chain and key) and `ROOTCA` (bundles of every trust
 //! domain this workload may trust). What arrives is checked before it replaces what is held; what is held stays in
-//! force while the agent is away.
+//! force while the agent is away. Requests also say whether connections rest on a root that was left
+//! ([`crate::tls::rests`]); when that changes, the last one is sent again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
 };
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::{Value, value};
 use identity::bundle::BundleError;
 use identity::key::KeyError;
 use identity::pem::PemError;
@@ -85,18 +87,31 @@ impl Sds {
         let channel = self.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
         let mut subscription = Subscription::new(Kind::Secret, XdsMode::Sotw);
         let (requests, outbound) = unbounded_channel();
-        let send = |request: Request| {
-            if let Request::Sotw(request) = request {
+        let mut resting = self.counters.rests.resting();
+        let send = |request: Request, resting: bool| {
+            if let Request::Sotw(request) = request.with_node(&self.node(resting)) {
                 drop(requests.send(*request));
             }
         };
         let names = BTreeSet::from([OWN.to_owned(), ROOTS.to_owned()]);
         if let Some(request) = subscription.want(names) {
-            send(request.with_node(&self.node));
+            send(request, *resting.borrow_and_update());
         }
         let mut client = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = client.stream_secrets(UnboundedReceiverStream::new(outbound)).await?.into_inner();
-        while let Some(response) = stream.message().await? {
+        loop {
+            let response = tokio::select! {
+                response = stream.message() => response?,
+                // The sender lives as long as we.
+                _ = resting.changed() => {
+                    let now = *resting.borrow_and_update();
+                    if let Some(again) = subscription.again() {
+                        send(again, now);
+                    }
+                    continue;
+                }
+            };
+            let Some(response) = response else { return Ok(()) };
             backoff.reset();
             let update = Update::of_sotw(Kind::Secret, response);
             let refusal = self.take(&update).err().map(|error| chain(&error));
@@ -104,9 +119,18 @@ impl Sds {
                 tracing::warn!(reason = "SECRET_REFUSED", error, "secret refused");
             }
             self.counters.xds_answered(Kind::Secret.word(), refusal.is_none());
-            send(subscription.answer(&update, &[], refusal.as_deref()));
+            // What was taken may have made connections to be left.
+            send(subscription.answer(&update, &[], refusal.as_deref()), *resting.borrow_and_update());
         }
-        Ok(())
+    }
+
+    /// Who asks, and whether it has connections that rest on a root which its SVID has left: the agent does not count on
+    /// it for the last step of a rotation as long as that is so.
+    fn node(&self, resting: bool) -> Node {
+        let mut node = self.node.clone();
+        let kind = Some(value::Kind::BoolValue(resting));
+        node.metadata.get_or_insert_default().fields.insert(runtime::resting::NODE_METADATA.into(), Value { kind });
+        node
     }
 
     async fn connect(&self) -> Result<Channel, tonic::transport::Error> {

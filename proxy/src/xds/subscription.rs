@@ -73,6 +73,8 @@ pub(crate) struct Subscription {
     version: String,
     nonce: String,
     begun: bool,
+    /// The last answer was not taken.
+    refused: bool,
 }
 
 impl Kind {
@@ -157,6 +159,7 @@ impl Subscription {
             version: String::new(),
             nonce: String::new(),
             begun: false,
+            refused: false,
         }
     }
 
@@ -222,6 +225,7 @@ impl Subscription {
     /// Acknowledges `update`, or refuses it and says why. `names` are those of its resources, in its order.
     pub(crate) fn answer(&mut self, update: &Update, names: &[String], refusal: Option<&str>) -> Request {
         self.nonce.clone_from(&update.nonce);
+        self.refused = refusal.is_some();
         if refusal.is_none() {
             self.hold(update, names);
         }
@@ -238,6 +242,13 @@ impl Subscription {
                 Request::Delta(Box::new(request))
             }
         }
+    }
+
+    /// The last request of a state-of-the-world stream once more, for what is said beside it; nothing before an answer has come
+    /// or after it was refused.
+    pub(crate) fn again(&self) -> Option<Request> {
+        let said = self.begun && self.mode == XdsMode::Sotw && !self.nonce.is_empty() && !self.refused;
+        said.then(|| self.sotw(None))
     }
 
     fn hold(&mut self, update: &Update, names: &[String]) {
@@ -369,5 +380,17 @@ mod tests {
         let mut rds = Subscription::new(Kind::Route, XdsMode::Sotw);
         assert_eq!(sotw(rds.want(names(&["r1"]))).resource_names, ["r1"]);
         assert_eq!(sotw(rds.want(names(&["r1", "r2"]))).resource_names, ["r1", "r2"]);
+    }
+
+    #[test]
+    fn a_request_is_said_again_only_for_an_answer_that_was_taken() {
+        let mut stream = Subscription::new(Kind::Secret, XdsMode::Sotw);
+        stream.want(names(&["default"]));
+        assert_eq!(stream.again(), None, "nothing to speak of");
+        stream.answer(&update("n1", "1", &["default"]), &[], None);
+        let again = sotw(stream.again());
+        assert_eq!((again.response_nonce.as_str(), again.version_info.as_str()), ("n1", "1"));
+        stream.answer(&update("n2", "2", &["default"]), &[], Some("no good"));
+        assert_eq!(stream.again(), None, "it would read as consent");
     }
 }
