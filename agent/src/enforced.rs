@@ -42,7 +42,15 @@ struct Stream {
 impl Stream {
     /// Whether it is known to enforce less than `settled`.
     fn lags(&self, settled: Level) -> bool {
-        matches!(self.standing, Standing::Enforces(level) if level.least(settled) != settled)
+        matches!(self.standing, Standing::Enforces(level) | Standing::Drains(level) if level.least(settled) != settled)
+    }
+
+    /// Its name, with what it is waited for beyond an acknowledgement.
+    fn called(&self) -> String {
+        match self.standing {
+            Standing::Drains(_) => format!("{}: drains connections of the tainted root", self.name),
+            Standing::Idle | Standing::Unknown | Standing::Enforces(_) => self.name.clone(),
+        }
     }
 }
 
@@ -55,6 +63,8 @@ pub(crate) enum Standing {
     Unknown,
     /// It enforces the bundle and the revocation lists of these numbers.
     Enforces(Level),
+    /// It has acknowledged everything, and counts for this until connections are drained that rest on a tainted root.
+    Drains(Level),
 }
 
 /// How new what is enforced is.
@@ -119,7 +129,7 @@ impl Streams {
             let enforced = match stream.standing {
                 Standing::Idle => continue,
                 Standing::Unknown => before,
-                Standing::Enforces(level) => level,
+                Standing::Enforces(level) | Standing::Drains(level) => level,
             };
             if enforced.least(settled) == settled {
                 continue;
@@ -128,8 +138,9 @@ impl Streams {
             // It may also end before, which nobody tells.
             let look_again = until.map(|until| until.min(now + ALIVE_PAUSE));
             verdict.look_again = [verdict.look_again, look_again].into_iter().flatten().min();
-            if verdict.waiting_for.len() < NAMED_MAX && !verdict.waiting_for.contains(&stream.name) {
-                verdict.waiting_for.push(stream.name.clone());
+            let name = stream.called();
+            if verdict.waiting_for.len() < NAMED_MAX && !verdict.waiting_for.contains(&name) {
+                verdict.waiting_for.push(name);
             }
         }
         verdict
@@ -191,7 +202,7 @@ impl Drop for Presence {
     fn drop(&mut self) {
         let mut known = self.streams.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stream) = known.open.remove(&self.key)
-            && matches!(stream.standing, Standing::Enforces(_))
+            && matches!(stream.standing, Standing::Enforces(_) | Standing::Drains(_))
             && known.gone.len() < GONE_MAX
         {
             known.gone.push((stream, Instant::now() + RETURN_WAIT));
@@ -353,5 +364,19 @@ mod tests {
         one.set(Standing::Enforces(settled));
         two.set(Standing::Enforces(settled));
         assert_eq!(streams.verdict(settled, Level::default(), Instant::now()).enforced, settled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_drains_connections_is_waited_for_and_says_so() {
+        let streams = Arc::new(Streams::default());
+        let stream = streams.open(own_process());
+        stream.name("spiffe://example.org/cart");
+        stream.set(Standing::Drains(Level { bundle: 4, revocations: 9 }));
+        let settled = Level { bundle: 5, revocations: 9 };
+        let verdict = streams.verdict(settled, settled, Instant::now());
+        assert_eq!(verdict.enforced, Level { bundle: 4, revocations: 9 }, "lists count at once");
+        assert!(verdict.waiting_for[0].ends_with(": drains connections of the tainted root"), "{verdict:?}");
+        stream.set(Standing::Enforces(settled));
+        assert_eq!(streams.verdict(settled, settled, Instant::now()).enforced, settled);
     }
 }

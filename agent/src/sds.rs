@@ -31,7 +31,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::caller::{Caller, Desk, Refusal, StreamGuard, name_of};
-use crate::enforced::Standing;
+use crate::enforced::{Level, Standing};
 use crate::metrics::Api;
 use secrets::{Rendered, Wish};
 
@@ -53,6 +53,10 @@ trait Dialogue: Default + Send + 'static {
     fn wish(&self) -> Option<Wish>;
     /// Whether the client has all that it wants, as of the last answer that was due, and has acknowledged it.
     fn is_content(&self) -> bool;
+    /// Whether the client says that its connections rest on a root which its SVID has left.
+    fn is_resting(&self) -> bool {
+        false
+    }
     /// The answer that is due given the secrets of now.
     fn answer(&mut self, rendered: Rendered) -> Result<Option<Self::Answer>, Status>;
 }
@@ -119,6 +123,7 @@ fn talk<D: Dialogue>(
 ) -> Answers<D::Answer> {
     Box::pin(async_stream::try_stream! {
         let (mut dialogue, mut changes) = (D::default(), desk.state.subscribe());
+        let mut free = None;
         changes.mark_changed();
         loop {
             let heard = tokio::select! {
@@ -148,16 +153,30 @@ fn talk<D: Dialogue>(
             };
             let rendered = secrets::render(&desk, &snapshot, &entries, &wish);
             let settled = snapshot.level();
+            let waits = dialogue.is_resting() && snapshot.has_tainted_root(desk.state.trust_domain());
             guard.presence.name(name_of(&entries));
             drop(snapshot);
             if let Some(answer) = dialogue.answer(rendered)? {
                 yield answer;
             } else if dialogue.is_content() {
                 // What it has acknowledged is what there is now.
-                guard.presence.set(Standing::Enforces(settled));
+                guard.presence.set(standing(settled, waits, &mut free));
             }
         }
     })
+}
+
+/// What a client that has acknowledged everything enforces. One whose connections rest on the tainted root stays with the
+/// bundle of before, so that the root is not dropped; lists count at once. `free` is the newest bundle without such connections.
+fn standing(settled: Level, waits: bool, free: &mut Option<u64>) -> Standing {
+    match (waits, *free) {
+        (false, _) => {
+            *free = Some(settled.bundle);
+            Standing::Enforces(settled)
+        }
+        (true, Some(bundle)) => Standing::Drains(Level { bundle, ..settled }),
+        (true, None) => Standing::Unknown,
+    }
 }
 
 fn check_type_url(type_url: &str) -> Result<(), Status> {

@@ -329,6 +329,12 @@ impl Snapshot {
         Level { bundle: self.settled, revocations: self.revocations.generation }
     }
 
+    /// Whether a root of the own bundle is on its way out.
+    pub(crate) fn has_tainted_root(&self, own: &TrustDomain) -> bool {
+        let tainted = |own: &Arc<TrustBundle>| own.x509_authorities.iter().any(|root| own.is_x509_tainted(root));
+        self.plain.get(own).is_some_and(tainted)
+    }
+
     /// The number of the own bundle.
     pub(crate) fn own_sequence(&self, own: &TrustDomain) -> u64 {
         self.bundles.get(own).map_or(0, |bundle| bundle.sequence)

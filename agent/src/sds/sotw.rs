@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, value};
+use runtime::resting::NODE_METADATA;
 use tonic::Status;
 
 use super::secrets::{Rendered, Wish};
@@ -23,6 +24,8 @@ pub(super) struct Sotw {
     pending: bool,
     /// The last answer was not acknowledged, or was rejected.
     unheard: bool,
+    /// Its connections rest on a root that its SVID has left.
+    resting: bool,
 }
 
 impl Dialogue for Sotw {
@@ -44,6 +47,10 @@ impl Dialogue for Sotw {
 
     fn is_content(&self) -> bool {
         !self.pending && !self.unheard && !self.due
+    }
+
+    fn is_resting(&self) -> bool {
+        self.resting
     }
 
     fn answer(&mut self, rendered: Rendered) -> Result<Option<DiscoveryResponse>, Status> {
@@ -75,6 +82,10 @@ impl Sotw {
         if !ask.response_nonce.is_empty() && ask.response_nonce != self.nonce {
             // It speaks of an answer that a newer one has overtaken; its verdict on that one will follow.
             return Ok(None);
+        }
+        if let Some(node) = &ask.node {
+            let said = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(NODE_METADATA));
+            self.resting = said.is_some_and(|said| said.kind == Some(value::Kind::BoolValue(true)));
         }
         let longest = ask.resource_names.iter().map(String::len).max().unwrap_or(0);
         check_names(ask.resource_names.len(), longest)?;
@@ -155,6 +166,28 @@ mod tests {
         assert_eq!(complaint.as_deref(), Some("no good"));
         assert!(!stream.is_content(), "a rejected answer is not in force");
         assert!(stream.answer(secrets(&[("default", 1)])).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_client_says_that_it_rests_on_a_root_that_it_left_until_it_says_otherwise() {
+        use envoy_types::pb::envoy::config::core::v3::Node;
+        use envoy_types::pb::google::protobuf::{Struct, Value};
+        let node = |resting| {
+            let kind = Some(value::Kind::BoolValue(resting));
+            let fields = [(NODE_METADATA.to_owned(), Value { kind })].into();
+            Some(Node { metadata: Some(Struct { fields }), ..Node::default() })
+        };
+        let mut stream = Sotw::default();
+        stream.read(&ask(&["default"], "")).unwrap();
+        let answer = stream.answer(secrets(&[("default", 1)])).unwrap().unwrap();
+        let ask = |resting| DiscoveryRequest { node: node(resting), ..ask(&["default"], &answer.nonce) };
+        stream.read(&ask(true)).unwrap();
+        assert!(stream.is_resting() && stream.is_content());
+        stream.read(&DiscoveryRequest { node: None, ..ask(true) }).unwrap();
+        assert!(stream.is_resting(), "who says nothing has changed nothing");
+        stream.read(&ask(false)).unwrap();
+        assert!(!stream.is_resting() && stream.is_content());
+        assert!(stream.answer(secrets(&[("default", 1)])).unwrap().is_none(), "it is no question");
     }
 
     #[test]

@@ -127,6 +127,40 @@ async fn a_bundle_is_enforced_when_the_proxy_has_acknowledged_it() {
     service.desk.enforced.until(2, 2).await;
 }
 
+/// The request of a proxy that says whether its connections rest on a root that its SVID has left.
+fn resting(ask: DiscoveryRequest, resting: bool) -> DiscoveryRequest {
+    use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+    let value = Value { kind: Some(Kind::BoolValue(resting)) };
+    let metadata = Some(Struct { fields: [(runtime::resting::NODE_METADATA.to_owned(), value)].into() });
+    let node = envoy_types::pb::envoy::config::core::v3::Node { metadata, ..Default::default() };
+    DiscoveryRequest { node: Some(node), ..ask }
+}
+
+#[tokio::test]
+async fn a_tainted_root_is_held_as_long_as_connections_of_the_proxy_rest_on_it() {
+    let service = service();
+    let names = ["default", "ROOTCA"];
+    let mut stream = Stream::open(&service, ask(&names)).await;
+    let first = stream.next().await;
+    stream.asks.send(resting(ack(&first, &names), true)).await.unwrap();
+    service.desk.enforced.until(1, 1).await; // Nothing is tainted: an older root may be in use as long as it likes.
+    let old = crate::fake::root(runtime::clock::Clock::system());
+    {
+        let mut bundle = service.ca.bundle.lock().unwrap();
+        bundle.add_x509_authority(old.certificate().clone()).unwrap();
+        bundle.taint_x509_authority(old.certificate());
+        bundle.sequence = 2;
+    }
+    service.ca.publish(&service.state);
+    let second = stream.next().await;
+    assert_eq!(service.state.current().settled, 2);
+    stream.asks.send(resting(ack(&second, &names), true)).await.unwrap();
+    service.desk.enforced.until(1, 2).await;
+    // The same answer is acknowledged again when the connections are gone.
+    stream.asks.send(resting(ack(&second, &names), false)).await.unwrap();
+    service.desk.enforced.until(2, 2).await;
+}
+
 #[tokio::test]
 async fn a_rejected_secret_is_counted_and_the_next_rotation_still_sent() {
     let service = service();
