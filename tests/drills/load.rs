@@ -12,6 +12,8 @@ use proto::demo::helloworld::greeter_client::GreeterClient;
 
 use crate::scene::Scene;
 
+mod streams;
+
 /// All loads of a drill.
 pub(crate) struct Loads {
     http: Vec<(String, Load)>,
@@ -24,6 +26,8 @@ pub(crate) struct Seen {
     pub(crate) name: String,
     pub(crate) answered: u64,
     pub(crate) failed: u64,
+    /// How often the mesh closed a connection in order and another one was opened.
+    pub(crate) reopened: u64,
     pub(crate) trouble: String,
 }
 
@@ -45,6 +49,14 @@ impl Loads {
         let mut others: Vec<(String, Steady)> = (1..=3).map(kept_open).collect();
         let grpc = Steady::start(PAUSE, move |counts| greet(ingress, counts));
         others.push(("gRPC: ingress, helloworld".into(), grpc));
+        for node in &scene.nodes {
+            let (to, host) = (node.name, Scene::host(node));
+            let stream = Steady::start(PAUSE, move |counts| streams::reflect(outbound, &host, counts));
+            others.push((format!("gRPC stream: test, {to}"), stream));
+            let host = Scene::host(node);
+            let chat = Steady::start(PAUSE, move |counts| streams::chat(outbound, &host, counts));
+            others.push((format!("WebSocket: test, {to}"), chat));
+        }
         Ok(Self { http, others })
     }
 
@@ -52,11 +64,11 @@ impl Loads {
         let http = self.http.iter().map(|(name, load)| {
             let tally = load.tally();
             let trouble = if tally.failed > 0 { format!("{:?}", tally.failures) } else { String::new() };
-            Seen { name: name.clone(), answered: tally.answered, failed: tally.failed, trouble }
+            Seen { name: name.clone(), answered: tally.answered, failed: tally.failed, reopened: 0, trouble }
         });
         let others = self.others.iter().map(|(name, load)| {
-            let steady::Seen { answered, failed, trouble } = load.seen();
-            Seen { name: name.clone(), answered, failed, trouble }
+            let steady::Seen { answered, failed, reopened, trouble } = load.seen();
+            Seen { name: name.clone(), answered, failed, reopened, trouble }
         });
         http.chain(others).collect()
     }
@@ -70,7 +82,7 @@ impl Loads {
     /// # Errors
     /// When anything failed, or a load asked nothing.
     pub(crate) fn expect_no_failure(&self, when: &str) -> Result<()> {
-        for Seen { name, answered, failed, trouble } in self.seen() {
+        for Seen { name, answered, failed, trouble, .. } in self.seen() {
             if failed > 0 || answered == 0 {
                 bail!("{when}: {name}: {failed} of {} failed: {trouble}", answered + failed);
             }
@@ -92,7 +104,13 @@ fn echo(address: SocketAddr, counts: &Counts) -> Result<()> {
         number += 1;
         let (sent, mut back) = (number.to_be_bytes(), [0; 8]);
         stream.write_all(&sent)?;
-        stream.read_exact(&mut back).with_context(|| format!("after {number} messages"))?;
+        match stream.read(&mut back)? {
+            0 => {
+                counts.reopened();
+                return Ok(());
+            }
+            got => stream.read_exact(&mut back[got..]).with_context(|| format!("after {number} messages"))?,
+        }
         if sent != back {
             bail!("another echo");
         }

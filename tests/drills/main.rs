@@ -5,6 +5,7 @@
 mod drill;
 mod load;
 mod report;
+mod resting;
 mod revocation;
 mod rotation;
 mod scene;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::load::Seen;
+use crate::resting::Row;
 
 pub(crate) struct Report {
     /// The drill's name, also of its files.
@@ -12,6 +13,8 @@ pub(crate) struct Report {
     pub(crate) begun: Instant,
     agents: u64,
     processes: usize,
+    /// Whose connections were counted.
+    pub(crate) proxies: Vec<String>,
     pub(crate) acts: Vec<Act>,
     pub(crate) loads: Vec<Seen>,
     /// What stock Envoy has seen.
@@ -28,6 +31,8 @@ pub(crate) struct Act {
     pub(crate) steps: Vec<(String, Duration)>,
     /// When each proxy accepted the last of somebody who was revoked.
     pub(crate) cuts: Vec<Cut>,
+    /// What connections rested on, step by step.
+    pub(crate) rows: Vec<Row>,
 }
 
 /// The end of what somebody revoked could do at one proxy.
@@ -59,8 +64,8 @@ impl Act {
 impl Report {
     pub(crate) fn new(name: &'static str, status: &Value, processes: usize) -> Self {
         let agents = status["total"].as_u64().unwrap_or_default();
-        let (acts, loads) = (Vec::new(), Vec::new());
-        Self { name, begun: Instant::now(), agents, processes, acts, loads, envoy: Value::Null, error: None }
+        let (proxies, acts, loads) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name, begun: Instant::now(), agents, processes, proxies, acts, loads, envoy: Value::Null, error: None }
     }
 
     fn title(&self) -> String {
@@ -85,15 +90,51 @@ impl Report {
     }
 
     /// What the loads have seen, Envoy's last.
-    fn loads(&self) -> Vec<(&str, u64, u64)> {
-        let mut rows: Vec<(&str, u64, u64)> =
-            self.loads.iter().map(|seen| (seen.name.as_str(), seen.answered, seen.failed)).collect();
-        if let (Some(answered), Some(failed)) = (self.envoy["answered"].as_u64(), self.envoy["failed"].as_u64()) {
-            rows.push(("HTTP: stock Envoy, both ways", answered, failed));
+    fn loads(&self) -> Vec<(&str, u64, u64, u64)> {
+        let of = |seen: &'_ Seen| (seen.answered, seen.failed, seen.reopened);
+        let mut rows: Vec<(&str, u64, u64, u64)> = Vec::new();
+        for seen in &self.loads {
+            let (answered, failed, reopened) = of(seen);
+            rows.push((seen.name.as_str(), answered, failed, reopened));
         }
-        let (answered, failed) = rows.iter().fold((0, 0), |(a, f), row| (a + row.1, f + row.2));
-        rows.push(("all", answered, failed));
+        if let (Some(answered), Some(failed)) = (self.envoy["answered"].as_u64(), self.envoy["failed"].as_u64()) {
+            rows.push(("HTTP: stock Envoy, both ways", answered, failed, 0));
+        }
+        let sum = |of: fn(&(&str, u64, u64, u64)) -> u64| rows.iter().map(of).sum();
+        rows.push(("all", sum(|row| row.1), sum(|row| row.2), sum(|row| row.3)));
         rows
+    }
+
+    /// With the act that each belongs to, and a cell for each proxy.
+    fn rows(&self) -> impl Iterator<Item = (&str, &str, Vec<String>)> {
+        let cells = |row: &Row| (0..self.proxies.len()).map(|place| row.cell(place)).collect();
+        self.acts
+            .iter()
+            .flat_map(move |act| act.rows.iter().map(move |row| (act.name.as_str(), &*row.step, cells(row))))
+    }
+
+    fn rows_markdown(&self) -> String {
+        if self.rows().next().is_none() {
+            return String::new();
+        }
+        let mut text = format!("\n{ROWS}.\n\n| act | step | {} |\n|---|---|", self.proxies.join(" | "));
+        text.push_str(&"---|".repeat(self.proxies.len()));
+        for (act, step, cells) in self.rows() {
+            text.push_str(&format!("\n| {act} | {step} | {} |", cells.join(" | ")));
+        }
+        text.push('\n');
+        text
+    }
+
+    fn rows_html(&self) -> String {
+        if self.rows().next().is_none() {
+            return String::new();
+        }
+        let rows = self
+            .rows()
+            .map(|(act, step, cells)| format!("<tr><td>{}<td>{step}<td>{}\n", escaped(act), cells.join("<td>")));
+        let (rows, proxies) = (rows.collect::<String>(), self.proxies.join("<th>"));
+        format!("<p>{ROWS}.\n<table><tr><th>act<th>step<th>{proxies}\n{rows}</table>\n")
     }
 
     /// With the act that each belongs to.
@@ -116,9 +157,10 @@ impl Report {
                 text.push_str(&format!("| {act} | {proxy} | {what} | {accepted} | {} |\n", last.as_millis()));
             }
         }
-        text.push_str("\n| load | answered | failed |\n|---|---|---|\n");
-        for (name, answered, failed) in self.loads() {
-            text.push_str(&format!("| {name} | {answered} | {failed} |\n"));
+        text.push_str(&self.rows_markdown());
+        text.push_str("\n| load | answered | failed | re-opened |\n|---|---|---|---|\n");
+        for (name, answered, failed, reopened) in self.loads() {
+            text.push_str(&format!("| {name} | {answered} | {failed} | {reopened} |\n"));
         }
         text
     }
@@ -137,19 +179,19 @@ impl Report {
                 "<tr><th>act<th>proxy<th>what of the revoked<th>accepted<th>the last, ms after the command began";
             cuts = format!("{}\n<table>{head}\n{cuts}</table>\n", self.picture_of_cuts());
         }
-        let loads = self
-            .loads()
-            .into_iter()
-            .map(|(name, answered, failed)| format!("<tr><td>{}<td>{answered}<td>{failed}\n", escaped(name)));
+        let loads = self.loads().into_iter().map(|(name, answered, failed, reopened)| {
+            format!("<tr><td>{}<td>{answered}<td>{failed}<td>{reopened}\n", escaped(name))
+        });
         format!(
             "<!doctype html><meta charset=utf-8><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>{1}.\n<p>{2}\n{3}\n\
-             <table><tr><th>at, s<th>act<th>steps\n{4}</table>\n{cuts}<table><tr><th>load<th>answered<th>failed\n{5}</table>\n",
+             <table><tr><th>at, s<th>act<th>steps\n{4}</table>\n{cuts}{6}<table><tr><th>load<th>answered<th>failed<th>re-opened\n{5}</table>\n",
             self.title(),
             escaped(&self.verdict()),
             escaped(&self.stage()),
             self.picture(),
             acts.collect::<String>(),
             loads.collect::<String>(),
+            self.rows_html(),
         )
     }
 
@@ -203,6 +245,10 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
+/// What the table of connections says.
+const ROWS: &str = "Connections between proxies that rest on the root which is replaced, of all that are open: the most during the step, \
+and the last before the next. Envoy does not say what its connections were made with; each of them ends at one of our proxies and is \
+counted there";
 const WIDTH: f64 = 900.0;
 const ROW: usize = 18;
 const STYLE: &str = "body{font:15px system-ui;max-width:60rem;margin:2rem auto;color:#222}table{border-collapse:collapse;margin:1rem 0}\

@@ -1,5 +1,5 @@
 //! The rotation drill: the root of a mesh under load is replaced again and again; an agent sleeps in the middle; the CA is
-//! killed after each step; each step is taken back. Nothing may fail.
+//! killed after each step; each step is taken back. Nothing may fail, and when a root is dropped no connection rests on it.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use harness::{mesh, wait};
 use crate::Options;
 use crate::drill::{Drill, LIMIT, rotation_status as status};
 use crate::report::Act;
+use crate::resting;
 use crate::scene::Scene;
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -23,8 +24,10 @@ impl Drill {
             self.rotation(&format!("rotation {number}"), Self::whole)?;
         }
         self.rotation("an agent sleeps in the middle", Self::sleeper)?;
+        let old = root(&self.scene)?;
         for step in STEPS {
-            self.rotation(&format!("the CA is killed after `{step}`"), |drill| drill.one_step(step, true))?;
+            let name = format!("the CA is killed after `{step}`");
+            self.rotation_from(&old, &name, |drill| drill.one_step(step, true))?;
         }
         for (count, name) in [(1, "prepare"), (2, "activate"), (3, "taint")] {
             self.rotation(&format!("aborted after `{name}`"), |drill| drill.aborted(count))?;
@@ -33,7 +36,26 @@ impl Drill {
     }
 
     fn rotation(&mut self, name: &str, play: impl FnOnce(&Self) -> Result<Vec<(String, Duration)>>) -> Result<()> {
-        self.act(name, |drill| Ok(Act::of(play(drill)?)))
+        let old = root(&self.scene)?;
+        self.rotation_from(&old, name, play)
+    }
+
+    /// Looks meanwhile how many connections rest on the root `old`; when it is dropped, none does.
+    fn rotation_from(
+        &mut self,
+        old: &str,
+        name: &str,
+        play: impl FnOnce(&Self) -> Result<Vec<(String, Duration)>>,
+    ) -> Result<()> {
+        self.act(name, |drill| {
+            let proxies = resting::proxies(&drill.scene)?;
+            drill.report.proxies = proxies.iter().map(|proxy| proxy.name.clone()).collect();
+            let (steps, mut rows) = resting::watched(&drill.scene, &proxies, old, || play(drill))?;
+            if is_dropped(&drill.scene, old)? {
+                resting::expect_gone(&proxies, old, &mut rows)?;
+            }
+            Ok(Act { rows, ..Act::of(steps) })
+        })
     }
 
     /// A whole rotation by one command; how long each phase took.
@@ -129,6 +151,11 @@ fn root(scene: &Scene) -> Result<String> {
     let status = status(scene)?;
     let active = status["authorities"].as_array().into_iter().flatten().find(|one| one["state"] == "active");
     active.and_then(|one| Some(one["id"].as_str()?.to_owned())).with_context(|| format!("no active root: {status:#}"))
+}
+
+fn is_dropped(scene: &Scene, root: &str) -> Result<bool> {
+    let status = status(scene)?;
+    Ok(status["authorities"].as_array().into_iter().flatten().all(|one| one["id"] != root))
 }
 
 fn ca_pid(scene: &Scene) -> Result<u32> {

@@ -1,7 +1,7 @@
 //! The stage: a demo mesh, two more nodes with an agent, a workload and a sidecar each, and a stock Envoy. Three agents, seven
 //! proxies.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(crate) struct Node {
     /// Of its workload and its sidecar.
     pub(crate) address: Ipv4Addr,
     pub(crate) agent: Running,
+    /// The admin address of its sidecar.
+    pub(crate) admin: SocketAddr,
     _workload: Running,
     _sidecar: Running,
 }
@@ -33,6 +35,7 @@ pub(crate) struct Node {
 pub(crate) struct Envoy {
     process: Running,
     log: PathBuf,
+    bootstrap: PathBuf,
 }
 
 impl Scene {
@@ -75,12 +78,13 @@ impl Node {
         )?;
         let serve = ["demo", "serve", "helloworld", "--address", &address.to_string()];
         let workload = mesh.kasbah(serve).background(&folder.join("workload.log"))?;
-        let settings = sidecar(mesh, name, address, &folder)?;
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, mesh::free_port()?));
+        let settings = sidecar(mesh, name, address, admin, &folder)?;
         let socket = folder.join("launch.sock").display().to_string();
         let command = ["run", "--name", name, "--socket", &socket, "--"];
         let sidecar = mesh.kasbah(command).arg(tools::kasbah()).args(["proxy", "run", "--config"]).arg(settings);
         let sidecar = sidecar.background(&folder.join("sidecar.log"))?;
-        Ok(Self { name, folder, address, agent, _workload: workload, _sidecar: sidecar })
+        Ok(Self { name, folder, address, agent, admin, _workload: workload, _sidecar: sidecar })
     }
 
     /// Stops or continues the agent, as a machine that sleeps.
@@ -119,7 +123,7 @@ fn address(mesh: &Mesh, place: usize) -> Result<Ipv4Addr> {
 }
 
 /// The demo's sidecar settings with another workload in them.
-fn sidecar(mesh: &Mesh, name: &str, address: Ipv4Addr, folder: &Path) -> Result<PathBuf> {
+fn sidecar(mesh: &Mesh, name: &str, address: Ipv4Addr, admin: SocketAddr, folder: &Path) -> Result<PathBuf> {
     let of_test = std::fs::read_to_string(mesh.dir().join("run/settings/test-sidecar.yaml"))?;
     let peer = "spiffe://cluster.local/ns/kasbah-system/sa/discovery";
     let discovery = mesh.at("/discovery/xds_tls")?;
@@ -127,7 +131,8 @@ fn sidecar(mesh: &Mesh, name: &str, address: Ipv4Addr, folder: &Path) -> Result<
     let settings = json!({
         "kind": "sidecar",
         "trust_domain": "cluster.local",
-        "admin": format!("127.0.0.1:{}", mesh::free_port()?),
+        "admin": admin,
+        "stream_drain": "4s",
         "access_log": folder.join("access.log"),
         "sds": folder.join("sds.sock"),
         "discovery": {"address": discovery, "peer": peer},
@@ -162,7 +167,14 @@ impl Envoy {
             .arg(mesh.dir())
             .arg("--scratch")
             .arg(&folder);
-        Ok(Self { process: program.background(&log)?, log })
+        Ok(Self { process: program.background(&log)?, log, bootstrap: folder.join("envoy-delta.json") })
+    }
+
+    /// Its admin address.
+    pub(crate) fn admin(&self) -> Result<SocketAddr> {
+        let bootstrap: Value = serde_json::from_slice(&std::fs::read(&self.bootstrap)?)?;
+        let port = bootstrap.pointer("/admin/address/socket_address/port_value").and_then(Value::as_u64);
+        Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(port.context("no admin address of Envoy")?)?)))
     }
 
     /// Stops it and tells what it has seen: calls both ways, and how many failed.

@@ -20,6 +20,7 @@ pub struct Counts {
     stop: AtomicBool,
     answered: AtomicU64,
     failed: AtomicU64,
+    reopened: AtomicU64,
     trouble: Mutex<String>,
 }
 
@@ -30,6 +31,8 @@ pub struct Seen {
     pub answered: u64,
     /// How much failed.
     pub failed: u64,
+    /// How often a connection that was closed in order was followed by another.
+    pub reopened: u64,
     /// What the last failure was; empty when there was none.
     pub trouble: String,
 }
@@ -43,6 +46,11 @@ impl Counts {
     /// Counts something that went well.
     pub fn answered(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was closed in order, and that another will follow.
+    pub fn reopened(&self) {
+        self.reopened.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -66,15 +74,17 @@ impl Steady {
 
     /// What was seen so far.
     pub fn seen(&self) -> Seen {
-        let Counts { answered, failed, trouble, .. } = &*self.counts;
+        let Counts { answered, failed, reopened, trouble, .. } = &*self.counts;
         let trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Seen { answered: answered.load(Ordering::Relaxed), failed: failed.load(Ordering::Relaxed), trouble }
+        let [answered, failed, reopened] = [answered, failed, reopened].map(|count| count.load(Ordering::Relaxed));
+        Seen { answered, failed, reopened, trouble }
     }
 
     /// Begins to count anew.
     pub fn forget(&self) {
         self.counts.answered.store(0, Ordering::Relaxed);
         self.counts.failed.store(0, Ordering::Relaxed);
+        self.counts.reopened.store(0, Ordering::Relaxed);
     }
 }
 

@@ -23,7 +23,29 @@ fn rotation() -> Result<()> {
     {
         ensure!(text.contains(words), "no `{words}` in {text}");
     }
+    expect_no_connection_left(&text)?;
+    ensure!(page.contains("<th>stock Envoy") && page.contains("<td>dropped<td>"), "no table of connections in {page}");
     ensure!(page.contains("<svg") && page.matches("<rect").count() == 11, "no picture in {page}");
+    Ok(())
+}
+
+/// At each drop nothing rests on the old root, before it much did, and streams were opened anew.
+fn expect_no_connection_left(text: &str) -> Result<()> {
+    let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+    let of = |step: &str| -> Vec<&Vec<&str>> { rows.iter().filter(|row| row.get(2) == Some(&step)).collect() };
+    // Two rotations, the sleeper, the killed CA, the last one.
+    ensure!(of("dropped").len() == 5 && of("end").len() == 5, "not every drop was seen: {text}");
+    for row in of("dropped").into_iter().chain(of("end")) {
+        let cells = &row[3..row.len() - 1];
+        ensure!(cells.len() == 7, "not seven proxies: {row:?}");
+        ensure!(cells.iter().all(|cell| cell.starts_with("0 of ") || cell.starts_with("? of ")), "left: {row:?}");
+    }
+    let first = of("before").first().context("no first row")?.to_vec();
+    ensure!(first[3..].iter().filter(|cell| cell.starts_with(|c| ('1'..='9').contains(&c))).count() >= 5, "{first:?}");
+    for load in ["TCP 1, kept open", "gRPC stream: test, north", "WebSocket: test, south"] {
+        let row = rows.iter().find(|row| row.get(1) == Some(&load)).with_context(|| format!("no {load}: {text}"))?;
+        ensure!(row[3] == "0" && row[4].parse::<u64>()? >= 4, "{row:?}");
+    }
     Ok(())
 }
 
