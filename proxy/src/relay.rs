@@ -77,19 +77,19 @@ where
     let mut quiet = true;
     let mut tick = pin!(sleep_until(last + TICK.min(idle)));
     poll_fn(|cx| {
-        let before = forth.total + back.total;
-        let asked = forth.total;
+        let (forth_before, back_before) = (forth.total, back.total);
         let one = forth.poll_copy(cx, a, b, &moved.forth).map(|end| end.map_err(side(false)));
         let two = back.poll_copy(cx, b, a, &moved.back).map(|end| end.map_err(side(true)));
-        if forth.total + back.total != before {
-            moved.asked.set(forth.total != asked);
+        let asked = forth.total != forth_before;
+        let busy = asked || back.total != back_before;
+        if busy {
+            moved.asked.set(asked);
         }
         match (one, two) {
             (Poll::Ready(Err(end)), _) | (_, Poll::Ready(Err(end))) => return Poll::Ready(end),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => return Poll::Ready(RelayEnd::Closed),
             _ => {}
         }
-        let busy = forth.total + back.total != before;
         // The clock is read once per tick, not once per byte moved.
         quiet &= !busy;
         while tick.as_mut().poll(cx).is_ready() {
