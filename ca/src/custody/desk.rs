@@ -96,7 +96,7 @@ impl Desk {
     /// Looks whether the keeper is there, also while it is left alone.
     pub(crate) fn look(&self) -> Result<(), KeeperError> {
         self.state().until = None;
-        self.ask("check", |keeper| keeper.check())
+        self.ask(CHECK, |keeper| keeper.check())
     }
 
     /// Why keys cannot be used at this moment.
@@ -143,7 +143,7 @@ impl Desk {
         state.until.filter(|until| Instant::now() < *until).and_then(|_| state.trouble.clone())
     }
 
-    /// Remembers how it went. A refusal is an answer: the keeper is there.
+    /// Remembers how it went. A refusal is an answer, and others may sign; a keeper that refuses the check knows us no more.
     fn note(&self, what: &'static str, error: Option<&KeeperError>) {
         let mut state = self.state();
         let (place, reason) = (self.place.as_str(), "AUTHORITY_KEY_UNAVAILABLE");
@@ -155,7 +155,18 @@ impl Desk {
                 state.trouble = error.cloned();
                 return;
             }
-            Some(KeeperError::Refused(why)) => tracing::error!(reason, place, what, why, "keeper of keys refuses"),
+            Some(KeeperError::Refused(why)) => {
+                let known = state.trouble.as_ref() == error;
+                if !known {
+                    tracing::error!(reason, place, what, why, "keeper of keys refuses");
+                }
+                if what == CHECK {
+                    *state = State { trouble: error.cloned(), ..State::default() };
+                }
+                if matches!(state.trouble, Some(KeeperError::Refused(_))) {
+                    return;
+                }
+            }
             None if state.trouble.is_some() => tracing::info!(place, what, "keeper of keys is back"),
             None => (),
         }
@@ -214,6 +225,7 @@ impl fmt::Debug for Desk {
     }
 }
 
+const CHECK: &str = "check";
 /// The most signatures that wait for a keeper.
 const WAITING_MAX: usize = 64;
 /// How long one is waited for.

@@ -94,6 +94,19 @@ fn a_refusal_is_an_answer() {
     assert_eq!(desk.trouble(), None, "others may sign");
 }
 
+/// A token of OpenBao had ended, nothing could be signed any more, and the server said that it was ready.
+#[test]
+fn a_keeper_that_refuses_the_check_is_trouble_until_it_does_not() {
+    let (desk, mood) = desk(LONG);
+    let key = desk.create("a", KeyKind::P256).unwrap();
+    mood.away.store(2, Ordering::SeqCst);
+    assert!(desk.look().is_err() && key.sign(b"message").is_err());
+    assert_eq!(desk.trouble(), Some(KeeperError::Refused("no such key".into())));
+    mood.away.store(0, Ordering::SeqCst);
+    key.sign(b"message").unwrap();
+    assert_eq!(desk.trouble(), None, "whoever signs is well");
+}
+
 #[test]
 fn a_keeper_that_hangs_holds_nobody_up_for_long_and_few_wait_for_it() {
     let (desk, mood) = desk(Duration::from_millis(50));
