@@ -112,7 +112,7 @@ impl Vault {
             VaultAuth::TokenFile(path) => {
                 let text = secret(&path)?;
                 let found = self.wire.call(&Method::GET, "auth/token/lookup-self", Some(&text), None)?;
-                Ok(Token { text, renew_at: renewal(&found["data"]["ttl"]) })
+                Ok(Token { text, renew_at: renewal_of_found(&found["data"]) })
             }
             VaultAuth::AppRole { role_id_file, secret_id_file } => {
                 let (role, secret) = (secret(&role_id_file)?, secret(&secret_id_file)?);
@@ -200,6 +200,14 @@ fn spki(kind: KeyKind, text: &str) -> Option<Vec<u8>> {
 fn renewal(secs: &Value) -> Option<Instant> {
     let secs = secs.as_u64().filter(|secs| *secs > 0)?;
     Some(Instant::now() + Duration::from_secs(secs) / 2)
+}
+
+/// Half of the whole life of a token that was found, which may have been for long: each of the desk's threads finds it by itself, and
+/// somebody must renew it in time.
+fn renewal_of_found(token: &Value) -> Option<Instant> {
+    let left = token["ttl"].as_u64().filter(|secs| *secs > 0)?;
+    let whole = token["creation_ttl"].as_u64().unwrap_or(left);
+    Some(Instant::now() + Duration::from_secs(left).saturating_sub(Duration::from_secs(whole) / 2))
 }
 
 fn secret(path: &std::path::Path) -> Result<Zeroizing<String>, KeeperError> {

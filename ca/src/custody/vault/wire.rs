@@ -120,8 +120,10 @@ fn judge(status: StatusCode, body: &[u8]) -> Result<Value, KeeperError> {
     }
     let errors = answer["errors"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let text = format!("{} {}", status.as_u16(), errors.collect::<Vec<_>>().join("; "));
-    // 429: too busy; 472, 473: a standby; 503: sealed.
-    let lasting = status.is_client_error() && ![429, 472, 473].contains(&status.as_u16());
+    // 429: too busy; 472, 473: a standby; 503: sealed. A version of a key that is not to be used any more is a 500 of OpenBao's,
+    // and no outage: other keys sign.
+    let busy = [429, 472, 473].contains(&status.as_u16());
+    let lasting = (status.is_client_error() && !busy) || text.contains("minimum encryption key version");
     Err(if lasting { KeeperError::Refused(text) } else { KeeperError::Away(format!("Vault answers {text}")) })
 }
 
