@@ -1,4 +1,6 @@
-//! A server that answers as Vault's documentation of the transit engine has it (API v1). No real Vault takes part.
+//! A server that answers as Vault's documentation of the transit engine has it (API v1), and what a real OpenBao answered.
+
+mod recorded;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -48,37 +50,7 @@ impl FakeVault {
     }
 
     fn serve(&self, stream: TcpStream) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut writer = stream;
-        loop {
-            let (mut first, mut token, mut len) = (String::new(), String::new(), 0);
-            if reader.read_line(&mut first).unwrap_or(0) == 0 {
-                return;
-            }
-            loop {
-                let mut line = String::new();
-                reader.read_line(&mut line).unwrap();
-                let line = line.trim();
-                if line.is_empty() {
-                    break;
-                }
-                let (name, value) = line.split_once(": ").unwrap();
-                match name {
-                    "x-vault-token" => value.clone_into(&mut token),
-                    "content-length" => len = value.parse().unwrap(),
-                    _ => (),
-                }
-            }
-            let mut body = vec![0; len];
-            reader.read_exact(&mut body).unwrap();
-            let (method, path) = first.split_once(' ').unwrap();
-            let path = path.split(' ').next().unwrap().strip_prefix("/v1/").unwrap();
-            let body = serde_json::from_slice(&body).unwrap_or_default();
-            let (status, answer) = self.answer(method, path, &token, &body);
-            let text = if answer.is_null() { String::new() } else { answer.to_string() };
-            let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n{text}", text.len());
-            writer.write_all(head.as_bytes()).unwrap();
-        }
+        converse(stream, |method, path, token, body| self.answer(method, path, token, body));
     }
 
     fn answer(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
@@ -104,7 +76,7 @@ impl FakeVault {
                     other => panic!("{other}"),
                 };
                 state.keys.insert((*name).to_owned(), (PrivateKey::generate_kind(kind).unwrap(), kind));
-                (204, Value::Null)
+                (200, json!({ "data": { "latest_version": 1 } }))
             }
             ("GET", ["transit", "keys", name]) => {
                 let Some((key, kind)) = state.keys.get(*name) else { return (404, json!({ "errors": [] })) };
@@ -118,6 +90,40 @@ impl FakeVault {
             ("POST", ["transit", "sign", name]) => sign(&state, name, body),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// Reads requests and writes what is answered to method, path below `/v1/`, token and body, until the client closes.
+fn converse(stream: TcpStream, answer: impl Fn(&str, &str, &str, &Value) -> (u16, Value)) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut writer = stream;
+    loop {
+        let (mut first, mut token, mut len) = (String::new(), String::new(), 0);
+        if reader.read_line(&mut first).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            let line = line.trim();
+            if line.is_empty() {
+                break;
+            }
+            let (name, value) = line.split_once(": ").unwrap();
+            match name {
+                "x-vault-token" => value.clone_into(&mut token),
+                "content-length" => len = value.parse().unwrap(),
+                _ => (),
+            }
+        }
+        let mut body = vec![0; len];
+        reader.read_exact(&mut body).unwrap();
+        let (method, path) = first.split_once(' ').unwrap();
+        let path = path.split(' ').next().unwrap().strip_prefix("/v1/").unwrap();
+        let (status, answer) = answer(method, path, &token, &serde_json::from_slice(&body).unwrap_or_default());
+        let text = if answer.is_null() { String::new() } else { answer.to_string() };
+        let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        writer.write_all(head.as_bytes()).unwrap();
     }
 }
 
@@ -194,6 +200,16 @@ fn a_token_is_renewed_before_it_ends() {
     vault.check().unwrap();
     let asked = server.state.lock().unwrap().asked.clone();
     assert_eq!(asked.iter().filter(|call| call.contains("renew-self")).count(), 1);
+}
+
+/// Two threads of the desk looked at the token in turn, each found that it had half of the rest of its life, and it ended.
+#[test]
+fn a_token_that_is_past_the_half_of_its_life_when_it_is_found_is_renewed_at_once() {
+    let at = |ttl: u64, life: u64| renewal_of_found(&json!({ "ttl": ttl, "creation_ttl": life }));
+    let soon = |at: Option<Instant>| at.unwrap().saturating_duration_since(Instant::now()).as_secs();
+    assert_eq!((soon(at(60, 60)), soon(at(40, 60)), soon(at(20, 60))), (29, 9, 0));
+    assert_eq!(at(0, 0), None, "a root token has no end");
+    assert!(renewal_of_found(&json!({ "ttl": 10 })).is_some());
 }
 
 #[test]
