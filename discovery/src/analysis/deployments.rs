@@ -6,8 +6,7 @@ use super::Context;
 use super::message::{Report, list};
 use super::resource::{Resource, What};
 use super::view::View;
-use super::workloads::{self, PROXY_CONTAINER, TEMPLATES, Workload, selector_text};
-use crate::documents::shapes::labels_match;
+use super::workloads::{self, PROXY_CONTAINER, TEMPLATES, Workload, is_selected, selector_text};
 
 /// Ports of several services that lead to one deployment in contradictory ways.
 pub(crate) fn services(context: &Context<'_>, report: &mut Report) {
@@ -27,8 +26,10 @@ fn is_waypoint(deployment: &Resource) -> bool {
 
 /// Whether a Service selects the workload.
 pub(crate) fn leads_to(service: &Resource, workload: &Workload<'_>) -> bool {
-    let selector = service.spec().get("selector").labels();
-    !selector.is_empty() && service.namespace == workload.namespace() && labels_match(&selector, &workload.labels)
+    let selector = service.spec().get("selector");
+    service.namespace == workload.namespace()
+        && selector.entries().next().is_some()
+        && is_selected(selector, &workload.labels)
 }
 
 fn protocols(deployment: &Resource, services: &[&Resource], report: &mut Report) {

@@ -12,14 +12,17 @@ use super::message::{Report, list};
 use super::resource::{Resource, What};
 use super::view::View;
 use super::workloads::{self, selected};
-use crate::documents::shapes::labels_match;
 
 /// One certificate at several Gateways.
 pub(crate) fn duplicates(context: &Context<'_>, report: &mut Report) {
     for gateway in context.set.of(What::Gateway) {
         let selector = gateway.spec().get("selector").labels();
         let others = context.set.of(What::Gateway).filter(|other| !std::ptr::eq(*other, gateway));
-        for other in others.filter(|other| labels_match(&selector, &other.spec().get("selector").labels())) {
+        let is_wider = |other: &&Resource| {
+            let theirs = other.spec().get("selector");
+            selector.iter().all(|(name, value)| theirs.get(name).node().is_some() && theirs.get(name).is(value))
+        };
+        for other in others.filter(is_wider) {
             let servers = || other.spec().get("servers").items().map(|server| server.get("tls"));
             for tls in gateway.spec().get("servers").items().map(|server| server.get("tls")) {
                 if servers().any(|theirs| is_same(tls, theirs)) {

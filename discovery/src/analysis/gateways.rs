@@ -56,17 +56,16 @@ fn open_ports(service: &Resource) -> Vec<u64> {
 /// Hosts that several Gateways claim on one port of the same proxies.
 pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report) {
     let workloads = workloads::all(context.set);
-    let gateways: Vec<(&Resource, Labels)> =
-        context.set.of(What::Gateway).map(|gateway| (gateway, gateway.spec().get("selector").labels())).collect();
-    let selectors: BTreeSet<&Labels> = gateways.iter().map(|(_, selector)| selector).collect();
-    let meeting: BTreeSet<(&Labels, &Labels)> = selectors
-        .iter()
-        .flat_map(|a| selectors.iter().map(move |b| (*a, *b)))
-        .filter(|(a, b)| meet(&workloads, a, b))
-        .collect();
+    let selectors: BTreeSet<Labels> =
+        context.set.of(What::Gateway).map(|gateway| gateway.spec().get("selector").labels()).collect();
+    let selectors: Vec<Labels> = selectors.into_iter().collect();
+    let meeting = meeting(&selectors, &workloads);
+    let number = |gateway: &Resource| selectors.binary_search(&gateway.spec().get("selector").labels()).ok();
+    let gateways: Vec<(&Resource, Option<usize>)> =
+        context.set.of(What::Gateway).map(|gateway| (gateway, number(gateway))).collect();
     for (gateway, selector) in &gateways {
-        let is_other = |other: &Resource| !std::ptr::eq(other, *gateway);
-        let same = gateways.iter().filter(|(other, labels)| is_other(other) && meeting.contains(&(selector, labels)));
+        let is_near = |other: &Option<usize>| other.zip(*selector).is_some_and(|pair| meeting.contains(&pair));
+        let same = gateways.iter().filter(|(other, theirs)| !std::ptr::eq(*other, *gateway) && is_near(theirs));
         let same: Vec<&Resource> = same.map(|(other, _)| *other).collect();
         for server in gateway.spec().get("servers").items() {
             let others: BTreeSet<String> =
@@ -81,12 +80,21 @@ pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report) {
     }
 }
 
+/// Which selectors, by their numbers, select a workload together.
+fn meeting(selectors: &[Labels], workloads: &[Workload<'_>]) -> BTreeSet<(usize, usize)> {
+    let pairs = (0..selectors.len()).flat_map(|a| (0..selectors.len()).map(move |b| (a, b)));
+    pairs.filter(|(a, b)| meet(workloads, &selectors[*a], &selectors[*b])).collect()
+}
+
 /// Whether both select a workload together; the same selector does, whoever is selected.
 fn meet(workloads: &[Workload<'_>], a: &Labels, b: &Labels) -> bool {
+    let agree = a.iter().all(|(name, value)| b.get(name).is_none_or(|theirs| theirs == value));
+    if a == b || !agree {
+        return agree;
+    }
     let mut both = a.clone();
     both.extend(b.clone());
-    let agree = a.iter().all(|(name, value)| both.get(name) == Some(value));
-    a == b || (agree && selected(workloads, None, &both).next().is_some())
+    selected(workloads, None, &both).next().is_some()
 }
 
 /// Whether a Gateway has a host of the server on the same port and address.

@@ -9,8 +9,7 @@ use super::message::Report;
 use super::mutual_tls::Modes;
 use super::resource::{Resource, What};
 use super::view::View;
-use super::workloads::Workload;
-use crate::documents::shapes::labels_match;
+use super::workloads::{Workload, is_selected};
 
 /// All of it.
 pub(crate) fn principals(context: &Context<'_>, report: &mut Report) {
@@ -127,10 +126,7 @@ fn asked(policy: &Resource) -> Option<View<'_>> {
 
 /// Ports of gateways have TLS settings of their own.
 fn is_gateway(context: &Context<'_>, workload: &Workload<'_>) -> bool {
-    context
-        .set
-        .of(What::Gateway)
-        .any(|gateway| labels_match(&gateway.spec().get("selector").labels(), &workload.labels))
+    context.set.of(What::Gateway).any(|gateway| is_selected(gateway.spec().get("selector"), &workload.labels))
 }
 
 /// What policies may call the mesh's own trust domain, whatever its name.

@@ -75,6 +75,14 @@ impl<'a> View<'a> {
         }
     }
 
+    /// Whether this word stands here.
+    pub(crate) fn is(self, word: &str) -> bool {
+        match self.value() {
+            Some(Value::Text(text)) => text == word,
+            _ => self.word() == word,
+        }
+    }
+
     /// A number that is not negative, also in quotes.
     pub(crate) fn number(self) -> Option<u64> {
         self.word().parse().ok()
@@ -132,5 +140,6 @@ mod tests {
         assert_eq!(view.path("a.nothing.at.all").at().line, 1);
         assert_eq!(view.path("a.b").labels(), Labels::new());
         assert_eq!(view.get("a").labels()["e"], "true");
+        assert!(view.path("a.e").is("true") && !view.path("a.e").is("false") && view.get("nothing").is(""));
     }
 }

@@ -129,6 +129,11 @@ pub(crate) fn selected<'a, 'b>(
         .filter(move |workload| labels_match(labels, &workload.labels))
 }
 
+/// Whether the labels are as a selector wants them.
+pub(crate) fn is_selected(selector: View<'_>, labels: &Labels) -> bool {
+    selector.entries().all(|(name, value)| labels.get(name).is_some_and(|label| value.is(label)))
+}
+
 /// Labels as a selector writes them.
 pub(crate) fn selector_text(labels: &Labels) -> String {
     labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(",")
