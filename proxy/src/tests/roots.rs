@@ -104,7 +104,7 @@ fn on(proxy: &TestProxy, authority: &Authority) -> u64 {
 
 fn root_of(authority: &Authority) -> String {
     let now = identity::unix_time(std::time::SystemTime::now());
-    let peer = identity::verify::verify_peer(authority.svid("x", HOUR).chain(), &authority.bundles(), now).unwrap();
+    let peer = identity::verify::verify_peer(&authority.svid("x", HOUR).to_chain(), &authority.bundles(), now).unwrap();
     peer.root_id().to_string()
 }
 

@@ -126,7 +126,7 @@ impl OwnIdentity {
 /// The root above an SVID. Time plays no part: it is judged as of its beginning.
 fn root_of(svid: &X509Svid, bundles: &BundleSet) -> Option<Arc<str>> {
     let then = identity::unix_time(svid.not_before());
-    identity::verify::verify_peer(svid.chain(), bundles, then).ok().map(|own| own.root_id().clone())
+    identity::verify::verify_peer(&svid.to_chain(), bundles, then).ok().map(|own| own.root_id().clone())
 }
 
 /// How many certificates of a trust domain are revoked.

@@ -234,7 +234,7 @@ mod tests {
 
     fn peer_of(authority: &Authority) -> VerifiedPeer {
         let now = unix_time(std::time::SystemTime::now());
-        identity::verify::verify_peer(authority.svid("cart", HOUR).chain(), &authority.bundles(), now).unwrap()
+        identity::verify::verify_peer(&authority.svid("cart", HOUR).to_chain(), &authority.bundles(), now).unwrap()
     }
 
     #[tokio::test(start_paused = true)]
