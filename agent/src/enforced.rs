@@ -286,7 +286,7 @@ pub(crate) const RETURN_WAIT: Duration = Duration::from_secs(15);
 const ALIVE_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
 /// Between two looks: short beside the steps of a rotation.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(20);
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 const NAMED_MAX: usize = 8;
 /// Streams that went away and are remembered; one that is not makes the report early, never wrong for those open.

@@ -359,6 +359,7 @@ mod tests {
         let mut parent = std::process::Command::new("/bin/sh")
             .args(["-c", "sleep 600 & echo $!; wait"])
             .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
             .spawn()
             .map(Child)
             .unwrap();
@@ -369,7 +370,7 @@ mod tests {
         for process in [parent.process(), grandchild.clone()] {
             let workload = loop {
                 // The child may be between fork and exec.
-                if let Ok(workload) = attestor.attest(&process, Wanted::default()).await {
+                if let Ok(workload) = attestor.attest(&process, Wanted::ALL).await {
                     break workload;
                 }
             };

@@ -6,7 +6,7 @@ use runtime::readiness::Readiness;
 use runtime::tasks::TaskSet;
 
 use super::*;
-use crate::enforced::Reporter;
+use crate::enforced::{LOOK_PAUSE, Reporter};
 use crate::fake::{FakeCa, changed, domain, entry, start};
 use crate::node::NodeIdentity;
 
@@ -81,7 +81,7 @@ async fn a_hint_of_the_ca_is_followed_at_once_and_acknowledged() {
     scene.entries(1).await;
     let report = scene.report.wait_for(|report| report.entries_revision == 7).await.unwrap().clone();
     assert_eq!((report.enforced, report.fetched), (1, 1));
-    assert!(begun.elapsed() < Duration::from_millis(10));
+    assert!(begun.elapsed() < LOOK_PAUSE * 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,7 +135,7 @@ async fn a_revocation_is_fetched_at_the_hint_and_reported_as_enforced() {
     hint.send(Progress { bundle_sequence: 1, entries_revision: 7, revocations: 1 }).await.unwrap();
     let report = scene.report.wait_for(|report| report.revocations == 1).await.unwrap().clone();
     assert_eq!(report.enforced, 1);
-    assert!(begun.elapsed() < Duration::from_millis(10));
+    assert!(begun.elapsed() < LOOK_PAUSE * 2);
     let snapshot = scene.state.current();
     assert!(snapshot.revocations.revokes_certificates());
     assert!(snapshot.bundles.revocations(&domain()).is_some());

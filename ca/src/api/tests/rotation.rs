@@ -279,7 +279,7 @@ async fn the_receipt_names_who_acknowledged_and_who_was_waived_and_is_signed() {
     assert_eq!(names, ["prepare", "waive", "activate", "taint", "revoke"]);
     assert_eq!((&document["result"], &document["kind"]), (&"done".into(), &"root".into()));
     let activate = &steps[2];
-    assert_eq!((&activate["by"], &activate["bundle_sequence"]), (&"local".into(), &2.into()), "{activate}");
+    assert_eq!((&activate["by"], &activate["bundle_sequence"]), (&"local".into(), &4.into()), "{activate}");
     assert_eq!(activate["acknowledged"].as_array().unwrap().len(), 1, "{activate}");
     assert_eq!(activate["acknowledged"][0]["node"], good.svid.id().as_str(), "{activate}");
     assert_eq!(activate["waived"][0], away.svid.id().as_str(), "{activate}");
