@@ -366,10 +366,11 @@ mod tests {
         launches.register("helloworld", &parent.process()).unwrap();
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(parent.0.stdout.take().unwrap()), &mut line).unwrap();
-        let grandchild = Arc::new(Process::open(line.trim().parse().unwrap()).unwrap());
-        for process in [parent.process(), grandchild.clone()] {
+        let grandchild = line.trim().parse().unwrap();
+        for pid in [parent.process().pid(), grandchild] {
             let workload = loop {
-                // The child may be between fork and exec.
+                // The child may be between fork and exec; after that it is another program than the one that was looked up.
+                let process = Arc::new(Process::open(pid).unwrap());
                 if let Ok(workload) = attestor.attest(&process, Wanted::ALL).await {
                     break workload;
                 }
@@ -378,7 +379,7 @@ mod tests {
         }
         parent.end();
         rustix::process::kill_process(
-            rustix::process::Pid::from_raw(grandchild.pid()).unwrap(),
+            rustix::process::Pid::from_raw(grandchild).unwrap(),
             rustix::process::Signal::KILL,
         )
         .unwrap();
