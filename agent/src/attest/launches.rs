@@ -100,12 +100,13 @@ impl Launches {
         if let Some(given) = self.name_of(process) {
             return if given == name { Ok(()) } else { Err(LaunchError::Named { name: given }) };
         }
+        let start_ticks = process.start_ticks().map_err(LaunchError::Attest)?;
         let mut table = self.lock();
         table.drop_ended();
         if table.launches.len() >= LAUNCHES_MAX {
             return Err(LaunchError::TooMany);
         }
-        table.launches.insert(process.pid(), Launch { name: name.to_owned(), start_ticks: process.start_ticks() });
+        table.launches.insert(process.pid(), Launch { name: name.to_owned(), start_ticks });
         let written =
             serde_json::to_vec(&*table).map_err(io::Error::other).and_then(|bytes| store::write(&self.file, &bytes));
         if let Err(error) = written {
@@ -121,7 +122,7 @@ impl Launches {
         if self.len() == 0 {
             return None;
         }
-        let mut at = (process.pid(), process.start_ticks());
+        let mut at = (process.pid(), process.start_ticks().ok()?);
         for _ in 0..ANCESTORS_MAX {
             if let Some(name) = self.lock().name(at) {
                 return Some(name);

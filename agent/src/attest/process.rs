@@ -1,4 +1,4 @@
-//! One running process, held by pidfd and start time so that a successor with its number is never taken for it.
+//! One running process, held by pidfd so that a successor with its number is never taken for it.
 
 use std::fs;
 use std::io;
@@ -16,7 +16,6 @@ pub(crate) struct Process {
     pid: i32,
     uid: u32,
     gid: u32,
-    start_ticks: u64,
     pidfd: OwnedFd,
     program: Option<Program>,
 }
@@ -68,7 +67,7 @@ impl Process {
     }
 
     fn held(pid: i32, uid: u32, gid: u32, pidfd: OwnedFd) -> Result<Self, AttestError> {
-        let process = Self { pid, uid, gid, start_ticks: stat(pid)?.start_ticks, pidfd, program: program(pid) };
+        let process = Self { pid, uid, gid, pidfd, program: program(pid) };
         process.check_alive()?;
         Ok(process)
     }
@@ -85,8 +84,11 @@ impl Process {
         self.gid
     }
 
-    pub(super) fn start_ticks(&self) -> u64 {
-        self.start_ticks
+    /// When it started, in ticks since the machine did: with its number that names it within one boot.
+    pub(super) fn start_ticks(&self) -> Result<u64, AttestError> {
+        let found = stat(self.pid)?;
+        // It lives, so this was not read of a successor.
+        self.check_alive().map(|()| found.start_ticks)
     }
 
     /// Whether it still lives: its pidfd becomes readable when it ends.
