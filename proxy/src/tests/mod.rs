@@ -6,6 +6,7 @@ mod drain;
 pub(crate) mod harness;
 mod http;
 mod mesh;
+mod pair;
 mod policy;
 mod protos;
 mod revocation;

@@ -12,13 +12,9 @@ use identity::tls::FixedSnapshot;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::harness::{Authority, HOUR, TestProxy, dial, dial_tls, echo, get, http1};
-use super::protos::{
-    all_to, cluster, hcm, http_chain, inbound, listener, mtls_chain, speaking_http2, tcp_chain, with_mtls,
-};
-
-const SNI: &str = "outbound_.9095_._.helloworld.default.svc.cluster.local";
-const TCP_SNI: &str = "tcp.sni";
+use super::harness::{Authority, HOUR, TestProxy, dial, dial_tls, get, http1};
+use super::pair::{SNI, TCP_SNI, reach, serve};
+use super::protos::{all_to, cluster, hcm, http_chain, inbound, listener, mtls_chain, with_mtls};
 
 /// An inbound sidecar before an HTTP echo server and a TCP one.
 async fn server_side(authority: &Authority) -> (TestProxy, SocketAddr, Arc<X509Svid>) {
@@ -26,10 +22,7 @@ async fn server_side(authority: &Authority) -> (TestProxy, SocketAddr, Arc<X509S
     let mut proxy = TestProxy::start();
     proxy.identity.set_bundles(authority.bundles());
     proxy.identity.set_svid(svid.clone());
-    proxy.clusters(&[cluster("http", &[echo().await]), cluster("tcp", &[echo_bytes().await])]).await;
-    let chains =
-        vec![mtls_chain(http_chain(&hcm(all_to("inbound", "http"))), &[SNI]), mtls_chain(tcp_chain("tcp"), &[TCP_SNI])];
-    let address = proxy.listeners(&[inbound(listener("inbound", chains))]).await;
+    let address = serve(&mut proxy, echo_bytes().await).await;
     (proxy, address, svid)
 }
 
@@ -132,15 +125,7 @@ async fn connections_to_a_revoked_server_are_cut_and_no_new_ones_are_made() {
     let (_server, address, server_svid) = server_side(&authority).await;
     let mut client = TestProxy::start().identify(&authority, "test");
     let expected = authority.id("helloworld").to_string();
-    client
-        .clusters(&[
-            speaking_http2(with_mtls(cluster("http", &[address]), SNI, &expected)),
-            with_mtls(cluster("tcp", &[address]), TCP_SNI, &expected),
-        ])
-        .await;
-    let listeners =
-        [listener("http", vec![http_chain(&hcm(all_to("http", "http")))]), listener("tcp", vec![tcp_chain("tcp")])];
-    let entry = client.listeners(&listeners).await;
+    let entry = reach(&mut client, address, &expected).await;
     let mut tcp = dial(client.address("tcp")).await;
     tcp.write_all(b"hi").await.unwrap();
     tcp.read_exact(&mut [0; 2]).await.unwrap();

@@ -11,13 +11,9 @@ use identity::{BundleSet, TrustBundle, X509Svid};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::harness::{Authority, HOUR, TestProxy, dial, dial_tls, echo, get, get2, http1};
-use super::protos::{
-    all_to, cluster, hcm, http_chain, inbound, listener, mtls_chain, speaking_http2, tcp_chain, with_mtls,
-};
-
-const SNI: &str = "outbound_.9095_._.helloworld.default.svc.cluster.local";
-const TCP_SNI: &str = "tcp.sni";
+use super::harness::{Authority, HOUR, TestProxy, dial, dial_tls, get, get2, http1};
+use super::pair::{SNI, TCP_SNI, reach, serve};
+use super::protos::{cluster, listener, tcp_chain, with_mtls};
 
 /// A pause of a second ends a stream.
 const MINUTE: Duration = Duration::from_secs(60);
@@ -63,10 +59,7 @@ impl Roots {
 /// An inbound sidecar before an HTTP echo server and a TCP one.
 async fn server_side(roots: &Roots, stream_drain: Duration) -> (TestProxy, SocketAddr) {
     let mut proxy = roots.proxy("helloworld", stream_drain);
-    proxy.clusters(&[cluster("http", &[echo().await]), cluster("tcp", &[answering().await])]).await;
-    let chains =
-        vec![mtls_chain(http_chain(&hcm(all_to("inbound", "http"))), &[SNI]), mtls_chain(tcp_chain("tcp"), &[TCP_SNI])];
-    let address = proxy.listeners(&[inbound(listener("inbound", chains))]).await;
+    let address = serve(&mut proxy, answering().await).await;
     (proxy, address)
 }
 
@@ -176,15 +169,7 @@ async fn a_client_leaves_its_connections_and_opens_others() {
     let (server, address) = server_side(&roots, MINUTE).await;
     let mut client = roots.proxy("test", MINUTE);
     let expected = roots.old.id("helloworld").to_string();
-    client
-        .clusters(&[
-            speaking_http2(with_mtls(cluster("http", &[address]), SNI, &expected)),
-            with_mtls(cluster("tcp", &[address]), TCP_SNI, &expected),
-        ])
-        .await;
-    let listeners =
-        [listener("http", vec![http_chain(&hcm(all_to("http", "http")))]), listener("tcp", vec![tcp_chain("tcp")])];
-    let entry = client.listeners(&listeners).await;
+    let entry = reach(&mut client, address, &expected).await;
     let mut tcp = dial(client.address("tcp")).await;
     ask(&mut tcp).await;
     assert_eq!(http1(dial(entry).await, get("/")).await.status, 200);
