@@ -7,16 +7,9 @@ use std::collections::BTreeMap;
 use super::resource::{Resource, What};
 use super::set::Set;
 use super::view::View;
+use crate::compile::model::full_host;
+use crate::documents::rules::host_matches;
 use crate::documents::shapes::Labels;
-
-/// The whole name of a host that somebody in `namespace` wrote.
-pub(crate) fn full(host: &str, namespace: &str) -> String {
-    if host.starts_with('*') || host.contains('.') {
-        host.to_owned()
-    } else {
-        format!("{host}.{namespace}.{CLUSTER_SUFFIX}")
-    }
-}
 
 /// Name and namespace of a service of the cluster, as somebody in `namespace` wrote it; any other host is its own name there.
 pub(crate) fn service_name(host: &str, namespace: &str) -> (String, String) {
@@ -29,12 +22,7 @@ pub(crate) fn service_name(host: &str, namespace: &str) -> (String, String) {
 
 /// Whether two hosts overlap, either of which may begin with `*`.
 pub(crate) fn overlap(a: &str, b: &str) -> bool {
-    match (a.strip_prefix('*'), b.strip_prefix('*')) {
-        (Some(a), Some(b)) => a.ends_with(b) || b.ends_with(a),
-        (Some(a), None) => b.ends_with(a),
-        (None, Some(b)) => a.ends_with(b),
-        (None, None) => a == b,
-    }
+    host_matches(a, b) || host_matches(b, a)
 }
 
 /// The namespaces that an `exportTo` means; `*` for all.
@@ -94,7 +82,7 @@ impl<'a> Services<'a> {
     fn add(&mut self, hosts: &[&str], scopes: &[String], service: &Service<'a>) {
         for host in hosts {
             for scope in scopes {
-                let key = (scope.clone(), full(host, &service.resource.namespace));
+                let key = (scope.clone(), full_host(host, &service.resource.namespace));
                 self.known.entry(key).or_default().push(service.clone());
             }
         }
@@ -102,7 +90,7 @@ impl<'a> Services<'a> {
 
     /// The services that a document in `namespace`, shown to `export_to`, means by `host`; none when nobody serves it.
     pub(crate) fn named(&self, host: &str, namespace: &str, export_to: &[&str]) -> &[Service<'a>] {
-        let host = full(host, namespace);
+        let host = full_host(host, namespace);
         let own = if export_to.is_empty() { vec![namespace.to_owned()] } else { scopes(export_to, namespace) };
         let scopes = std::iter::once(EVERYWHERE.to_owned()).chain(own);
         let exact = scopes.filter_map(|scope| self.known.get(&(scope, host.clone()))).next();
@@ -190,8 +178,8 @@ mod tests {
 
     #[test]
     fn short_names_mean_the_own_namespace() {
-        assert_eq!(full("a", "n"), "a.n.svc.cluster.local");
-        assert_eq!(full("a.b", "n"), "a.b");
+        assert_eq!(full_host("a", "n"), "a.n.svc.cluster.local");
+        assert_eq!(full_host("a.b", "n"), "a.b");
         let of = |host| service_name(host, "n");
         assert_eq!(of("a"), ("a".to_owned(), "n".to_owned()));
         assert_eq!(of("a.b.svc.cluster.local"), ("a".to_owned(), "b".to_owned()));

@@ -6,11 +6,12 @@ use super::Context;
 use super::aim::Aim;
 use super::authorization::{for_nobody, in_mesh};
 use super::deployments::leads_to;
-use super::hosts::{Service, Services, full, overlap};
+use super::hosts::{Service, Services, overlap};
 use super::message::{Report, list};
 use super::resource::{Resource, What};
 use super::view::View;
 use super::workloads::{Workload, selected};
+use crate::compile::model::full_host;
 
 /// All of it.
 pub(crate) fn modes(context: &Context<'_>, report: &mut Report) {
@@ -149,7 +150,7 @@ fn clients(
     modes: &Modes<'_>,
     report: &mut Report,
 ) {
-    let host = full(rule.spec().get("host").text(), &rule.namespace);
+    let host = full_host(rule.spec().get("host").text(), &rule.namespace);
     let settings = client_tls(rule);
     if settings.is_empty() {
         return;

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Context;
-use super::hosts::{self, Destination, EVERYWHERE, Services, destinations as destinations_of, full, overlap, scopes};
+use super::hosts::{self, Destination, EVERYWHERE, Services, destinations as destinations_of, overlap, scopes};
 use super::message::{Report, list};
 use super::resource::{Resource, What};
 use super::view::View;
 use super::workloads::{self, selected};
+use crate::compile::model::full_host;
 use crate::documents::shapes::{Labels, labels_match};
 
 /// Hosts inside the mesh that several VirtualServices claim.
@@ -16,7 +17,7 @@ pub(crate) fn conflicts(context: &Context<'_>, report: &mut Report) {
     for service in context.set.of(What::VirtualService).filter(|service| is_for_mesh(service)) {
         for scope in scopes(&service.spec().get("exportTo").texts(), &service.namespace) {
             for host in service.spec().get("hosts").texts() {
-                claims.entry((scope.clone(), full(host, &service.namespace))).or_default().push(service);
+                claims.entry((scope.clone(), full_host(host, &service.namespace))).or_default().push(service);
             }
         }
     }

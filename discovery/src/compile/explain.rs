@@ -12,7 +12,7 @@ use prost::Message;
 use serde_json::Value;
 
 use super::authz::{self, Target};
-use super::model::{Model, Named};
+use super::model::{Model, Named, full_host};
 use super::peer_authentication::{self, Accepts, Place};
 use super::{Mesh, Scope, gateway, inbound, jwt, names, routes};
 use crate::documents::rules::host_matches;
@@ -429,7 +429,7 @@ impl Explainer {
         let model = self.model();
         let mut found = Vec::new();
         for service in &model.virtual_services {
-            let full = |own: &String| model.full_host(own, &service.meta.namespace);
+            let full = |own: &String| full_host(own, &service.meta.namespace);
             let is_host = service.spec.hosts.iter().map(full).any(|own| own == host || host_matches(&own, host));
             for (index, rule) in service.spec.http.iter().enumerate() {
                 let is_named = |matcher| routes::name(service, &rule.name, matcher, index) == name;
@@ -463,7 +463,7 @@ impl Explainer {
         let rules = model
             .destination_rules
             .iter()
-            .filter(|rule| host_matches(&model.full_host(&rule.spec.host, &rule.meta.namespace), host));
+            .filter(|rule| host_matches(&full_host(&rule.spec.host, &rule.meta.namespace), host));
         let entry = entry.and_then(|entry| self.origin(Kind::ServiceEntry, &entry.meta, ""));
         entry.into_iter().chain(rules.filter_map(|rule| self.origin(Kind::DestinationRule, &rule.meta, ""))).collect()
     }

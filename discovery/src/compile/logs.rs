@@ -11,6 +11,7 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::Scope;
 use super::canonical::pack;
+use super::model::full_host;
 use super::names::outbound_cluster;
 use super::pb as short;
 use crate::documents::mesh::{AccessLogService, ExtensionProvider, FileAccessLog, LogEncoding};
@@ -118,7 +119,7 @@ fn default_text() -> String {
 
 fn common(scope: &Scope<'_>, service: &AccessLogService) -> grpc::CommonGrpcAccessLogConfig {
     let host = service.service.rsplit('/').next().unwrap_or(&service.service);
-    let host = scope.model.full_host(host, scope.model.config.root_namespace());
+    let host = full_host(host, scope.model.config.root_namespace());
     let log_name = if service.log_name.is_empty() { "http_envoy_accesslog" } else { &service.log_name };
     grpc::CommonGrpcAccessLogConfig {
         log_name: log_name.to_owned(),

@@ -14,7 +14,7 @@ mod idle;
 mod inbound;
 mod jwt;
 mod logs;
-mod model;
+pub(crate) mod model;
 mod names;
 mod outbound;
 mod pb;

@@ -184,13 +184,6 @@ impl Model {
         }
     }
 
-    /// A host as documents write it, in full: short names belong to the namespace of the document.
-    pub(crate) fn full_host(&self, host: &str, namespace: &str) -> String {
-        let host = host.to_ascii_lowercase();
-        let host = host.strip_suffix('.').unwrap_or(&host);
-        if host.contains('.') || host == "*" { host.to_owned() } else { format!("{host}.{namespace}.svc.{DOMAIN}") }
-    }
-
     /// The service of a host as seen from a namespace: its own first, then those exported to it, the oldest first.
     pub(crate) fn service(&self, host: &str, namespace: &str) -> Option<&Service> {
         let mut seen = self.services.iter().filter(|service| service.host == host && service.is_visible_to(namespace));
@@ -230,10 +223,10 @@ impl Model {
                 Some(selector) => namespace == client.namespace && labels_match(&selector.match_labels, client.labels),
                 None => true,
             })
-            .filter(|rule| crate::documents::rules::host_matches(&self.full_host(&rule.spec.host, namespace), host))
+            .filter(|rule| crate::documents::rules::host_matches(&full_host(&rule.spec.host, namespace), host))
             .collect();
         let rank = |rule: &Named<DestinationRule>| {
-            let pattern = self.full_host(&rule.spec.host, namespace);
+            let pattern = full_host(&rule.spec.host, namespace);
             (!pattern.starts_with('*'), pattern.len(), rule.spec.workload_selector.is_some())
         };
         let best = candidates.iter().map(|rule| rank(rule)).max()?;
@@ -255,7 +248,7 @@ impl Model {
             .destination_rules
             .iter()
             .filter(|rule| {
-                crate::documents::rules::host_matches(&self.full_host(&rule.spec.host, &rule.meta.namespace), host)
+                crate::documents::rules::host_matches(&full_host(&rule.spec.host, &rule.meta.namespace), host)
             })
             .flat_map(|rule| rule.spec.subsets.iter().map(|subset| subset.name.as_str()))
             .collect();
@@ -377,6 +370,13 @@ fn is_exported(export_to: &[String], own: &str, namespace: &str) -> bool {
             "." => own == namespace,
             name => name == namespace,
         })
+}
+
+/// A host as a document in `namespace` writes it, in full: short names belong to that namespace.
+pub(crate) fn full_host(host: &str, namespace: &str) -> String {
+    let host = host.to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    if host.contains('.') || host == "*" { host.to_owned() } else { format!("{host}.{namespace}.svc.{DOMAIN}") }
 }
 
 /// The DNS domain of services.

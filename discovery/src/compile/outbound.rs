@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::config::route::v3 as route;
 
 use super::hcm::{self, Side, rds};
 use super::inbound::tcp_proxy;
-use super::model::{Service, ServicePort};
+use super::model::{Service, ServicePort, full_host};
 use super::names::{BLACK_HOLE, HTTP_PROXY, OUTBOUND_PORT, PASSTHROUGH, outbound_cluster};
 use super::pb as short;
 use super::{Scope, original_dst, routes};
@@ -75,7 +75,7 @@ fn unregistered(scope: &Scope<'_>) -> Vec<route::VirtualHost> {
             continue;
         }
         for host in &service.spec.hosts {
-            let host = scope.model.full_host(host, &service.meta.namespace);
+            let host = full_host(host, &service.meta.namespace);
             if scope.model.service(&host, &scope.node.namespace).is_none() && host != "*" {
                 hosts.insert(host);
             }

@@ -11,7 +11,7 @@ use route::rate_limit::{self as rule, Action};
 use super::authz::{Target, is_of};
 use super::canonical::pack;
 use super::hcm::http_filter;
-use super::model::Model;
+use super::model::{Model, full_host};
 use super::names::outbound_cluster;
 use super::pb as short;
 use crate::documents::mesh::{Descriptor, RateLimit, RateLimitMatch, RateLimitRule, selects};
@@ -24,14 +24,12 @@ pub(super) fn filters(model: &Model, target: Target<'_>) -> Vec<HttpFilter> {
         .iter()
         .filter(|limit| is_of(model, &limit.meta.namespace, target.namespace))
         .filter(|limit| selects(limit.spec.selector.as_ref(), target.labels))
-        .map(|limit| {
-            http_filter("envoy.filters.http.ratelimit", pack(&filter(model, &limit.spec, &limit.meta.namespace)))
-        })
+        .map(|limit| http_filter("envoy.filters.http.ratelimit", pack(&filter(&limit.spec, &limit.meta.namespace))))
         .collect()
 }
 
-fn filter(model: &Model, limit: &RateLimit, namespace: &str) -> pb::RateLimit {
-    let host = model.full_host(&limit.provider.service, namespace);
+fn filter(limit: &RateLimit, namespace: &str) -> pb::RateLimit {
+    let host = full_host(&limit.provider.service, namespace);
     let cluster = outbound_cluster(limit.provider.port, "", &host);
     pb::RateLimit {
         domain: limit.domain.clone(),

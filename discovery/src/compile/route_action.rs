@@ -19,7 +19,7 @@ use pb::weighted_cluster::{ClusterWeight, cluster_weight};
 use super::Scope;
 use super::canonical::pack;
 use super::hcm::{CORS, FAULT};
-use super::model::ClientView;
+use super::model::{ClientView, full_host};
 use super::names::outbound_cluster;
 use super::pb as short;
 use super::traffic::Traffic;
@@ -77,7 +77,7 @@ fn to_cluster(scope: &Scope<'_>, cluster: String) -> pb::RouteAction {
 /// Whether a gateway sends the rule's requests to services outside the mesh. Sidecars never pass the header on.
 fn leaves_mesh(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>) -> bool {
     let is_outside = |to: &HttpDestination| {
-        let host = scope.model.full_host(&to.destination.host, place.namespace);
+        let host = full_host(&to.destination.host, place.namespace);
         scope.model.service(&host, &scope.node.namespace).is_some_and(|service| !service.internal)
     };
     scope.node.kind == NodeKind::Router && rule.route.iter().any(is_outside)
@@ -92,7 +92,7 @@ pub(super) fn to_service(scope: &Scope<'_>, host: &str, port: u32) -> pb::RouteA
 
 /// The cluster of a destination: its port, else the service's only one, else the port that was asked.
 pub(super) fn cluster_of(scope: &Scope<'_>, destination: &Destination, place: Place<'_>) -> String {
-    let host = scope.model.full_host(&destination.host, place.namespace);
+    let host = full_host(&destination.host, place.namespace);
     let service = scope.model.service(&host, &scope.node.namespace);
     let only = service.and_then(|service| match service.ports.as_slice() {
         [only] => Some(u32::from(only.number)),
@@ -123,7 +123,7 @@ fn forward(scope: &Scope<'_>, rule: &HttpRoute, place: Place<'_>, host: Option<S
     }
     action.request_mirror_policies = mirrors(scope, rule, place);
     if let Some(HttpDestination { destination, .. }) = rule.route.first() {
-        let host = scope.model.full_host(&destination.host, place.namespace);
+        let host = full_host(&destination.host, place.namespace);
         let port = destination.port.as_ref().map_or(place.port, |port| port.number);
         action.hash_policy = hash(scope, &host, &destination.subset, port);
     }

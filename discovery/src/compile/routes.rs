@@ -2,7 +2,7 @@
 
 use envoy_types::pb::envoy::config::route::v3 as pb;
 
-use super::model::Named;
+use super::model::{Named, full_host};
 use super::names::PASSTHROUGH;
 use super::pb as short;
 use super::route_action::{self, Place};
@@ -97,7 +97,7 @@ pub(super) fn in_mesh<'a>(scope: &Scope<'a>, host: &str) -> Option<&'a Named<Vir
             .spec
             .hosts
             .iter()
-            .map(|own| scope.model.full_host(own, &service.meta.namespace))
+            .map(|own| full_host(own, &service.meta.namespace))
             .filter(|own| crate::documents::rules::host_matches(own, host))
             .map(|own| (!own.starts_with('*'), own.len()))
             .max();

@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
 
 use super::super::canonical::pack;
 use super::super::hcm::http_filter;
-use super::super::model::{Model, Named};
+use super::super::model::{Model, Named, full_host};
 use super::super::names::outbound_cluster;
 use super::super::pb as short;
 use super::{Context, RBAC_HTTP, Target, principal, rule};
@@ -94,7 +94,7 @@ fn deny(policies: BTreeMap<String, pb::Policy>) -> pb::Rbac {
 fn ext_authz(model: &Model, service: &ExtAuthzGrpc, prefix: &str) -> ext::ExtAuthz {
     // `namespace/host` says whose service is meant; the host alone names the cluster.
     let host = service.service.rsplit('/').next().unwrap_or(&service.service);
-    let host = model.full_host(host, model.config.root_namespace());
+    let host = full_host(host, model.config.root_namespace());
     let timeout = service.timeout.map_or(TIMEOUT, |span| span.0);
     let cluster = outbound_cluster(service.port, "", &host);
     let body = service.include_request_body_in_check.as_ref();
