@@ -223,3 +223,29 @@ const HALF_CLOSED: Duration = Duration::from_secs(60);
 const GOODBYE_MAX: Duration = Duration::from_secs(1);
 /// Longer than any connection lives.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, duplex};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_close_is_closed_on() {
+        let ((mut a, mut left), (mut b, _right)) = (duplex(64), duplex(64));
+        let begun = Instant::now();
+        part(&mut a, &mut b).await;
+        assert_eq!(begun.elapsed().as_millis(), GOODBYE_MAX.as_millis());
+        assert_eq!(left.read(&mut [0; 8]).await.unwrap(), 0, "it was told all the same");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_closes_is_not_waited_for_and_what_it_says_last_is_let_pass() {
+        let ((mut a, mut left), (mut b, right)) = (duplex(64), duplex(64));
+        left.write_all(b"one more thing").await.unwrap();
+        drop((left, right));
+        let begun = Instant::now();
+        part(&mut a, &mut b).await;
+        assert!(begun.elapsed() < GOODBYE_MAX);
+    }
+}

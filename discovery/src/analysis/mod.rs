@@ -180,4 +180,4 @@ pub const ANALYZERS: &[Analyzer] = &[
 ];
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

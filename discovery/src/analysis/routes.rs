@@ -133,3 +133,22 @@ fn part(index: usize, one: View<'_>) -> String {
 const SAME: &[&str] = &["port", "authority", "headers", "queryParams", "withoutHeaders", "ignoreUriCase"];
 /// More prefixes of one document are not compared.
 const PREFIXES_MAX: usize = 2_000;
+
+#[cfg(test)]
+mod tests {
+    use super::super::message::Message;
+    use super::super::tests::{analysis, of};
+    use super::*;
+
+    #[test]
+    fn so_many_prefixes_are_compared_and_no_more() {
+        let told = |others: usize| -> Vec<Message> {
+            let others = (0..others).map(|number| format!("{{uri: {{prefix: /x{number:05}}}}}, ")).collect::<String>();
+            let matches = format!("[{{uri: {{prefix: /a}}}}, {others}{{uri: {{prefix: /a/b}}}}]");
+            let service = of("VirtualService", "v", &format!("{{hosts: [h], http: [{{match: {matches}}}]}}"));
+            analysis(&service, &["virtualservice.UnreachableRuleAnalyzer"]).messages
+        };
+        assert_eq!(told(PREFIXES_MAX - 2).len(), 1);
+        assert_eq!(told(PREFIXES_MAX - 1).len(), 0);
+    }
+}

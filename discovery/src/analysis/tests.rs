@@ -8,7 +8,7 @@ mod odd;
 use super::*;
 
 /// The set in one text, analysed by some analyzers, or by all.
-fn analysis(text: &str, analyzers: &[&str]) -> Analysis {
+pub(crate) fn analysis(text: &str, analyzers: &[&str]) -> Analysis {
     let mut set = Set::default();
     set.read_text(&Path::new("a.yaml").into(), text, false);
     let analyzers: Vec<String> = analyzers.iter().map(|name| (*name).to_owned()).collect();
@@ -30,7 +30,7 @@ fn check(analyzer: &str, text: &str, expected: &[&str]) {
 }
 
 /// A document of a kind; the group is that of the kind.
-fn of(kind: &str, name: &str, spec: &str) -> String {
+pub(crate) fn of(kind: &str, name: &str, spec: &str) -> String {
     let version = match kind {
         "Pod" | "Service" | "Namespace" | "Secret" | "ConfigMap" | "Node" | "ServiceAccount" => "v1",
         "Deployment" => "apps/v1",

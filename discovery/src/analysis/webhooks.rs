@@ -166,7 +166,24 @@ const REVISIONS_MAX: usize = 32;
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::analysis;
     use super::*;
+
+    #[test]
+    fn so_many_revisions_are_tried_and_no_more() {
+        let hooks = |name: &str, revisions: &str| {
+            format!(
+                "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {{name: {name}}}\n\
+                 webhooks:\n- name: {name}.istio.io\n  namespaceSelector: {{matchExpressions: [{{key: istio.io/rev, operator: In, values: [{revisions}]}}]}}\n---\n"
+            )
+        };
+        let told = |others: usize| {
+            let all = (0..others).map(|number| format!("r{number:02}, ")).collect::<String>() + "z";
+            analysis(&(hooks("a", &all) + &hooks("b", "z")), &["webhook.Analyzer"]).messages.len()
+        };
+        assert_eq!(told(REVISIONS_MAX - 1), 2, "one for each");
+        assert_eq!(told(REVISIONS_MAX), 0);
+    }
 
     #[test]
     fn hosts_are_found_in_urls() {
