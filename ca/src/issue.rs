@@ -78,7 +78,9 @@ pub(crate) struct IssuedToken {
 impl Certifier {
     /// Issues one certificate for the key of `csr`; nothing else of the request counts.
     pub(crate) async fn issue_x509(&self, order: X509Order, csr: &Csr) -> Result<IssuedX509, Refusal> {
+        let coming = self.store.coming();
         let (issued, record) = self.sign_x509(&order, csr)?;
+        drop(coming);
         match self.record(vec![record]).await {
             // The new authority signs; who asked need not know.
             Err(Refusal::Store(StoreError::AuthorityChanged)) => (),
@@ -125,7 +127,7 @@ impl Certifier {
     ) -> Result<(IssuedX509, Issuance), Refusal> {
         let Admission { now, signing, ttl } = admission;
         let (now, ttl) = (*now, *ttl);
-        let serial = digest::random_serial();
+        let serial = serial(now);
         // The server's own certificate must be good for nodes that do not know the newest root yet.
         let signer = match order.kind {
             IssuanceKind::Server => signing.below(&self.server_root()),
@@ -144,7 +146,9 @@ impl Certifier {
         let chain = chain.map_err(|error| unsigned(&order.id, error))?;
         let not_after = secs((now + ttl).min(signer.not_after()));
         let renew_at = match order.kind {
-            IssuanceKind::X509 => self.renewals.advise(secs(now), not_after, &serial, signing.is_being_replaced()),
+            IssuanceKind::X509 => {
+                self.renewals.advise(secs(now), not_after, &serial[SERIAL_TIME..], signing.is_being_replaced())
+            }
             _ => 0,
         };
         let issued = IssuedX509 { chain, serial: digest::serial_hex(&serial), not_after, renew_at };
@@ -170,7 +174,9 @@ impl Certifier {
 
     /// Issues one token.
     pub(crate) async fn issue_jwt(&self, order: JwtOrder) -> Result<IssuedToken, Refusal> {
+        let coming = self.store.coming();
         let (issued, record) = self.sign_jwt(order)?;
+        drop(coming);
         self.record(vec![record]).await?;
         Ok(issued)
     }
@@ -245,6 +251,21 @@ impl Certifier {
     }
 }
 
+/// A positive serial number of 16 bytes: milliseconds since 1970, then 80 random bits. Records of certificates thus lie in the
+/// order of time, and nobody can guess one (RFC 5280, section 4.1.2.2; the CA/Browser Forum asks for 64 bits).
+fn serial(now: SystemTime) -> [u8; 16] {
+    let millis = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    // Of the same length always, whatever the clock says.
+    let millis = u64::try_from(millis).unwrap_or(u64::MAX).clamp(1 << 40, (1 << 47) - 1);
+    let mut serial = [0; 16];
+    serial[..SERIAL_TIME].copy_from_slice(&millis.to_be_bytes()[2..]);
+    serial[SERIAL_TIME..].copy_from_slice(&digest::random::<{ 16 - SERIAL_TIME }>());
+    serial
+}
+
+/// Bytes of a serial number that are its time.
+const SERIAL_TIME: usize = 6;
+
 /// Not at `info`: the record, the audit trail and the transparency log say it better, and it costs.
 fn announce(record: &Issuance) {
     tracing::debug!(
@@ -274,5 +295,20 @@ fn unsigned(id: &SpiffeId, error: AuthorityError) -> Refusal {
             tracing::error!(error = ?error, spiffe_id = %id, "signing failed");
             Refusal::Signing
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_are_positive_of_one_length_and_lie_in_the_order_of_time() {
+        let at = |millis| SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        let moments = [at(0), at(1_795_867_200_000), at(1_795_867_200_001), at(5_000_000_000_000), at(u64::MAX / 2)];
+        let serials = moments.map(serial);
+        assert!(serials.iter().all(|serial| serial[0] & 0x80 == 0 && serial[0] != 0), "{serials:?}");
+        assert!(serials.is_sorted(), "{serials:?}");
+        assert_ne!(serial(moments[1]), serial(moments[1]));
     }
 }

@@ -7,7 +7,7 @@ use identity::authority::CaProfile;
 use identity::csr::Csr;
 use identity::digest;
 
-use super::unsigned;
+use super::{serial, unsigned};
 use crate::certifier::{Certifier, secs};
 use crate::random::sha256_hex;
 use crate::refusal::Refusal;
@@ -32,7 +32,7 @@ impl Certifier {
     ) -> Result<Vec<CertificateDer<'static>>, Refusal> {
         let (now, signing) = self.signing_now()?;
         let ttl = order.ttl.unwrap_or(self.ttls.ca).min(self.ttls.ca);
-        let serial = digest::random_serial();
+        let serial = serial(now);
         let profile = CaProfile { ttl, backdate: self.ttls.backdate(ttl), path_len: Some(0), serial };
         let (id, signer) = (self.trust_domain.id(), &signing.x509);
         let chain = signer.sign_ca(csr.public_key_spki(), &profile, now).map_err(|error| unsigned(&id, error))?;

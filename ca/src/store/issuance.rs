@@ -149,7 +149,7 @@ impl Store {
 
     /// The record of one SVID, while it is kept.
     pub(crate) async fn issued_one(&self, serial: &str) -> Result<Option<Recorded>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM issuance WHERE serial = $1");
+        let sql = format!("SELECT {COLUMNS} FROM issuance WHERE {}", serial_condition(serial));
         let row = sqlx::query(AssertSqlSafe(sql)).bind(serial.to_owned()).fetch_optional(&self.pool).await?;
         row.as_ref().map(read).transpose()
     }
@@ -200,6 +200,11 @@ impl Store {
     }
 }
 
+/// Finds the record of `$1`, a `serial`. Those of certificates have an index; for the hash of a token all records are looked through.
+pub(super) fn serial_condition(serial: &str) -> &'static str {
+    if serial.len() < HASH_DIGITS { "serial = $1 AND length(serial) < 64" } else { "serial = $1" }
+}
+
 fn read(row: &AnyRow) -> Result<Recorded, StoreError> {
     let text = |name| column::<String>(row, name, WHAT);
     let int = |name| column::<i64>(row, name, WHAT);
@@ -222,5 +227,7 @@ const WHAT: &str = "issuance record";
 const COLUMNS: &str =
     "serial, kind, spiffe_id, entry_id, caller, authority_id, fingerprint, issued_at, not_after, log_index";
 const COLUMN_COUNT: usize = 10;
+/// Of a SHA-256.
+pub(super) const HASH_DIGITS: usize = 64;
 /// SQLite looks through all parameters of a statement for each that is bound: many short statements cost less than a long one.
 const ROWS_MAX: usize = 32;

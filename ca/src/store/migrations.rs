@@ -26,6 +26,7 @@ const ALL: &[(i64, &str, &str)] = &[
     (7, "federation", include_str!("../../../migrations/0007_federation.sql")),
     (8, "approvals", include_str!("../../../migrations/0008_approvals.sql")),
     (10, "rotation_steps", include_str!("../../../migrations/0010_rotation_steps.sql")),
+    (11, "issuance_in_time_order", include_str!("../../../migrations/0011_issuance_in_time_order.sql")),
 ];
 
 #[cfg(test)]

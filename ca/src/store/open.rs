@@ -87,7 +87,7 @@ async fn assemble(
         feed: (!address.is_sqlite()).then(|| Feed::new(server_id, position)),
         memory,
         tail: None,
-        signers: None,
+        signing: None,
         health: health.clone(),
     };
     let store = Store {
@@ -184,6 +184,8 @@ const SETUP_SQLITE: &[&str] = &[
     "PRAGMA synchronous = FULL",
     "PRAGMA wal_autocheckpoint = 4000",
     "PRAGMA journal_size_limit = 67108864",
+    // What a statement may have to take back does not go through a file.
+    "PRAGMA temp_store = MEMORY",
 ];
 /// A replica that hangs does not hold the others up for ever, and nobody's default makes a commit less than durable.
 const SETUP_POSTGRES: &[&str] = &[

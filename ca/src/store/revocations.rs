@@ -15,11 +15,12 @@ use identity::spiffe_id::SpiffeId;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, AssertSqlSafe, Row};
 
+use super::issuance::{HASH_DIGITS, serial_condition};
 use super::{Done, Store, StoreError, agents, column, entries, meta};
 use crate::registry::Change;
 use crate::rights::Permit;
 
-pub(super) use fence::fence;
+pub(super) use fence::{Fence, fence};
 pub(super) use publish::write_last;
 pub(crate) use publish::{CRL_PARTITION_MAX, LAST_PART, ListPlan};
 
@@ -114,7 +115,7 @@ impl RevokeTarget {
     fn condition(&self) -> (&'static str, String) {
         match self {
             Self::Serial(hash) if hash.len() == HASH_DIGITS => ("(serial = $1 OR fingerprint = $1)", hash.clone()),
-            Self::Serial(serial) => ("serial = $1", serial.clone()),
+            Self::Serial(serial) => (serial_condition(serial), serial.clone()),
             Self::Identity(id) => ("spiffe_id = $1", id.to_string()),
             Self::Entry(id) => ("entry_id = $1", id.clone()),
             Self::Node(id) => ("(caller = $1 OR spiffe_id = $1)", id.to_string()),
@@ -359,8 +360,6 @@ fn read_list(row: &AnyRow) -> Result<StoredList, StoreError> {
 
 /// The most revoked SVIDs of one authority: what readers of lists accept, with room for those that come meanwhile.
 pub(crate) const REVOKED_MAX: i64 = 200_000;
-/// Digits of a SHA-256.
-const HASH_DIGITS: usize = 64;
 const WHAT: &str = "revocation";
 const LIST: &str = "revocation list";
 const COLUMNS: &str =
