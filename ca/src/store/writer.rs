@@ -21,6 +21,7 @@ use super::feed::{Feed, News};
 use super::health::Health;
 use super::log::Tail;
 use super::queue::Waiting;
+use super::revocations;
 use crate::registry::{Change, Registry};
 use batch::{Batch, Known};
 pub(super) use job::Job;
@@ -40,13 +41,17 @@ pub(super) struct Writer {
     pub(super) memory: Memory,
     /// Where the transparency log ends; not known after a failed transaction.
     pub(super) tail: Tail,
-    /// The authorities that may sign, where nobody but this writer can change them; not known after any other work.
-    pub(super) signers: Option<Signers>,
+    /// What decides on records of what was signed, where nobody but this writer can change it; not known after any other work.
+    pub(super) signing: Option<Signing>,
     pub(super) health: Health,
 }
 
-/// Ids of authorities.
-pub(super) type Signers = std::collections::BTreeSet<String>;
+/// Who may sign, and for whom no longer.
+pub(super) struct Signing {
+    /// Ids of the authorities that may.
+    active: std::collections::BTreeSet<String>,
+    fence: revocations::Fence,
+}
 
 /// What the rest of the process sees of the database.
 pub(super) struct Memory {
@@ -76,9 +81,7 @@ impl Writer {
                     if jobs.is_empty() {
                         break;
                     }
-                    // Whoever can go on now may come along: a transaction costs the same for one as for many.
-                    tokio::task::yield_now().await;
-                    self.jobs.fill(&mut jobs);
+                    self.jobs.gather(&mut jobs).await;
                     self.write(&mut conn, jobs).await;
                 }
             }
@@ -97,7 +100,7 @@ impl Writer {
         let outcome = match connected(&self.pool, conn).await {
             Ok(conn) => {
                 let shared = self.feed.is_some();
-                let known = Known { tail: &mut self.tail, signers: &mut self.signers };
+                let known = Known { tail: &mut self.tail, signing: &mut self.signing };
                 let commit = batch.commit(conn, self.begin, self.feed.as_mut(), &self.memory, known);
                 in_time(shared, commit).await
             }
@@ -110,7 +113,7 @@ impl Writer {
         if let Err(error) = &outcome {
             tracing::error!(reason = error.reason(), error = ?error, "transaction failed");
             self.tail = None;
-            self.signers = None;
+            self.signing = None;
             discard(conn).await;
         }
         batch.finish(outcome.map(drop));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sqlx::{AnyConnection, Executor};
 
 use super::job::{Effect, Job, Reply, Work};
-use super::{Memory, Signers};
+use super::{Memory, Signing};
 use crate::registry::Change;
 use crate::store::audit::{self, AuditRecord};
 use crate::store::feed::Feed;
@@ -27,7 +27,7 @@ struct Issued {
 /// What the writer remembers from one transaction to the next.
 pub(super) struct Known<'a> {
     pub(super) tail: &'a mut Tail,
-    pub(super) signers: &'a mut Option<Signers>,
+    pub(super) signing: &'a mut Option<Signing>,
 }
 
 impl Batch {
@@ -57,10 +57,10 @@ impl Batch {
         if let Some(feed) = feed.as_deref_mut() {
             // Committed by others before; it is true whatever becomes of us.
             memory.hear(feed.news(conn).await?);
-            *known.signers = None;
+            *known.signing = None;
         }
         if !self.work.is_empty() {
-            *known.signers = None;
+            *known.signing = None;
         }
         let (mut changes, mut rows) = (Vec::new(), Vec::new());
         for (work, outcome) in &mut self.work {
@@ -72,7 +72,7 @@ impl Batch {
                 Err(error) => *outcome = Err(error),
             }
         }
-        self.gather(conn, known.signers, &mut rows).await?;
+        self.gather(conn, known.signing, &mut rows).await?;
         log::append(conn, known.tail, &mut rows).await?;
         issuance::insert(conn, &rows).await?;
         let position = match feed.as_deref() {
@@ -91,21 +91,20 @@ impl Batch {
     async fn gather(
         &mut self,
         conn: &mut AnyConnection,
-        known: &mut Option<Signers>,
+        known: &mut Option<Signing>,
         rows: &mut Vec<Issuance>,
     ) -> Result<(), StoreError> {
         if self.issued.is_empty() {
             return Ok(());
         }
-        let active = match known {
-            Some(active) => active,
-            None => known.insert(authorities::active(conn).await?),
+        let signing = match known {
+            Some(signing) => signing,
+            None => known.insert(Signing::read(conn).await?),
         };
-        let fence = revocations::fence(conn).await?;
         for issued in &mut self.issued {
-            if fence.stops(conn, &issued.rows).await? {
+            if signing.fence.stops(conn, &issued.rows).await? {
                 issued.outcome = Err(StoreError::Revoked);
-            } else if may_sign(active, &issued.rows) {
+            } else if signing.may_sign(&issued.rows) {
                 rows.append(&mut issued.rows);
                 if let Some(record) = &issued.audit {
                     audit::insert(conn, record).await?;
@@ -132,9 +131,15 @@ impl Batch {
     }
 }
 
-/// The server's own SVID may be of an older authority, for nodes that know no newer one.
-fn may_sign(active: &Signers, rows: &[Issuance]) -> bool {
-    rows.iter().all(|row| row.kind == IssuanceKind::Server || active.contains(&row.authority_id))
+impl Signing {
+    async fn read(conn: &mut AnyConnection) -> Result<Self, StoreError> {
+        Ok(Self { active: authorities::active(conn).await?, fence: revocations::fence(conn).await? })
+    }
+
+    /// The server's own SVID may be of an older authority, for nodes that know no newer one.
+    fn may_sign(&self, rows: &[Issuance]) -> bool {
+        rows.iter().all(|row| row.kind == IssuanceKind::Server || self.active.contains(&row.authority_id))
+    }
 }
 
 /// The work itself, and whether what was signed for it still counts.
@@ -143,10 +148,11 @@ async fn attempt(work: &mut dyn Work, conn: &mut AnyConnection) -> Result<Effect
     if effect.issued.is_empty() {
         return Ok(effect);
     }
-    if revocations::fence(conn).await?.stops(conn, &effect.issued).await? {
+    let signing = Signing::read(conn).await?;
+    if signing.fence.stops(conn, &effect.issued).await? {
         return Err(StoreError::Revoked);
     }
-    if may_sign(&authorities::active(conn).await?, &effect.issued) {
+    if signing.may_sign(&effect.issued) {
         return Ok(effect);
     }
     Err(StoreError::AuthorityChanged)
