@@ -58,7 +58,7 @@ pub(crate) use rotation_steps::{Acknowledgement, TakenStep};
 pub(crate) use tokens::Admission;
 
 use crate::registry::{Change, Registry};
-use queue::Queue;
+use queue::{Coming, Queue};
 use writer::Job;
 
 /// The database and the memory of it. Clones share both.
@@ -139,6 +139,12 @@ impl Store {
         let (reply, answer) = oneshot::channel();
         self.jobs.put(lane, Job::work(work, self.audit.clone(), reply))?;
         answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    /// Says that a record will follow when its signature is made: the next transaction waits a moment for it. To be dropped right before
+    /// [`Self::record`].
+    pub(crate) fn coming(&self) -> Coming {
+        self.jobs.coming()
     }
 
     /// Writes down, and adds to the transparency log, what is about to be handed out.

@@ -126,6 +126,7 @@ async fn batch(
     agent: &Arc<Agent>,
     params: Vec<NewX509svidParams>,
 ) -> Result<Vec<batch_new_x509svid_response::Result>, Refusal> {
+    let coming = certifier.store.coming();
     let entry_ids: Vec<String> = params.iter().map(|item| item.entry_id.clone()).collect();
     let (shared, asking) = (certifier.clone(), agent.clone());
     let asked = cores::each(params, move |item| order_of(&shared, &asking, &item)).await?;
@@ -158,6 +159,7 @@ async fn batch(
             }
         });
     }
+    drop(coming);
     certifier.record(records).await?;
     Ok(results)
 }

@@ -28,6 +28,7 @@ pub(super) async fn batch(
     agent: &Arc<Agent>,
     params: Vec<NewWitsvidParams>,
 ) -> Result<Vec<batch_new_witsvid_response::Result>, Refusal> {
+    let coming = certifier.store.coming();
     let entry_ids: Vec<String> = params.iter().map(|item| item.entry_id.clone()).collect();
     let (shared, asking) = (certifier.clone(), agent.clone());
     let asked = cores::each(params, move |item| order_of(&shared, &asking, &item)).await?;
@@ -60,6 +61,7 @@ pub(super) async fn batch(
             }
         });
     }
+    drop(coming);
     certifier.record(records).await?;
     Ok(results)
 }

@@ -2,7 +2,12 @@
 //!
 //! Both lanes are bounded. Who finds its lane full is refused at once instead of making everybody late.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::StoreError;
 use super::writer::Job;
@@ -21,17 +26,30 @@ pub(crate) enum Lane {
 pub(super) struct Queue {
     known: mpsc::Sender<Job>,
     new: mpsc::Sender<Job>,
+    coming: Arc<AtomicUsize>,
 }
 
 /// Where the writer takes them from.
 pub(super) struct Waiting {
     known: mpsc::Receiver<Job>,
     new: mpsc::Receiver<Job>,
+    coming: Arc<AtomicUsize>,
+}
+
+/// Somebody signs what will be put in a moment; dropped right before.
+#[derive(Debug)]
+pub(crate) struct Coming(Arc<AtomicUsize>);
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(super) fn queue(known_max: usize, new_max: usize) -> (Queue, Waiting) {
     let ((known, known_waiting), (new, new_waiting)) = (mpsc::channel(known_max), mpsc::channel(new_max));
-    (Queue { known, new }, Waiting { known: known_waiting, new: new_waiting })
+    let coming = Arc::new(AtomicUsize::new(0));
+    (Queue { known, new, coming: coming.clone() }, Waiting { known: known_waiting, new: new_waiting, coming })
 }
 
 impl Queue {
@@ -45,6 +63,12 @@ impl Queue {
             mpsc::error::TrySendError::Full(_) => StoreError::Busy,
             mpsc::error::TrySendError::Closed(_) => StoreError::Closed,
         })
+    }
+
+    /// Has the next transaction wait a moment for a job that will be put in [`Lane::Known`].
+    pub(super) fn coming(&self) -> Coming {
+        self.coming.fetch_add(1, Ordering::Relaxed);
+        Coming(self.coming.clone())
     }
 
     /// How many jobs wait.
@@ -68,8 +92,20 @@ impl Waiting {
         jobs
     }
 
-    /// Adds to the jobs of the next transaction what has come since.
-    pub(super) fn fill(&mut self, jobs: &mut Vec<Job>) {
+    /// Adds to the jobs of the next transaction those that are about to come: a transaction costs the same for one as for many. Who is
+    /// alone waits for nobody.
+    pub(super) async fn gather(&mut self, jobs: &mut Vec<Job>) {
+        tokio::task::yield_now().await;
+        self.fill(jobs);
+        let until = Instant::now() + GATHER_MAX;
+        while self.coming.load(Ordering::Relaxed) > 0 && jobs.len() < BATCH_MAX - NEW_PLACES {
+            let Ok(Some(job)) = tokio::time::timeout_at(until, self.known.recv()).await else { return };
+            jobs.push(job);
+            self.fill(jobs);
+        }
+    }
+
+    fn fill(&mut self, jobs: &mut Vec<Job>) {
         take(&mut self.known, jobs, BATCH_MAX - NEW_PLACES);
         take(&mut self.new, jobs, BATCH_MAX);
     }
@@ -83,6 +119,8 @@ fn take(lane: &mut mpsc::Receiver<Job>, jobs: &mut Vec<Job>, up_to: usize) {
     }
 }
 
+/// How long a transaction waits for those that are about to come.
+const GATHER_MAX: Duration = Duration::from_millis(1);
 /// The most jobs of one transaction.
 const BATCH_MAX: usize = 256;
 /// Places of a transaction that urgent jobs leave to the others.
@@ -110,6 +148,27 @@ mod tests {
         assert_eq!(waiting.next().await.len(), 3);
         drop(queue);
         assert!(waiting.next().await.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transaction_waits_a_moment_for_those_that_are_about_to_come_and_not_for_ever() {
+        let (queue, mut waiting) = queue(1_000, 1_000);
+        queue.put(Lane::Known, job()).unwrap();
+        let (prompt, slow) = (queue.coming(), queue.coming());
+        let began = Instant::now();
+        let mut jobs = waiting.next().await;
+        let putting = async {
+            tokio::time::sleep(GATHER_MAX / 2).await;
+            drop(prompt);
+            queue.put(Lane::Known, job()).unwrap();
+        };
+        tokio::join!(waiting.gather(&mut jobs), putting);
+        // The timer counts whole milliseconds.
+        assert_eq!((jobs.len(), began.elapsed() <= GATHER_MAX * 2), (2, true));
+        drop(slow);
+        let alone = Instant::now();
+        waiting.gather(&mut jobs).await;
+        assert_eq!((jobs.len(), alone.elapsed()), (2, Duration::ZERO));
     }
 
     #[tokio::test]
