@@ -428,8 +428,10 @@ fn spawn_chores(
         let follow = upstream::follow::follow(certifier.clone(), upstream);
         tasks.spawn("upstream authority", until(shutdown(), Box::pin(follow)));
     }
-    let keepers = custody::watch::watch_keepers(certifier.clone(), readiness.clone());
-    tasks.spawn("keepers of keys", until(shutdown(), Box::pin(keepers)));
+    if !certifier.authorities.desks().is_empty() {
+        let keepers = custody::watch::watch_keepers(certifier.clone(), readiness.clone());
+        tasks.spawn("keepers of keys", until(shutdown(), Box::pin(keepers)));
+    }
     tasks.spawn("intermediate", until(shutdown(), Box::pin(intermediate)));
     let federation = crate::federation::keep_polled(certifier.clone());
     tasks.spawn("federation", until(shutdown(), Box::pin(federation)));
