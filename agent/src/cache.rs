@@ -121,7 +121,7 @@ impl Cache {
     }
 
     fn purpose(&self) -> Vec<u8> {
-        format!("kasbah agent cache 1 {}", self.trust_domain).into_bytes()
+        format!("kasbah agent cache 2 {}", self.trust_domain).into_bytes()
     }
 }
 

@@ -23,13 +23,40 @@ use crate::verify::CHAIN_CERTIFICATES_MAX;
 /// A workload's X.509-SVID.
 #[derive(Clone)]
 pub struct X509Svid {
-    leaf: Leaf,
+    facts: Facts,
     leaf_der: CertificateDer<'static>,
     /// The certificates above the leaf; SVIDs of one issuer may share them.
     issuers: Arc<[CertificateDer<'static>]>,
     key: PrivateKey,
     hint: String,
     certified_key: OnceLock<Option<Arc<CertifiedKey>>>,
+}
+
+/// What the leaf says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Whom it proves.
+    pub id: SpiffeId,
+    /// Hexadecimal, without leading zeros.
+    pub serial: Box<str>,
+    /// When it starts to be valid.
+    pub not_before: SystemTime,
+    /// When it expires.
+    pub not_after: SystemTime,
+    /// Its DNS names.
+    pub dns_names: Box<[String]>,
+}
+
+/// An SVID as it was kept; see [`X509Svid::kept`].
+pub struct KeptSvid {
+    /// What its leaf says.
+    pub facts: Facts,
+    /// Leaf first, without the root.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The private key.
+    pub pkcs8: Zeroizing<Vec<u8>>,
+    /// SubjectPublicKeyInfo (DER) of the leaf and the key.
+    pub public_key_spki: Vec<u8>,
 }
 
 impl X509Svid {
@@ -39,23 +66,25 @@ impl X509Svid {
             return Err(SvidError::ChainTooLong(chain.len()));
         }
         let (leaf_der, issuers) = split(chain)?;
-        let mut leaf = leaf::decode_leaf(&leaf_der).map_err(SvidError::Leaf)?;
+        let leaf = leaf::decode_leaf(&leaf_der).map_err(SvidError::Leaf)?;
         issuers.iter().try_for_each(leaf::check_signing_certificate).map_err(SvidError::SigningCertificate)?;
-        // The key has it from here on.
-        if std::mem::take(&mut leaf.public_key_spki) != key.public_key_spki() {
+        if leaf.public_key_spki != key.public_key_spki() {
             return Err(SvidError::KeyMismatch);
         }
-        Ok(Self { leaf, leaf_der, issuers, key: key.at_rest(), hint: String::new(), certified_key: OnceLock::new() })
+        let Leaf { id, serial, not_before, not_after, dns_names, .. } = leaf;
+        let (serial, dns_names) = (serial.into(), dns_names.into());
+        Ok(Self::of(Facts { id, serial, not_before, not_after, dns_names }, (leaf_der, issuers), key.at_rest()))
     }
 
-    /// Takes up an SVID that was put together before and kept where nobody else can write: only the leaf is looked at, and nothing
-    /// is computed with the key before it is used.
-    pub fn kept(chain: Vec<CertificateDer<'static>>, pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, SvidError> {
-        let (leaf_der, issuers) = split(chain)?;
-        let mut leaf = leaf::decode_leaf(&leaf_der).map_err(SvidError::Leaf)?;
-        let spki = std::mem::take(&mut leaf.public_key_spki);
-        let key = PrivateKey::kept(pkcs8, &spki).map_err(|_| SvidError::KeyMismatch)?;
-        Ok(Self { leaf, leaf_der, issuers, key, hint: String::new(), certified_key: OnceLock::new() })
+    /// Takes up an SVID that was put together before and kept, with what is known of it, where nobody else can write: nothing is
+    /// looked at again, and nothing is computed with the key before it is used.
+    pub fn kept(kept: KeptSvid) -> Result<Self, SvidError> {
+        let key = PrivateKey::kept(kept.pkcs8, &kept.public_key_spki).map_err(|_| SvidError::KeyMismatch)?;
+        Ok(Self::of(kept.facts, split(kept.chain)?, key))
+    }
+
+    fn of(facts: Facts, (leaf_der, issuers): Split, key: PrivateKey) -> Self {
+        Self { facts, leaf_der, issuers, key, hint: String::new(), certified_key: OnceLock::new() }
     }
 
     /// The same SVID; what lies above its leaf is held in memory only once when `other` has the same.
@@ -74,7 +103,12 @@ impl X509Svid {
 
     /// Whom it proves.
     pub fn id(&self) -> &SpiffeId {
-        &self.leaf.id
+        &self.facts.id
+    }
+
+    /// What the leaf says.
+    pub fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     /// The certificates, leaf first, without the root.
@@ -109,22 +143,22 @@ impl X509Svid {
 
     /// When the leaf starts to be valid.
     pub fn not_before(&self) -> SystemTime {
-        self.leaf.not_before
+        self.facts.not_before
     }
 
     /// When the leaf expires.
     pub fn not_after(&self) -> SystemTime {
-        self.leaf.not_after
+        self.facts.not_after
     }
 
     /// The leaf's serial number, hexadecimal without leading zeros.
     pub fn serial(&self) -> &str {
-        &self.leaf.serial
+        &self.facts.serial
     }
 
     /// The leaf's DNS names.
     pub fn dns_names(&self) -> &[String] {
-        &self.leaf.dns_names
+        &self.facts.dns_names
     }
 
     /// SHA-256 of the leaf's DER.
