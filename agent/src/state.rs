@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use identity::verify::{self, PeerError, VerifiedPeer};
 use identity::{BundleSet, TrustBundle, TrustDomain, X509Svid};
 use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
@@ -183,7 +184,7 @@ impl State {
             let mut next = Snapshot::clone(current);
             let mut held = BTreeMap::clone(&next.held);
             for (id, one) in fresh.into_iter().filter(|(id, _)| current.entries.get(id).is_some()) {
-                if next.is_clean(&one.svid) && !next.revokes(&one.svid) {
+                if next.takes(&one.svid) {
                     next.unclean_mut().remove(&id);
                     next.ended_mut().remove(&id);
                     held.insert(id, one);
@@ -306,15 +307,21 @@ impl Snapshot {
     /// Whether a root vouches for the SVID that is neither tainted nor gone. Time plays no part: whatever was valid once
     /// is judged as of then.
     pub(crate) fn is_clean(&self, svid: &X509Svid) -> bool {
-        let then = identity::unix_time(svid.not_before());
-        identity::verify::verify_peer(&svid.to_chain(), &self.untainted, then).is_ok()
+        judge(svid, &self.untainted).is_ok()
     }
 
     /// Whether the SVID, or what signed it, is revoked.
     pub(crate) fn revokes(&self, svid: &X509Svid) -> bool {
-        let then = identity::unix_time(svid.not_before());
-        let judged = identity::verify::verify_peer(&svid.to_chain(), &self.bundles, then);
-        judged.is_err_and(|error| error.reason() == "CERT_REVOKED")
+        judge(svid, &self.bundles).is_err_and(|error| error.reason() == REVOKED)
+    }
+
+    /// Whether the SVID is clean and not revoked.
+    fn takes(&self, svid: &X509Svid) -> bool {
+        let revoked = |peer: &VerifiedPeer| {
+            let checked = verify::check_revocation(peer, &self.bundles, identity::unix_time(svid.not_before()));
+            checked.is_err_and(|error| error.reason() == REVOKED)
+        };
+        judge(svid, &self.untainted).is_ok_and(|peer| !revoked(&peer))
     }
 
     /// Has everything that verifies by the bundles heed the lists.
@@ -364,4 +371,11 @@ impl Snapshot {
     }
 }
 
+/// Each SVID is judged once by each set: to remember thousands of answers would take more memory than the SVIDs.
+fn judge(svid: &X509Svid, bundles: &BundleSet) -> Result<VerifiedPeer, PeerError> {
+    verify::verify_once(&svid.to_chain(), bundles, identity::unix_time(svid.not_before()))
+}
+
 const IDLE_WAIT: Duration = Duration::from_secs(60);
+/// The code of a certificate on a list.
+const REVOKED: &str = "CERT_REVOKED";

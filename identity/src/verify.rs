@@ -121,6 +121,17 @@ pub fn verify_peer(
     verify_parts(leaf, rest, bundles, now)
 }
 
+/// As [`verify_peer`] for who judges each chain once: nothing is remembered, and so no memory taken.
+pub fn verify_once(
+    chain: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: UnixTime,
+) -> Result<VerifiedPeer, PeerError> {
+    let (leaf, rest) = chain.split_first().ok_or(PeerError::NoCertificate)?;
+    check_lengths(leaf, rest)?;
+    verified_now(leaf, rest, bundles, now)
+}
+
 /// As [`verify_peer`], with the leaf apart from the other certificates, as TLS hands them over.
 pub(crate) fn verify_parts(
     leaf: &CertificateDer<'_>,
@@ -134,9 +145,19 @@ pub(crate) fn verify_parts(
         check_revocation(&peer, bundles, now)?;
         return Ok(peer);
     }
+    let peer = verified_now(leaf, rest, bundles, now)?;
+    bundles.remember(chain_hash, peer.clone());
+    Ok(peer)
+}
+
+fn verified_now(
+    leaf: &CertificateDer<'_>,
+    rest: &[CertificateDer<'_>],
+    bundles: &BundleSet,
+    now: UnixTime,
+) -> Result<VerifiedPeer, PeerError> {
     let peer = verify_anew(leaf, rest, bundles, now)?;
     check_revocation(&peer, bundles, now)?;
-    bundles.remember(chain_hash, peer.clone());
     Ok(peer)
 }
 
