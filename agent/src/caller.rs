@@ -164,7 +164,7 @@ impl Caller {
             tokio::time::sleep(ALIVE_PAUSE).await;
             let is_there = match &self.who {
                 Who::Process(process) => process.check_alive().is_ok(),
-                Who::Pod(reference) => desk.attestor.pod(reference).await.is_some(),
+                Who::Pod(reference) => Box::pin(desk.attestor.pod(reference)).await.is_some(),
                 Who::Facts(_) => true,
             };
             if !is_there {

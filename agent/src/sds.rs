@@ -97,7 +97,7 @@ impl SecretDiscoveryService for Sds {
         let mut dialogue = sotw::Sotw::default();
         dialogue.hear(request.into_inner(), &self.desk)?;
         let mut changes = self.desk.state.subscribe();
-        let known = self.desk.await_entries(&mut caller, &mut changes, true).await;
+        let known = Box::pin(self.desk.await_entries(&mut caller, &mut changes, true)).await;
         let (snapshot, entries) = known.map_err(|refused| self.desk.refuse(&refused, Some(&caller)))?;
         let wish = dialogue.wish().unwrap_or(Wish::Everything);
         let answer = dialogue.answer(secrets::render(&self.desk, &snapshot, &entries, &wish))?;

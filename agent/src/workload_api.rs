@@ -209,7 +209,8 @@ where
         guard.presence.expect();
         let (mut changes, mut last) = (desk.state.subscribe(), None);
         loop {
-            match desk.await_entries(&mut caller, &mut changes, with_svid).await {
+            // What it needs while it looks at the process does not stay with a stream that waits for days.
+            match Box::pin(desk.await_entries(&mut caller, &mut changes, with_svid)).await {
                 Ok((snapshot, entries)) => {
                     let (answer, settled) = (render(&desk, &snapshot, &entries), snapshot.level());
                     guard.presence.name(name_of(&entries));

@@ -60,7 +60,7 @@ pub(super) fn answers(
         guard.presence.expect();
         let (mut changes, mut last) = (desk.state.subscribe(), None);
         loop {
-            let entitled = desk.await_entries(&mut caller, &mut changes, false).await;
+            let entitled = Box::pin(desk.await_entries(&mut caller, &mut changes, false)).await;
             let entitled = entitled.and_then(|(snapshot, entries)| Ok((snapshot, select(entries, wanted.as_ref())?)));
             let (snapshot, entries) = match entitled {
                 Ok(found) => found,
