@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use http::Extensions;
+use identity::digest;
 use runtime::admin::{Admin, AdminParts};
 use runtime::clock::{Clock, rfc3339};
 use runtime::listen::{self, ListenError};
@@ -194,6 +195,8 @@ impl Settings {
     /// When something on this machine is not as the settings say.
     pub fn build(self, logs: LogControl) -> Result<Agent, BuildError> {
         self.validate()?;
+        // Beside what follows; see `generator_ready`.
+        std::thread::spawn(digest::random::<1>);
         runtime::process::raise_open_files();
         store::make_dir(&self.data_dir).map_err(|source| BuildError::DataDir { dir: self.data_dir.clone(), source })?;
         let clock = Clock::system();
@@ -266,6 +269,7 @@ impl Agent {
             tasks.spawn("files", keeper.run(shutdown.clone()));
         }
         spawn_local_apis(&mut tasks, self.sockets, &settings, self.launches, &own, &desk);
+        generator_ready().await;
         let node = node(&settings, ca.clone(), own.clone(), self.trust.clone(), clock, numbers.clone());
         let trusting = self.trust.complete(&state, &shutdown).await.map_err(RunError::from);
         let started = match trusting {
@@ -320,6 +324,12 @@ impl Agent {
             shutdown: shutdown.clone(),
         })
     }
+}
+
+/// Waits for the first random number. It takes tens of milliseconds, because the generator measures the processor for noise first;
+/// workloads are served meanwhile.
+async fn generator_ready() {
+    let _ = tokio::task::spawn_blocking(digest::random::<1>).await;
 }
 
 fn node(
