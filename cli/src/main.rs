@@ -5,6 +5,7 @@ mod bundle_message;
 mod ca_client;
 mod demo;
 mod exit;
+mod memory;
 mod output;
 mod reasons;
 mod registration;

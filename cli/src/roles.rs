@@ -11,6 +11,7 @@ use runtime::shutdown::Shutdown;
 
 use crate::args::{CaSignerArgs, RoleArgs};
 use crate::exit::{Exit, Failure, chain};
+use crate::memory;
 use crate::output;
 
 /// `kasbah ca run`.
@@ -20,7 +21,7 @@ pub(crate) fn ca(args: &RoleArgs) -> Result<(), Failure> {
 
 /// `kasbah agent run`. One thread answers thousands of workloads; each further one would keep memory of its own.
 pub(crate) fn agent(args: &RoleArgs) -> Result<(), Failure> {
-    give_back_at_once();
+    memory::give_back_at_once();
     serve("agent", args, Threads::One, |s: &agent::Settings| s.validate().map_err(|e| chain(&e)), agent::run)
 }
 
@@ -48,19 +49,6 @@ pub(crate) fn signer(args: &CaSignerArgs) -> Result<(), Failure> {
         let served = ca::serve_signer(&args.keys, &args.socket, args.mode, shutdown).await;
         served.map_err(|e| Failure::refused(Exit::Failed, e.reason(), chain(&e)))
     })
-}
-
-/// Has the allocator give pages back to the system when they become free. By itself it waits for a second and then for the next
-/// allocation, which an agent whose workloads have left may not make for a long time.
-#[allow(unsafe_code, reason = "the allocator's options can only be set by a call into C")]
-fn give_back_at_once() {
-    unsafe extern "C" {
-        fn mi_option_set(option: std::ffi::c_int, value: std::ffi::c_long);
-    }
-    /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds.
-    const PURGE_DELAY: std::ffi::c_int = 15;
-    // SAFETY: a store into the options of the allocator that this program is linked with, while there is only one thread.
-    unsafe { mi_option_set(PURGE_DELAY, 0) };
 }
 
 enum Threads {
@@ -105,6 +93,7 @@ where
     let executor = builder.enable_all().build()?;
     executor.block_on(async {
         let shutdown = Shutdown::on_signals()?;
+        tokio::spawn(memory::forget_the_start());
         run(settings, logs, shutdown).await.map_err(|e| Failure::failed(chain(&e)))
     })
 }
