@@ -30,7 +30,7 @@ pub(crate) fn run(words: &[&str]) -> Result<bool> {
 async fn measure(options: &Options) -> Result<Report> {
     let floor = floor::measure(options.time)?;
     let authority = Authority::start().await?;
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(START).await;
     let idle_mib = Usage::of(authority.pid())?.resident_mib;
     let idle_cpu_ms = idle(&authority, options).await?;
     let node = authority.join(NODE).await?;
@@ -78,5 +78,5 @@ async fn median(
 }
 
 const NODE: &str = "/node/bench";
-/// After the start caches and the allocator come to rest.
-const SETTLE: std::time::Duration = std::time::Duration::from_secs(2);
+/// By then the authority has let go of what only its start needed.
+const START: std::time::Duration = std::time::Duration::from_secs(8);

@@ -5,12 +5,13 @@ use std::time::Duration;
 use super::Fetch;
 use super::changes::Changes;
 use super::streams::Streams;
+use crate::ca::Usage;
 use crate::measure::Environment;
 
 /// Everything that was measured.
 pub(super) struct Report {
-    pub(super) idle_mib: f64,
-    pub(super) full_mib: f64,
+    pub(super) idle: Usage,
+    pub(super) full: Usage,
     pub(super) workloads: usize,
     pub(super) fetch: Fetch,
     pub(super) streams: Streams,
@@ -37,10 +38,10 @@ impl Report {
     pub(super) fn goals(&self) -> Vec<Goal> {
         let millis = |time: Duration| time.as_secs_f64() * 1e3;
         let goal = |name, value, max, unit| Goal { name, value, max, unit };
-        let per_entry = (self.full_mib - self.idle_mib).max(0.0) * 1024.0 / self.workloads.max(1) as f64;
+        let per_entry = (self.full.own_mib - self.idle.own_mib).max(0.0) * 1024.0 / self.workloads.max(1) as f64;
         let changes = &self.changes;
         vec![
-            goal("memory at rest, one workload", self.idle_mib, 12.0, "MiB"),
+            goal("memory at rest, one workload", self.idle.resident_mib, 12.0, "MiB"),
             goal("memory per entry with its SVID", per_entry, 4.0, "kB"),
             goal("memory per open stream", self.streams.kb_each, 10.0, "kB"),
             goal("connect, first SVID, close: agent's CPU", self.fetch.cpu_micros, 200.0, "µs"),

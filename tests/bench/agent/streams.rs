@@ -18,7 +18,7 @@ pub(super) struct Streams {
 
 #[allow(clippy::cast_precision_loss, reason = "counts of a few thousand")]
 pub(super) async fn measure(site: &Site, count: usize) -> Result<Streams> {
-    let before = site.usage()?.resident_mib;
+    let before = site.usage()?.own_mib;
     let mut holders = Vec::new();
     let mut left = count;
     while left > 0 {
@@ -27,13 +27,13 @@ pub(super) async fn measure(site: &Site, count: usize) -> Result<Streams> {
         left -= some;
     }
     tokio::time::sleep(SETTLE).await;
-    let open = site.usage()?.resident_mib;
+    let open = site.usage()?.own_mib;
     for mut holder in holders {
         drop(holder.stdin.take());
         holder.wait()?;
     }
     tokio::time::sleep(SETTLE).await;
-    let after = site.usage()?.resident_mib;
+    let after = site.usage()?.own_mib;
     let grown = (open - before).max(0.0);
     let given_back = if grown > 0.0 { ((open - after) / grown).clamp(0.0, 1.0) } else { 1.0 };
     Ok(Streams { kb_each: grown * 1024.0 / count as f64, given_back })

@@ -8,12 +8,16 @@ use anyhow::{Context, Result};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
     pub(crate) cpu: Duration,
+    /// Everything that is mapped, with the pages of the program, which processes share.
     pub(crate) resident_mib: f64,
+    /// Its own data alone.
+    pub(crate) own_mib: f64,
 }
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> Result<Self> {
-        Ok(Self { cpu: cpu(pid)?, resident_mib: resident_mib(pid)? })
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+        Ok(Self { cpu: cpu(pid)?, resident_mib: mib(&status, "VmRSS:")?, own_mib: mib(&status, "RssAnon:")? })
     }
 }
 
@@ -28,9 +32,8 @@ fn cpu(pid: u32) -> Result<Duration> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "megabytes")]
-fn resident_mib(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+fn mib(status: &str, name: &'static str) -> Result<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).context(name)?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib as f64 / 1024.0)
 }
