@@ -6,7 +6,7 @@ mod grpc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use identity::{CertificateDer, TrustBundle, TrustDomain};
+use identity::{CertificateDer, TrustBundle, TrustDomain, renewal};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
@@ -30,6 +30,14 @@ pub enum CaError {
         message: String,
         /// Why there is no connection, if there is none.
         reason: Option<&'static str>,
+    },
+    /// The CA has too much to do, or too much comes from this node's address: try again, but not before.
+    #[error("the CA asks to come again later: {message}")]
+    Busy {
+        /// Its text.
+        message: String,
+        /// How long it wants to be left alone.
+        wait: Duration,
     },
     /// The CA says no.
     #[error("the CA refuses: {message}")]
@@ -63,6 +71,7 @@ impl CaError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Unavailable { reason, .. } => reason.unwrap_or("CA_UNAVAILABLE"),
+            Self::Busy { .. } => "CA_BUSY",
             Self::Refused { .. } => "CA_REFUSED",
             Self::Unsupported => "CA_UNSUPPORTED",
             Self::ClockAhead { .. } => "CLOCK_AHEAD",
@@ -73,6 +82,19 @@ impl CaError {
     /// The CA cannot be reached, for a reason in words only.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::Unavailable { message: message.into(), reason: None }
+    }
+
+    /// How long to wait after so many failures in a row: as it doubles from `base` to `max`, or as long as the CA wants to be left
+    /// alone, and then not with everybody else at the same moment.
+    pub(crate) fn retry_wait(&self, failures: u32, base: Duration, max: Duration, dice: f64) -> Duration {
+        let max = if matches!(self, Self::Busy { .. }) { max.max(BUSY_WAIT_MAX) } else { max };
+        let asked = self.asked_wait().mul_f64(1.0 + dice.clamp(0.0, 1.0));
+        renewal::retry_wait(failures, base, max, dice).max(asked)
+    }
+
+    /// How long the CA wants to be left alone.
+    pub(crate) fn asked_wait(&self) -> Duration {
+        if let Self::Busy { wait, .. } = self { *wait } else { Duration::ZERO }
     }
 
     /// The CA's reason code, if it said no and gave one.
@@ -105,6 +127,10 @@ impl From<Status> for CaError {
         let message: String = status.message().chars().take(MESSAGE_CHARS_MAX).collect();
         match status.code() {
             Code::Unimplemented => Self::Unsupported,
+            Code::ResourceExhausted => {
+                let hint = tonic_types::StatusExt::get_details_retry_info(&status).and_then(|hint| hint.retry_delay);
+                Self::Busy { message, wait: hint.unwrap_or_default().min(HINT_MAX) }
+            }
             Code::InvalidArgument
             | Code::PermissionDenied
             | Code::Unauthenticated
@@ -210,3 +236,10 @@ pub(crate) trait Ca: Send + Sync {
 pub(crate) const CALL_WAIT_MAX: Duration = Duration::from_secs(10);
 pub(crate) const CALL_WAIT_MIN: Duration = Duration::from_secs(2);
 const MESSAGE_CHARS_MAX: usize = 500;
+/// How far the pause between attempts grows at a CA that has too much to do.
+const BUSY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// The longest wait that the CA may ask for.
+const HINT_MAX: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests;

@@ -38,6 +38,10 @@ pub(crate) struct FakeCa {
     pub(crate) wrong_id: AtomicBool,
     pub(crate) token: Mutex<Option<String>>,
     pub(crate) joins: AtomicUsize,
+    /// When agents tried to join.
+    pub(crate) attempts: Mutex<Vec<SystemTime>>,
+    /// How long it wants to be left alone by those who join; at once when absent.
+    pub(crate) asked_wait: Mutex<Option<Duration>>,
     /// The CA has forgotten this agent.
     pub(crate) evicted: AtomicBool,
     /// Whether the CA lets nodes come back with their last SVID.
@@ -105,6 +109,8 @@ impl FakeCa {
             wrong_id: AtomicBool::new(false),
             token: Mutex::default(),
             joins: AtomicUsize::new(0),
+            attempts: Mutex::default(),
+            asked_wait: Mutex::default(),
             evicted: AtomicBool::new(false),
             old_svids: AtomicBool::new(false),
             batches: Mutex::default(),
@@ -202,6 +208,10 @@ pub(crate) fn refused(code: Code) -> CaError {
 impl Ca for FakeCa {
     async fn attest(&self, evidence: &mut Evidence, csr: Vec<u8>) -> Result<Chain, CaError> {
         self.reach()?;
+        self.attempts.lock().unwrap().push(self.clock.now());
+        if let Some(wait) = *self.asked_wait.lock().unwrap() {
+            return Err(CaError::Busy { message: "too many".into(), wait });
+        }
         if evidence.kind == crate::evidence::OLD_SVID {
             return self.come_back(&evidence.payload, &csr);
         }

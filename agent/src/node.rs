@@ -299,7 +299,7 @@ impl Node {
 
     /// Renews the agent's own SVID until `shutdown`.
     pub(crate) async fn keep_fresh(self, shutdown: Shutdown) {
-        let mut failures = 0_u32;
+        let (mut failures, mut asked) = (0_u32, Duration::ZERO);
         loop {
             let Some(own) = self.identity.own.load_full() else { return };
             let (now, not_after) = (self.clock.now(), own.svid.not_after());
@@ -308,7 +308,7 @@ impl Node {
             let due = if failures == 0 {
                 due
             } else {
-                now + retry_wait(failures, RETRY_WAIT_BASE, wait_max(left), dice::roll())
+                now + retry_wait(failures, RETRY_WAIT_BASE, wait_max(left), dice::roll()).max(asked)
             };
             if shutdown.unless(self.until_due(due, failures == 0)).await.is_none() {
                 return;
@@ -323,8 +323,11 @@ impl Node {
                     warn_renewal(&error, not_after);
                     match shutdown.unless(self.rejoin(&error, not_after)).await {
                         None => return,
-                        Some(true) => 0,
-                        Some(false) => failures.saturating_add(1),
+                        Some(Ok(())) => 0,
+                        Some(Err(wait)) => {
+                            asked = wait;
+                            failures.saturating_add(1)
+                        }
                     }
                 }
             };
@@ -391,7 +394,7 @@ impl Node {
             self.trust.look_again(&error, &self.identity.state).await;
             failures += 1;
             tracing::warn!(%error, reason = error.reason(), failures, "cannot join yet, trying again");
-            let wait = retry_wait(failures, RETRY_WAIT_BASE, JOIN_RETRY_MAX, dice::roll());
+            let wait = error.retry_wait(failures, RETRY_WAIT_BASE, JOIN_RETRY_MAX, dice::roll());
             if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
                 return Ok(());
             }
@@ -440,26 +443,23 @@ impl Node {
     }
 
     /// After a renewal that failed: joins anew, when the SVID has run out or the CA knows it no longer, and there is
-    /// evidence that may be shown again. No person is needed.
-    async fn rejoin(&self, error: &CaError, not_after: SystemTime) -> bool {
+    /// evidence that may be shown again. No person is needed. Otherwise answers how long the CA wants to be left alone.
+    async fn rejoin(&self, error: &CaError, not_after: SystemTime) -> Result<(), Duration> {
         self.trust.look_again(error, &self.identity.state).await;
         // An SVID that has run out, or whose root has gone, opens no connection by which it could be renewed.
         let useless = not_after <= self.clock.now() || !self.identity.is_clean();
         if !error.is_refusal() && !useless {
-            return false;
+            return Err(error.asked_wait());
         }
         let joined = match self.identity.svid().filter(|_| useless) {
             Some(old) => self.come_back(Some(&old)).await,
             None if self.evidence.is_repeatable() => self.attest().await,
-            None => return false,
+            None => return Err(error.asked_wait()),
         };
-        match joined {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(reason = error.reason(), error = chain_text(&error), "cannot join anew, trying again");
-                false
-            }
-        }
+        joined.map_err(|error| {
+            tracing::warn!(reason = error.reason(), error = chain_text(&error), "cannot join anew, trying again");
+            if let JoinError::Away(error) = error { error.asked_wait() } else { Duration::ZERO }
+        })
     }
 
     /// An agent's ID lies below `/spire/agent` of our trust domain.

@@ -74,6 +74,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "See that the disk is not full and data_dir writable; serving goes on meanwhile.",
     ),
     doc("CA_BAD_ANSWER", "The CA's answer breaks the protocol.", "Compare the versions of agent and CA."),
+    doc(
+        "CA_BUSY",
+        "The CA has too much to do, or too much came from this node's address.",
+        "Nothing to do; the agent tries again as the CA asks. If it lasts, see address_limits at the CA.",
+    ),
     doc("CA_REFUSED", "The CA says no; its own words stand beside the code.", "Look at the CA's log for its reason."),
     doc(
         "CA_UNAVAILABLE",

@@ -74,7 +74,7 @@ impl TrustError {
     pub(crate) fn is_away(&self) -> bool {
         match self {
             Self::Fetch(error) => !matches!(error, FetchError::Url { .. }),
-            Self::Ca(error) => matches!(error, CaError::Unavailable { .. }),
+            Self::Ca(error) => matches!(error, CaError::Unavailable { .. } | CaError::Busy { .. }),
             Self::File { .. } | Self::Content { .. } | Self::Pin { .. } => false,
         }
     }
@@ -212,7 +212,11 @@ impl Trust {
             };
             failures += 1;
             tracing::warn!(%error, reason = error.reason(), failures, "no roots yet, trying again");
-            let wait = identity::renewal::retry_wait(failures, RETRY_WAIT_BASE, RETRY_WAIT_MAX, dice::roll());
+            let (base, max) = (RETRY_WAIT_BASE, RETRY_WAIT_MAX);
+            let wait = match &error {
+                TrustError::Ca(error) => error.retry_wait(failures, base, max, dice::roll()),
+                _ => identity::renewal::retry_wait(failures, base, max, dice::roll()),
+            };
             if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
                 return Ok(());
             }

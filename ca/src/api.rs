@@ -317,6 +317,10 @@ impl Api {
         self.certifier.counts.request(rpc, refusal.map_or("", Refusal::reason));
         match refusal {
             None => tracing::debug!(rpc, caller = caller.name(), "request answered"),
+            // Its own log line speaks for many.
+            Some(refusal @ Refusal::AddressLimited { .. }) => {
+                self.certifier.refusals.add(caller, audit::action_of(rpc), "", refusal.reason(), self.certifier.now());
+            }
             Some(Refusal::Store(error)) => {
                 tracing::error!(rpc, caller = caller.name(), reason = error.reason(), error = ?error, "request failed");
             }

@@ -6,6 +6,7 @@ use identity::spiffe_id::{SpiffeId, TrustDomain};
 use runtime::clock::{self, Clock};
 use runtime::shutdown::Shutdown;
 
+use crate::address_limits::AddressLimits;
 use crate::attest::Attestors;
 use crate::audit::Refusals;
 use crate::authorities::{Authorities, counted};
@@ -33,6 +34,8 @@ pub(crate) struct Certifier {
     /// `iss` of JWT-SVIDs.
     pub(crate) jwt_issuer: Option<String>,
     pub(crate) attestors: Attestors,
+    /// What strangers may ask for.
+    pub(crate) address_limits: AddressLimits,
     pub(crate) store: Store,
     pub(crate) authorities: Authorities,
     pub(crate) log: TransparencyLog,

@@ -21,6 +21,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
+use crate::audit::Source;
 use crate::certifier::Certifier;
 use crate::issue::{IssuedX509, X509Order};
 use crate::metrics::CsrCounts;
@@ -52,7 +53,7 @@ impl CsrService {
         if let Some(holder) = holder.filter(|_| request.metadata().get("authorization").is_none()) {
             return self.renew(&holder, request.into_inner()).await;
         }
-        let account = self.caller(request.metadata())?;
+        let account = self.caller(Source::of(request.extensions()), request.metadata())?;
         let message = request.into_inner();
         check_signer(&message)?;
         let (id, entry_id) = match impersonated(&message, &account)? {
@@ -92,9 +93,17 @@ impl CsrService {
         Ok(IstioCertificateResponse { cert_chain: self.cert_chain(&issued) })
     }
 
-    fn caller(&self, metadata: &MetadataMap) -> Result<ServiceAccount, Refusal> {
-        let token = bearer(metadata).map_err(Refusal::Token)?;
-        self.accounts.verify(token, self.certifier.now()).map_err(Refusal::Token)
+    fn caller(&self, source: Source, metadata: &MetadataMap) -> Result<ServiceAccount, Refusal> {
+        self.certifier.stranger(source)?;
+        self.certifier.may_try(source)?;
+        let verified = bearer(metadata).and_then(|token| self.accounts.verify(token, self.certifier.now()));
+        let account = verified.map_err(Refusal::Token).inspect_err(|refusal| {
+            if refusal.disproves() {
+                self.certifier.address_limits.refused(source);
+            }
+        })?;
+        self.certifier.address_limits.proved(source);
+        Ok(account)
     }
 
     /// Seconds; none asked for is the default, too much is cut to the maximum.
@@ -128,6 +137,8 @@ impl CsrService {
             Refusal::Token(_) | Refusal::Impersonation | Refusal::Renewal => {
                 CsrCounts::count(&counts.csr().authentication_failures);
             }
+            // Its own log line speaks for many.
+            Refusal::AddressLimited { .. } => return,
             Refusal::Csr(_) => CsrCounts::count(&counts.csr().parsing_errors),
             _ => CsrCounts::count(&counts.csr().signing_errors),
         }

@@ -11,6 +11,7 @@
 //! - What is handed out was recorded before; what was acknowledged survives the loss of process and power.
 //! - Private keys of authorities are on the disk only in sealed form.
 
+mod address_limits;
 mod agent;
 mod api;
 mod attest;
@@ -58,6 +59,7 @@ mod web;
 use runtime::logs::LogControl;
 use runtime::shutdown::Shutdown;
 
+pub use address_limits::AddressLimitSettings;
 pub use attest::{
     AgentIdSource, AttestError, HttpChallenge, KubernetesCluster, KubernetesPsat, NodeAttestors, OidcIssuer, OidcJwt,
     OldSvid, X509Pop, X509PopMode,

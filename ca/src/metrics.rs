@@ -14,6 +14,7 @@ use runtime::metrics::Metrics;
 pub(crate) struct Counts {
     issuance: Family<IssuanceLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
+    address_limited: Family<LimitLabels, Counter>,
     /// SVIDs on record, of all times.
     recorded: Arc<AtomicU64>,
     csr: Arc<CsrCounts>,
@@ -30,6 +31,11 @@ struct IssuanceLabels {
 struct RequestLabels {
     rpc: &'static str,
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabels {
+    limit: &'static str,
 }
 
 /// Istio's families; dashboards ask for exactly these names.
@@ -78,6 +84,8 @@ impl Counts {
         metrics.register(|registry| {
             registry.register("issuance", "SVIDs issued or refused", self.issuance.clone());
             registry.register("ca_requests", "Requests answered, by rpc and reason", self.requests.clone());
+            let help = "Requests of callers without a certificate refused because of their address, by limit";
+            registry.register("ca_address_limited", help, self.address_limited.clone());
         });
         let csr = self.csr.clone();
         metrics.add_source(Arc::new(move |out| {
@@ -109,6 +117,11 @@ impl Counts {
     /// `reason` is empty for a request that was answered.
     pub(crate) fn request(&self, rpc: &'static str, reason: &'static str) {
         self.requests.get_or_create(&RequestLabels { rpc, reason }).inc();
+    }
+
+    /// An address had used up this limit.
+    pub(crate) fn address_limited(&self, limit: &'static str) {
+        self.address_limited.get_or_create(&LimitLabels { limit }).inc();
     }
 
     pub(crate) fn csr(&self) -> &CsrCounts {

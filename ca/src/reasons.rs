@@ -19,6 +19,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Add the network to allowed_networks if nodes live there; otherwise look at the name's DNS records.",
     ),
     doc(
+        "ADDRESS_RATE_LIMITED",
+        "From one address came more requests without a certificate, or more that proves nothing, than address_limits allow.",
+        "Wait as long as the answer says; raise address_limits if many nodes share the address, otherwise find out who guesses there.",
+    ),
+    doc(
         "AGENT_ALREADY_ATTESTED",
         "A node came a second time whose attestor admits each node once.",
         "If it is the same machine set up anew, run kasbah node evict; otherwise somebody else tries to be it.",

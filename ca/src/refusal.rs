@@ -3,6 +3,8 @@
 //! A permanent refusal is never `Internal` or `Unavailable`: clients repeat those, so each refusal would cost several
 //! requests. What goes away by itself is `Unavailable`.
 
+use std::time::Duration;
+
 use identity::authority::AuthorityError;
 use identity::csr::CsrError;
 use identity::spiffe_id::SpiffeIdError;
@@ -13,6 +15,7 @@ use proto::spire::api::types::PermissionDeniedDetails;
 use proto::spire::api::types::permission_denied_details::Reason as DeniedReason;
 use tonic::{Code, Status};
 
+use crate::address_limits;
 use crate::attest::AttestError;
 use crate::authorities::{AuthoritiesError, StepError};
 use crate::clock_watch::ClockJump;
@@ -29,6 +32,12 @@ pub enum Refusal {
     /// No client certificate where one is needed.
     #[error("authorization denied: the caller shows no client certificate")]
     CallerUnknown,
+    /// The caller's address has used up its share.
+    #[error("too many requests without a certificate, or too much that proves nothing, from this address; try again in {} s", wait.as_secs())]
+    AddressLimited {
+        /// How long until there is room again.
+        wait: Duration,
+    },
     /// The caller is no node.
     #[error("authorization denied: the caller is no agent")]
     CallerNotAgent,
@@ -298,6 +307,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::CallerUnknown => "CLIENT_CERTIFICATE_MISSING",
+            Self::AddressLimited { .. } => address_limits::REASON,
             Self::CallerNotAgent => "CALLER_NOT_AGENT",
             Self::CallerNotDownstream => "CALLER_NOT_DOWNSTREAM",
             Self::CallerNotAdmin { .. } => "CALLER_NOT_ADMIN",
@@ -369,7 +379,9 @@ impl Refusal {
     /// The gRPC code.
     pub fn code(&self) -> Code {
         match self {
-            Self::Policy(PolicyRefusal { retry_after: Some(_), .. }) => Code::ResourceExhausted,
+            Self::AddressLimited { .. } | Self::Policy(PolicyRefusal { retry_after: Some(_), .. }) => {
+                Code::ResourceExhausted
+            }
             Self::Policy(_)
             | Self::CallerUnknown
             | Self::CallerNotAgent
@@ -443,6 +455,17 @@ impl Refusal {
     pub fn item_status(&self) -> proto::spire::api::types::Status {
         let message = runtime::refusal::item_text(self.reason(), &self.to_string());
         proto::spire::api::types::Status { code: self.code() as i32, message }
+    }
+
+    /// Whether a node showed something that proves nothing. Who it is was clear in other cases, or is not judged yet.
+    pub(crate) fn disproves(&self) -> bool {
+        match self {
+            Self::Attestation(AttestError::OldSvidUnknown | AttestError::OldSvidTooOld) => false,
+            Self::Attestation(error) => error.code() != Code::Unavailable,
+            Self::Token(error) => !matches!(error, TokenError::KeysUnavailable { .. }),
+            Self::AttestationIncomplete(_) | Self::JoinTokenExpired => true,
+            _ => false,
+        }
     }
 
     /// What an agent reads to know whether it must attest again.
@@ -536,7 +559,9 @@ fn whole(error: &dyn std::error::Error) -> String {
 impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let status = runtime::refusal::status(refusal.code(), refusal.reason(), refusal.to_string());
-        if let Refusal::Policy(PolicyRefusal { retry_after: Some(wait), .. }) = &refusal {
+        if let Refusal::AddressLimited { wait } | Refusal::Policy(PolicyRefusal { retry_after: Some(wait), .. }) =
+            &refusal
+        {
             return with_detail(&status, RETRY_TYPE, &retry_info(*wait));
         }
         match refusal.denied_reason() {
@@ -552,7 +577,7 @@ fn with_denied_reason(status: &Status, reason: DeniedReason) -> Status {
 }
 
 /// When asking again makes sense, as `google.rpc.RetryInfo`.
-fn retry_info(wait: std::time::Duration) -> tonic_types::pb::RetryInfo {
+fn retry_info(wait: Duration) -> tonic_types::pb::RetryInfo {
     let seconds = i64::try_from(wait.as_secs()).unwrap_or(i64::MAX);
     let nanos = i32::try_from(wait.subsec_nanos()).unwrap_or(0);
     tonic_types::pb::RetryInfo { retry_delay: Some(prost_types::Duration { seconds, nanos }) }

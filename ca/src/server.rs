@@ -19,6 +19,7 @@ use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
 use tokio::net::{TcpListener, UnixListener};
 
+use crate::address_limits::{self, AddressLimits};
 use crate::api::{Api, Origin, ServerFacts};
 use crate::attest::Attestors;
 use crate::audit::{LocalPeer, Refusals};
@@ -221,6 +222,7 @@ impl Settings {
             ttls: Ttls::of(&self),
             jwt_issuer: self.oidc_issuer.clone(),
             attestors,
+            address_limits: AddressLimits::new(self.address_limits),
             store,
             authorities,
             log,
@@ -382,23 +384,25 @@ fn spawn_services(
             CsrService::new(certifier.clone(), accounts, settings.istio.clone()).routes().prepare().into_axum_router();
         tasks.spawn("istio csr", tls(listener, source.clone(), ClientAuth::Optional, router, shutdown.clone()));
     }
+    let pages = |router| address_limits::pages(certifier.clone(), router);
     if let Some(listener) = listeners.bundle_endpoint {
-        let router = endpoint::router(certifier.clone(), settings.federation.serve_map);
+        let router = pages(endpoint::router(certifier.clone(), settings.federation.serve_map));
         tasks.spawn("bundle endpoint", tls(listener, source.clone(), ClientAuth::None, router, shutdown.clone()));
     }
     if let Some((listener, certificate)) = listeners.web_endpoint {
-        let router = endpoint::router(certifier.clone(), settings.federation.serve_map);
+        let router = pages(endpoint::router(certifier.clone(), settings.federation.serve_map));
         let (asked, kept) = (shutdown.clone(), certificate.clone());
         tasks.spawn("web certificate", async move { asked.unless(kept.keep_read()).await.unwrap_or_default() });
         tasks.spawn("web bundle endpoint", certificate.serve(listener, router, shutdown.clone()));
     }
     if let Some(listener) = listeners.revocation {
-        let pages = revocation::router(certifier.clone());
-        tasks.spawn("revocation", serve::tcp(listener, pages, Limits::default(), shutdown.clone()));
+        let router = pages(revocation::router(certifier.clone()));
+        tasks.spawn("revocation", serve::tcp(listener, router, Limits::default(), shutdown.clone()));
     }
     if let (Some(listener), Some(addr)) = (listeners.oidc, addresses.oidc) {
         let issuer = settings.oidc_issuer.clone().unwrap_or_else(|| format!("http://{addr}"));
-        tasks.spawn("oidc", serve::tcp(listener, web::oidc(certifier.clone(), &issuer), Limits::default(), shutdown));
+        let router = pages(web::oidc(certifier.clone(), &issuer));
+        tasks.spawn("oidc", serve::tcp(listener, router, Limits::default(), shutdown));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use identity::spiffe_id::TrustDomain;
 use serde::{Deserialize, Serialize};
 
+use crate::address_limits::AddressLimitSettings;
 use crate::attest::{AttestorProblem, NodeAttestors};
 use crate::custody::CustodySettings;
 use crate::federation::FederationSettings;
@@ -100,6 +101,9 @@ pub struct Settings {
     /// How nodes prove what they are.
     #[serde(default)]
     pub node_attestors: NodeAttestors,
+    /// What an address may ask for whose callers have proven nothing yet.
+    #[serde(default)]
+    pub address_limits: AddressLimitSettings,
     /// Other names of this mesh, while it moves between trust domains: every workload gets their bundles.
     #[serde(default)]
     pub trust_domain_aliases: Vec<TrustDomain>,
@@ -248,6 +252,7 @@ impl Settings {
             service_account_issuers: Vec::new(),
             istio: IstioSettings::default(),
             node_attestors: NodeAttestors::default(),
+            address_limits: AddressLimitSettings::default(),
             trust_domain_aliases: Vec::new(),
             federation: FederationSettings::default(),
             revocation: crate::revocation::RevocationSettings::default(),

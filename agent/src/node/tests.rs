@@ -94,6 +94,45 @@ async fn a_ca_that_is_away_is_waited_for() {
     assert!(joined.is_ok());
 }
 
+/// However long the CA is busy, no attempt comes before the CA wants it, and the agent joins when it may.
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_asks_to_wait_is_left_alone_that_long() {
+    let scene = Scene::new();
+    *scene.token("t").ca.asked_wait.lock().unwrap() = Some(Duration::from_secs(20));
+    let done = async {
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        *scene.ca.asked_wait.lock().unwrap() = None;
+    };
+    let (joined, ()) = tokio::join!(scene.start(), done);
+    assert!(joined.is_ok());
+    assert_left_alone(&scene.ca, Duration::from_secs(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_lost_its_svid_waits_as_the_ca_asks() {
+    let scene = Scene::new();
+    let node = scene.kubernetes_node();
+    node.start(&Shutdown::new()).await.unwrap();
+    let identity = node.identity.clone();
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    *scene.ca.asked_wait.lock().unwrap() = Some(Duration::from_secs(45));
+    scene.ca.evicted.store(true, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(2 * 3600)).await;
+    assert_left_alone(&scene.ca, Duration::from_secs(45));
+    *scene.ca.asked_wait.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert!(identity.svid().unwrap().not_after() > scene.clock.now());
+}
+
+#[track_caller]
+fn assert_left_alone(ca: &FakeCa, wait: Duration) {
+    let attempts = ca.attempts.lock().unwrap();
+    let pauses = attempts.windows(2).map(|pair| pair[1].duration_since(pair[0]).unwrap());
+    let least = pauses.min().unwrap();
+    assert!(least >= wait, "{least:?} between two of {} attempts", attempts.len());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_damaged_file_counts_as_no_svid() {
     let scene = Scene::new();

@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::agent::{csr_of, sign};
 use super::svid::x509_message;
-use super::{Api, Caller, next_message};
+use super::{Api, Caller, Who, next_message};
 use crate::agent::Agent;
 use crate::attest::{AttestError, Attested, Respondent, World, old_svid};
 use crate::audit::Act;
@@ -34,7 +34,7 @@ pub(super) fn serve(
 ) -> impl Stream<Item = Result<AttestAgentResponse, Status>> {
     async_stream::stream! {
         let (ask, mut asked) = mpsc::channel(1);
-        let work = tokio::time::timeout(ATTESTATION_WAIT_MAX, admit(&api.certifier, &caller, messages, ask));
+        let work = tokio::time::timeout(ATTESTATION_WAIT_MAX, attempt(&api.certifier, &caller, messages, ask));
         tokio::pin!(work);
         let outcome = loop {
             let challenge = tokio::select! {
@@ -44,6 +44,7 @@ pub(super) fn serve(
             };
             yield Ok(AttestAgentResponse { step: Some(Step::Challenge(challenge)) });
         };
+        held_against(&api.certifier, &caller, outcome.as_ref().err());
         api.note("AttestAgent", &caller, outcome.as_ref().err());
         yield outcome.map(|result| AttestAgentResponse { step: Some(Step::Result(result)) }).map_err(Status::from);
     }
@@ -78,6 +79,26 @@ impl Respondent for Peer {
             Some(attest_agent_request::Step::ChallengeResponse(_)) => Err(AttestError::AnswerMalformed("is too large")),
             Some(attest_agent_request::Step::Params(_)) | None => Err(AttestError::Unanswered),
         }
+    }
+}
+
+/// Evidence is looked at as long as not too much from the same address proved nothing.
+async fn attempt(
+    certifier: &Certifier,
+    caller: &Caller,
+    messages: Streaming<AttestAgentRequest>,
+    ask: mpsc::Sender<Vec<u8>>,
+) -> Result<attest_agent_response::Result, Refusal> {
+    certifier.may_try(caller.source)?;
+    admit(certifier, caller, messages, ask).await
+}
+
+fn held_against(certifier: &Certifier, caller: &Caller, refusal: Option<&Refusal>) {
+    match refusal {
+        Some(refusal) if refusal.disproves() => certifier.address_limits.refused(caller.source),
+        // Only a stranger's request was counted.
+        None if matches!(caller.who, Who::Unknown) => certifier.address_limits.proved(caller.source),
+        _ => (),
     }
 }
 

@@ -9,6 +9,7 @@ mod registration;
 mod rights;
 mod rotation;
 mod spire;
+mod strangers;
 mod wit;
 
 use std::collections::BTreeMap;

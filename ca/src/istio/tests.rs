@@ -23,10 +23,15 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut crate::Settings)) -> Self {
         let issuer = TokenIssuer::new();
         let ca = Running::start_with(|settings| {
             settings.istio_csr = Some("127.0.0.1:0".parse().unwrap());
             settings.service_account_issuers = vec![issuer.settings()];
+            change(settings);
         });
         Self { ca: ca.await, issuer }
     }
@@ -67,6 +72,25 @@ impl Mesh {
 fn svid_of(chain: &[String], key: PrivateKey) -> X509Svid {
     let chain = chain[..chain.len() - 1].iter().flat_map(|text| pem::decode_certificates(text.as_bytes()).unwrap());
     X509Svid::from_parts(chain.collect(), key).unwrap()
+}
+
+#[tokio::test]
+async fn tokens_that_prove_nothing_are_held_against_the_address_and_others_are_not() {
+    let limits = crate::AddressLimitSettings { requests_per_minute: 10, refusals_per_minute: 5 };
+    let mesh = Mesh::start_with(|settings| settings.address_limits = limits).await;
+    let first = PrivateKey::generate_p256().unwrap();
+    let chain = mesh.ask(Some(&mesh.bearer()), request(&first)).await.unwrap();
+    for _ in 0..20 {
+        mesh.ask(Some(&mesh.bearer()), request(&first)).await.unwrap();
+    }
+    for _ in 0..5 {
+        assert_eq!(mesh.ask(Some("Bearer x.y.z"), request(&first)).await.unwrap_err().code(), Code::Unauthenticated);
+    }
+    let refused = mesh.ask(Some(&mesh.bearer()), request(&first)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(reason(Err::<(), _>(refused)), "ADDRESS_RATE_LIMITED");
+    let second = PrivateKey::generate_p256().unwrap();
+    assert!(mesh.ask_as(svid_of(&chain, first), request(&second)).await.is_ok(), "by its certificate it goes on");
 }
 
 async fn a_certificate_is_renewed_by_showing_it_and_nothing_else_is() {

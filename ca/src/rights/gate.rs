@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::approvals;
 use super::table::{self, Call, Need};
-use crate::api::{Api, Caller};
+use crate::api::{Api, Caller, Who};
 use crate::refusal::Refusal;
 
 /// Lets a request through to its service, with its [`Call`] as an extension.
@@ -30,6 +30,9 @@ async fn pass(api: &Api, call: &'static Call, request: Request) -> Result<Reques
         api.note(name_of(call), &caller, Some(&refusal));
         Status::from(refusal).into_http()
     };
+    if matches!(caller.who, Who::Unknown) {
+        stranger(api, &caller, call).map_err(refuse)?;
+    }
     if call.need == Need::Member {
         api.member(&caller).map_err(refuse)?;
     }
@@ -44,6 +47,17 @@ async fn pass(api: &Api, call: &'static Call, request: Request) -> Result<Reques
             Ok(Request::from_parts(parts, Body::from(message)))
         }
     }
+}
+
+/// Without a certificate only what is open to anyone can be answered; everything else is held against the address.
+fn stranger(api: &Api, caller: &Caller, call: &Call) -> Result<(), Refusal> {
+    let certifier = api.certifier();
+    certifier.stranger(caller.source)?;
+    if call.need != Need::Anyone {
+        certifier.may_try(caller.source)?;
+        certifier.address_limits.refused(caller.source);
+    }
+    Ok(())
 }
 
 /// What nodes do is not administration, even where administrators may do it too.

@@ -112,8 +112,14 @@ async fn check(channel: Channel, open: &[&[&str]], reason: &str) {
     }
 }
 
+/// An authority that hears every stranger out.
+async fn unlimited() -> Running {
+    let limits = crate::AddressLimitSettings { requests_per_minute: 0, refusals_per_minute: 0 };
+    Running::start_with(|settings| settings.address_limits = limits).await
+}
+
 async fn a_caller_without_a_certificate_may_next_to_nothing() {
-    let ca = Running::start().await;
+    let ca = unlimited().await;
     check(ca.network(None), &[ANYONE], "CLIENT_CERTIFICATE_MISSING").await;
 }
 
@@ -152,7 +158,7 @@ async fn the_local_socket_may_all_but_act_as_an_agent() {
 
 /// Whoever sends noise has an answer for each call, and everybody else is served.
 async fn noise_from_strangers_hurts_nobody() {
-    let ca = Running::start().await;
+    let ca = unlimited().await;
     let channel = ca.network(None);
     for (name, path) in methods() {
         for round in 0..8_u8 {
