@@ -26,16 +26,16 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 /// The page, and where its folders and addresses are here.
-struct Page {
+pub(crate) struct Page {
     folder: tempfile::TempDir,
     text: String,
-    grpc: u16,
+    pub(crate) grpc: u16,
     admin: u16,
     ca: Option<Running>,
 }
 
 impl Page {
-    fn open(name: &str) -> Result<Self> {
+    pub(crate) fn open(name: &str) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("ca-docs-").tempdir()?;
         let text = std::fs::read_to_string(tools::source("../docs").join(name))?;
         let page = Self { folder, text, grpc: free_port()?, admin: free_port()?, ca: None };
@@ -46,11 +46,11 @@ impl Page {
         Ok(page)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn here(&self, text: &str) -> String {
+    pub(crate) fn here(&self, text: &str) -> String {
         let folder = self.folder.path().display().to_string();
         text.replace("/var/lib/kasbah", &format!("{folder}/lib"))
             .replace("/backup/", &format!("{folder}/backup/"))
@@ -79,13 +79,13 @@ impl Page {
     }
 
     /// Writes the first block of settings as `ca.yaml`, with one more setting.
-    fn settle(&self, more: &str) -> Result<()> {
+    pub(crate) fn settle(&self, more: &str) -> Result<()> {
         let settings = self.blocks("Running it", "yaml")?.remove(0);
         Ok(std::fs::write(self.path("ca.yaml"), format!("{settings}\n{more}\n"))?)
     }
 
     /// Types a command; it must end as its remark says.
-    fn type_in(&self, command: &str) -> Result<String> {
+    pub(crate) fn type_in(&self, command: &str) -> Result<String> {
         let path = std::env::var("PATH").unwrap_or_default();
         let shell = Program::new("bash").args(["-euo", "pipefail", "-c", command]).in_folder(self.folder.path());
         let shell = shell.env("PATH", format!("{}:{path}", self.path("bin").display())).env("NO_COLOR", "1");
@@ -95,20 +95,20 @@ impl Page {
         Ok(answer.stdout)
     }
 
-    fn start(&mut self) -> Result<()> {
+    pub(crate) fn start(&mut self) -> Result<()> {
         let mut program = Program::new(tools::kasbah()).args(["ca", "run", "--config"]).arg(self.path("ca.yaml"));
         program = program.in_folder(self.folder.path());
         self.ca = Some(program.background(&self.path("ca.log"))?);
         wait::until("the authority", START_MAX, || self.type_in("kasbah ca keys").map(drop)).with_context(|| self.log())
     }
 
-    fn stop(&mut self) -> Result<()> {
+    pub(crate) fn stop(&mut self) -> Result<()> {
         let ca = self.ca.take().context("it does not run")?;
         Program::new("kill").arg(ca.id().to_string()).ok()?;
         ca.finish(STOP_MAX)
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("ca.log")).unwrap_or_default()
     }
 

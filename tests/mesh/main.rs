@@ -18,6 +18,9 @@ mod config;
 mod csr;
 mod database;
 mod demo;
+mod docs_authority;
+mod docs_commands;
+mod docs_keys;
 mod drill;
 mod exit_codes;
 mod explain;
@@ -60,6 +63,9 @@ fn main() -> ExitCode {
         policy::trials,
         csr::trials,
         ca_docs::trials,
+        docs_authority::trials,
+        docs_commands::trials,
+        docs_keys::trials,
         cert_verbs::trials,
         check::trials,
         administration::trials,
