@@ -46,6 +46,8 @@ pub(crate) struct Certifier {
     pub(crate) rights: InForce<Rights>,
     /// Fetches foreign bundles.
     pub(crate) federation: federation::Client,
+    /// How the certificate of the bundle endpoint of the web is.
+    pub(crate) web_health: federation::acme::WebHealth,
     pub(crate) revocations: Revocations,
     /// Waiting for the audit trail.
     pub(crate) refusals: Refusals,

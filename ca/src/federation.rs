@@ -4,6 +4,7 @@
 //! from another (SPIFFE Federation, section 5). One replica fetches, all learn. A bundle that cannot be fetched, is older
 //! than the known one, or is not that of the trust domain changes nothing: the last good one stays.
 
+pub(crate) mod acme;
 mod aliases;
 mod dial;
 pub(crate) mod endpoint;
@@ -15,6 +16,7 @@ mod schedule;
 mod settings;
 pub(crate) mod view;
 
+pub use acme::AcmeSettings;
 pub(crate) use aliases::with_aliases;
 pub use error::FetchError;
 pub(crate) use fetch::Client;

@@ -72,8 +72,9 @@ pub use custody::{
     CustodySettings, ExternalSigner, ImportFiles, KeeperError, KeyPlace, Pkcs11Token, SecretSource, VaultAuth,
     VaultTransit,
 };
+pub use federation::acme::AcmeError;
 pub use federation::endpoint::CertificateError;
-pub use federation::{FederationSettings, FetchError, WebEndpoint};
+pub use federation::{AcmeSettings, FederationSettings, FetchError, WebEndpoint};
 pub use istio::IstioSettings;
 pub use jwks_file::KeysError;
 pub use key_file::KeyFileError;

@@ -73,6 +73,10 @@ pub(crate) struct Gauges {
     pub(crate) renewal_due: u8,
     /// Whether every keeper of keys elsewhere is there.
     pub(crate) keys_up: bool,
+    /// End of the certificate of the bundle endpoint of the web; 0 without one.
+    pub(crate) web_certificate_expires_at: i64,
+    /// Attempts in a row that brought no new one.
+    pub(crate) acme_failures: u32,
     /// How often it jumped.
     pub(crate) clock_jumps: u64,
     pub(crate) now: i64,
@@ -152,7 +156,7 @@ impl CsrCounts {
 
 impl Gauges {
     fn write(&self, out: &mut String) {
-        let families: [(&str, i64); 15] = [
+        let families: [(&str, i64); 17] = [
             ("citadel_server_root_cert_expiry_timestamp", self.root_expires_at),
             ("citadel_server_root_cert_expiry_seconds", self.root_expires_at - self.now),
             ("citadel_server_cert_chain_expiry_timestamp", self.chain_expires_at),
@@ -167,6 +171,8 @@ impl Gauges {
             ("ca_clock_sound", i64::from(self.clock_sound)),
             ("ca_keys_up", i64::from(self.keys_up)),
             ("ca_intermediate_renewal_due", i64::from(self.renewal_due)),
+            ("ca_web_certificate_expiry_timestamp", self.web_certificate_expires_at),
+            ("ca_acme_failures", i64::from(self.acme_failures)),
             ("ca_clock_jumps", i64::try_from(self.clock_jumps).unwrap_or(i64::MAX)),
         ];
         for (name, value) in families {

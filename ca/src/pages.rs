@@ -69,6 +69,8 @@ fn gauges(certifier: &Certifier, svid: &ServerSvid) -> Gauges {
             Renewal::Due => 1,
             Renewal::Overdue => 2,
         },
+        web_certificate_expires_at: certifier.web_health.now().not_after,
+        acme_failures: certifier.web_health.now().failures,
         now: certifier.now_secs(),
     }
 }
@@ -135,6 +137,7 @@ fn status(certifier: &Certifier) -> Value {
         "database": certifier.store.health().trouble().map_or("OK", |error| error.reason()),
         "rights": certifier.rights.problem().map_or_else(|| "OK".into(), |error| error.to_string()),
         "federation": federation::view::status(certifier),
+        "web_endpoint": certifier.web_health.now().state(),
         "leads": certifier.store.lease().is_held(),
         "issued": certifier.counts.recorded(),
         "issuance_policy": certifier.policy.problem().map_or_else(|| "OK".into(), |error| error.to_string()),

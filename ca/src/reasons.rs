@@ -14,6 +14,31 @@ pub const REASONS: &[ReasonDoc] = &[
         "Add NAMESPACE:NAME to service_accounts of the cluster if its pods are agents.",
     ),
     doc(
+        "ACME_CERTIFICATE_UNFIT",
+        "The ACME server gave a certificate that is for another domain, has ended, or does not fit its key.",
+        "Compare federation.web_endpoint.acme.domain_name with the order at the ACME server, and the clocks.",
+    ),
+    doc(
+        "ACME_DOMAIN_UNPROVEN",
+        "The ACME server did not find the proof for the domain; its own words stand beside the code.",
+        "Let port 80 of domain_name lead to federation.web_endpoint.acme.http_listen of this authority.",
+    ),
+    doc(
+        "ACME_NO_CHALLENGE",
+        "The ACME server wants another proof of the domain than an answer over HTTP (http-01).",
+        "Take a server that offers http-01, or give cert_file and key_file.",
+    ),
+    doc(
+        "ACME_REFUSED",
+        "The ACME server says no; its own words stand beside the code.",
+        "Do what it says; the authority tries again by itself, more and more rarely.",
+    ),
+    doc(
+        "ACME_UNREACHABLE",
+        "The ACME server does not answer, or not in time.",
+        "See that directory_url is right and can be reached from here; the authority tries again by itself.",
+    ),
+    doc(
         "ADDRESS_FORBIDDEN",
         "A host name leads to an address that is not called for strangers: loopback, private, link-local or a metadata service.",
         "Add the network to allowed_networks if nodes live there; otherwise look at the name's DNS records.",
@@ -598,6 +623,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "UPSTREAM_UNREACHABLE",
         "The server above does not answer.",
         "See its address and the entry of this server at its agent; it is tried again by itself.",
+    ),
+    doc(
+        "WEB_CERTIFICATE_MISSING",
+        "The bundle endpoint of the web has no certificate yet, so nothing is served there.",
+        "Look for the ACME_ code in /status and the log.",
     ),
     doc(
         "WEB_CERTIFICATE_UNREADABLE",

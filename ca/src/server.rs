@@ -6,6 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use axum::Router;
 use identity::spiffe_id::SpiffeIdError;
 use identity::tls::{ClientAuth, PeerRule};
 use runtime::admin::Admin;
@@ -27,6 +28,7 @@ use crate::authorities::{Authorities, AuthoritiesError};
 use crate::certifier::{Certifier, Ttls, secs};
 use crate::clock_watch::ClockWatch;
 use crate::document::{DocumentError, FollowedFile, InForce};
+use crate::federation::acme::WebHealth;
 use crate::federation::endpoint::{self, CertificateError, WebCertificate};
 use crate::istio::CsrService;
 use crate::log::TransparencyLog;
@@ -136,6 +138,8 @@ pub struct Addresses {
     pub bundle_endpoint: Option<SocketAddr>,
     /// The same with a certificate of the web.
     pub web_endpoint: Option<SocketAddr>,
+    /// Where an ACME server finds proofs for it.
+    pub acme: Option<SocketAddr>,
     /// OIDC discovery.
     pub oidc: Option<SocketAddr>,
     /// Revocation lists and OCSP.
@@ -170,6 +174,7 @@ struct Listeners {
     istio_csr: Option<TcpListener>,
     bundle_endpoint: Option<TcpListener>,
     web_endpoint: Option<(TcpListener, Arc<WebCertificate>)>,
+    acme: Option<(TcpListener, Router)>,
     oidc: Option<TcpListener>,
     revocation: Option<TcpListener>,
 }
@@ -229,6 +234,7 @@ impl Settings {
             policy,
             rights,
             federation: crate::federation::Client::new(&self.federation),
+            web_health: WebHealth::default(),
             revocations: Revocations::new(&self.revocation),
             refusals: Refusals::default(),
             contacts: Contacts::default(),
@@ -270,13 +276,18 @@ impl Server {
         lock: File,
     ) -> Result<Self, RunError> {
         let optional = |addr: Option<SocketAddr>| addr.map(listen::tcp).transpose();
-        let web_endpoint = settings.federation.web_endpoint.clone().map(open_web_endpoint).transpose()?;
+        let web_endpoint = settings.federation.web_endpoint.clone();
+        let web_endpoint =
+            web_endpoint.map(|web| open_web_endpoint(web, &settings.data_dir, certifier.now())).transpose()?;
+        let proofs = web_endpoint.as_ref().and_then(|(_, certificate)| certificate.proofs());
+        let acme = proofs.map(|(addr, pages)| Ok::<_, RunError>((listen::tcp(addr)?, pages))).transpose()?;
         let listeners = Listeners {
             grpc: listen::tcp(settings.grpc)?,
             local: listen::unix(&settings.admin_socket(), socket_mode(&certifier))?,
             istio_csr: optional(settings.istio_csr)?,
             bundle_endpoint: optional(settings.bundle_endpoint)?,
             web_endpoint,
+            acme,
             oidc: optional(settings.oidc_listen)?,
             revocation: optional(settings.revocation.listen)?,
         };
@@ -289,7 +300,8 @@ impl Server {
             grpc: listeners.grpc.local_addr().map_err(RunError::Address)?,
             istio_csr: addr_of(&listeners.istio_csr).map_err(RunError::Address)?,
             bundle_endpoint: addr_of(&listeners.bundle_endpoint).map_err(RunError::Address)?,
-            web_endpoint: web_address(&listeners).map_err(RunError::Address)?,
+            web_endpoint: address_of(listeners.web_endpoint.as_ref()).map_err(RunError::Address)?,
+            acme: address_of(listeners.acme.as_ref()).map_err(RunError::Address)?,
             oidc: addr_of(&listeners.oidc).map_err(RunError::Address)?,
             revocation: addr_of(&listeners.revocation).map_err(RunError::Address)?,
             admin: admin.as_ref().map(Admin::local_addr).transpose().map_err(RunError::Address)?,
@@ -327,8 +339,14 @@ impl Server {
         let (policy_file, rights_file) = (self.policy_file, self.rights_file);
         let shutdown = certifier.shutdown.clone();
         let mut tasks = TaskSet::new();
+        let web_certificate = listeners.web_endpoint.as_ref().map(|(_, certificate)| certificate.clone());
         spawn_services(&mut tasks, &settings, &addresses, &certifier, &svid, facts, listeners);
         spawn_chores(&mut tasks, &settings, &certifier, svid, &readiness);
+        if let Some(certificate) = web_certificate {
+            let (of, readiness, asked) = (certifier.clone(), readiness.clone(), shutdown.clone());
+            let kept = async move { asked.unless(certificate.keep(&of, &readiness)).await.unwrap_or_default() };
+            tasks.spawn("web certificate", kept);
+        }
         if let Some(file) = policy_file {
             let asked = shutdown.clone();
             tasks.spawn("issuance policy", async move { asked.unless(file.keep_read()).await.unwrap_or_default() });
@@ -391,9 +409,11 @@ fn spawn_services(
     }
     if let Some((listener, certificate)) = listeners.web_endpoint {
         let router = pages(endpoint::router(certifier.clone(), settings.federation.serve_map));
-        let (asked, kept) = (shutdown.clone(), certificate.clone());
-        tasks.spawn("web certificate", async move { asked.unless(kept.keep_read()).await.unwrap_or_default() });
         tasks.spawn("web bundle endpoint", certificate.serve(listener, router, shutdown.clone()));
+    }
+    if let Some((listener, router)) = listeners.acme {
+        let router = pages(router);
+        tasks.spawn("acme", serve::tcp(listener, router, Limits::default(), shutdown.clone()));
     }
     if let Some(listener) = listeners.revocation {
         let router = pages(revocation::router(certifier.clone()));
@@ -450,14 +470,18 @@ fn spawn_chores(
     }
 }
 
-fn open_web_endpoint(settings: crate::federation::WebEndpoint) -> Result<(TcpListener, Arc<WebCertificate>), RunError> {
+fn open_web_endpoint(
+    settings: crate::federation::WebEndpoint,
+    data_dir: &Path,
+    now: std::time::SystemTime,
+) -> Result<(TcpListener, Arc<WebCertificate>), RunError> {
     let listen = settings.listen;
-    let certificate = WebCertificate::open(settings)?;
+    let certificate = WebCertificate::open(settings, data_dir, now)?;
     Ok((listen::tcp(listen)?, Arc::new(certificate)))
 }
 
-fn web_address(listeners: &Listeners) -> std::io::Result<Option<SocketAddr>> {
-    listeners.web_endpoint.as_ref().map(|(listener, _)| listener.local_addr()).transpose()
+fn address_of<T>(served: Option<&(TcpListener, T)>) -> std::io::Result<Option<SocketAddr>> {
+    served.map(|(listener, _)| listener.local_addr()).transpose()
 }
 
 /// The policy that the settings name, and what follows its file; without one everything that entries allow is allowed.

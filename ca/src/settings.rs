@@ -202,6 +202,12 @@ pub enum SettingsProblem {
         /// What is wrong.
         problem: &'static str,
     },
+    /// A bundle endpoint that cannot be.
+    #[error("the setting `federation.web_endpoint`: {problem}")]
+    WebEndpoint {
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// No issuer at all.
     #[error("`istio_csr` is set, but `service_account_issuers` is empty: nobody could be accepted")]
     NoIssuer,
@@ -294,6 +300,9 @@ impl Settings {
         }
         self.node_attestors.check()?;
         self.revocation.check()?;
+        if let Some(problem) = self.federation.problem() {
+            return Err(SettingsProblem::WebEndpoint { problem });
+        }
         self.check_names()?;
         self.check_issuers()
     }

@@ -257,7 +257,8 @@ fn federation() -> Result<()> {
         }
     }
     ensure!(page.type_in("kasbah bundle list")?.contains("other.org"), "no bundle of the other");
-    let settings = settings_of(&page, "federation.md")?.remove(0);
+    let blocks = settings_of(&page, "federation.md")?;
+    let [settings, by_acme] = &blocks[..] else { bail!("other blocks of settings") };
     let openssl = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout etc/web.key -out etc/web.pem -days 2 \
                    -subj /CN=localhost && cp etc/web.pem etc/roots.pem";
     page.type_in(openssl)?;
@@ -271,7 +272,14 @@ fn federation() -> Result<()> {
         ensure!(document["spiffe_sequence"].is_u64(), "{document}");
     }
     other.stop()?;
-    page.stop()
+    page.stop()?;
+    // An ACME server is in the tests of the authority; here the settings are judged.
+    page.settle(by_acme)?;
+    page.type_in("kasbah ca run --config ca.yaml --check")?;
+    page.settle(&by_acme.replace("tos_accepted: true", "tos_accepted: false"))?;
+    let said = refused(&page, "kasbah ca run --config ca.yaml --check")?;
+    ensure!(said.contains("tos_accepted"), "{said}");
+    Ok(())
 }
 
 fn revocation() -> Result<()> {

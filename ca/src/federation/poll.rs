@@ -89,7 +89,7 @@ fn wait(certifier: &Certifier) -> Duration {
 }
 
 /// 0 to 1.
-fn dice() -> f64 {
+pub(super) fn dice() -> f64 {
     f64::from(u32::from_be_bytes(digest::random::<4>())) / f64::from(u32::MAX)
 }
 

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::acme::AcmeSettings;
+
 /// The setting `federation`. Each part has a default.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,7 +34,24 @@ pub struct WebEndpoint {
     /// Where it listens.
     pub listen: SocketAddr,
     /// Its certificate chain (PEM), read again when it changes.
-    pub cert_file: PathBuf,
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
     /// The key (PEM).
-    pub key_file: PathBuf,
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// The certificate comes by ACME, in place of files.
+    #[serde(default)]
+    pub acme: Option<AcmeSettings>,
+}
+
+impl FederationSettings {
+    /// What is wrong with it, if something is.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        let endpoint = self.web_endpoint.as_ref()?;
+        match (&endpoint.cert_file, &endpoint.key_file, &endpoint.acme) {
+            (Some(_), Some(_), None) => None,
+            (None, None, Some(acme)) => acme.problem(),
+            _ => Some("give either `cert_file` and `key_file`, or `acme`"),
+        }
+    }
 }

@@ -178,7 +178,7 @@ impl WebFiles {
 
     fn endpoint(&self) -> WebEndpoint {
         let listen = "127.0.0.1:0".parse().unwrap();
-        WebEndpoint { listen, cert_file: self.path("cert.pem"), key_file: self.path("key.pem") }
+        WebEndpoint { listen, cert_file: Some(self.path("cert.pem")), key_file: Some(self.path("key.pem")), acme: None }
     }
 
     async fn home(&self) -> Running {
@@ -194,7 +194,8 @@ impl WebFiles {
     async fn serve(&self, router: Router, shutdown: &Shutdown) -> SocketAddr {
         let listener = runtime::listen::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
         let addr = listener.local_addr().unwrap();
-        let certificate = Arc::new(WebCertificate::open(self.endpoint()).unwrap());
+        let certificate =
+            Arc::new(WebCertificate::open(self.endpoint(), self.dir.path(), std::time::SystemTime::now()).unwrap());
         tokio::spawn(certificate.serve(listener, router, shutdown.clone()));
         addr
     }
