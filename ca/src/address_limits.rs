@@ -1,15 +1,16 @@
 //! What an address may make the authority work on before its callers have proven anything.
 //!
-//! Each address (IPv6: each /64) has two buckets of a minute: one for requests, one for refusals of what was shown as a proof.
-//! Whoever proves what it is gets its request back, so that a fleet behind one address never meets the limits, and whoever
-//! guesses does. Callers with a certificate do not come here.
+//! Each address (IPv6: each /64) has three buckets of a minute: one for handshakes, one for requests, one for refusals of what was
+//! shown as a proof. Whoever proves what it is gets its handshake and its request back, so that a fleet behind one address never
+//! meets the limits, and whoever guesses does. The same goes for the number of connections at once.
 //!
 //! The table has a fixed number of places and addresses find theirs by a keyed hash: however many addresses come, it does not
 //! grow, and nobody is forgotten for another. Two addresses that meet in one place share its buckets.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use axum::http::StatusCode;
 use axum::http::header::RETRY_AFTER;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use runtime::mtls::{Door, Pass};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -34,11 +36,18 @@ pub struct AddressLimitSettings {
     pub requests_per_minute: u32,
     /// Evidence and tokens that prove nothing, at once and in a minute; 0: any number.
     pub refusals_per_minute: u32,
+    /// Connections that are opened, at once and in a minute; 0: any number. Those with a certificate do not count.
+    pub handshakes_per_minute: u32,
+    /// Connections without a certificate, or in the handshake, that are open at once; 0: any number.
+    pub connections: u32,
 }
 
 impl Default for AddressLimitSettings {
     fn default() -> Self {
-        Self { requests_per_minute: 6_000, refusals_per_minute: 60 }
+        let (requests_per_minute, refusals_per_minute) = (6_000, 60);
+        // Half of all that a service holds at once.
+        let (handshakes_per_minute, connections) = (6_000, 512);
+        Self { requests_per_minute, refusals_per_minute, handshakes_per_minute, connections }
     }
 }
 
@@ -49,6 +58,10 @@ pub(crate) struct AddressLimits {
     begun: Instant,
     requests: Buckets,
     refusals: Buckets,
+    handshakes: Buckets,
+    /// How many may be open, and how many are, by place.
+    connections_max: u32,
+    open: Mutex<Vec<u32>>,
     said: Mutex<Said>,
 }
 
@@ -68,6 +81,9 @@ impl AddressLimits {
             begun: Instant::now(),
             requests: Buckets::new("requests", settings.requests_per_minute),
             refusals: Buckets::new("refusals", settings.refusals_per_minute),
+            handshakes: Buckets::new("handshakes", settings.handshakes_per_minute),
+            connections_max: settings.connections,
+            open: Mutex::new(vec![0; PLACES]),
             said: Mutex::default(),
         }
     }
@@ -82,6 +98,28 @@ impl AddressLimits {
         self.place(source).map_or(Ok(()), |place| self.refusals.check(place, self.now()))
     }
 
+    /// Counts a connection, before its handshake.
+    fn connect(&self, source: Source) -> Result<(), Limited> {
+        let Some(place) = self.place(source) else { return Ok(()) };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.connections_max > 0 && open[place] >= self.connections_max {
+            return Err(Limited { limit: "connections", wait: Duration::from_secs(1) });
+        }
+        self.handshakes.take(place, self.now())?;
+        open[place] += 1;
+        Ok(())
+    }
+
+    /// It is closed, or has shown a certificate: then it was no stranger's.
+    fn leave(&self, source: Source, proved: bool) {
+        let Some(place) = self.place(source) else { return };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open[place] = open[place].saturating_sub(1);
+        if proved {
+            self.handshakes.give_back(place);
+        }
+    }
+
     /// Gives a request back: it came from somebody after all.
     pub(crate) fn proved(&self, source: Source) {
         if let Some(place) = self.place(source) {
@@ -94,6 +132,11 @@ impl AddressLimits {
         if let Some(place) = self.place(source) {
             self.refusals.owe(place, self.now());
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn open_at(&self, ip: IpAddr) -> u32 {
+        self.place(Source::Address((ip, 0).into())).map_or(0, |place| self.open.lock().unwrap()[place])
     }
 
     /// None for those that come over no network.
@@ -188,6 +231,45 @@ impl Buckets {
     }
 }
 
+/// The door of a service: counts connections until they have proven themselves.
+pub(crate) struct ByAddress(pub(crate) Arc<Certifier>);
+
+struct Counted {
+    certifier: Arc<Certifier>,
+    source: Source,
+    is_proved: AtomicBool,
+}
+
+impl Door for ByAddress {
+    fn enter(&self, remote: SocketAddr) -> Option<Arc<dyn Pass>> {
+        let (certifier, source) = (self.0.clone(), Source::Address(remote));
+        match certifier.address_limits.connect(source) {
+            Ok(()) => Some(Arc::new(Counted { certifier, source, is_proved: AtomicBool::new(false) })),
+            Err(limited) => {
+                // It hears nothing of it: an answer would be the work that is to be spared.
+                let _ = certifier.limited(source, limited);
+                None
+            }
+        }
+    }
+}
+
+impl Pass for Counted {
+    fn proved(&self) {
+        if !self.is_proved.swap(true, Ordering::Relaxed) {
+            self.certifier.address_limits.leave(self.source, true);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if !self.is_proved.load(Ordering::Relaxed) {
+            self.certifier.address_limits.leave(self.source, false);
+        }
+    }
+}
+
 impl Certifier {
     /// Counts a request of somebody without a certificate.
     ///
@@ -235,7 +317,7 @@ fn nanos(duration: Duration) -> u64 {
 }
 
 pub(crate) const REASON: &str = "ADDRESS_RATE_LIMITED";
-/// Half a mebibyte for each limit.
+/// Half a mebibyte for each limit, a quarter for the connections.
 const PLACES: usize = 1 << 16;
 const SECOND_NANOS: u64 = 1_000_000_000;
 const MINUTE_NANOS: u64 = 60 * SECOND_NANOS;
@@ -253,7 +335,38 @@ mod tests {
     }
 
     fn limits(requests_per_minute: u32, refusals_per_minute: u32) -> AddressLimits {
-        AddressLimits::new(AddressLimitSettings { requests_per_minute, refusals_per_minute })
+        let settings = AddressLimitSettings { requests_per_minute, refusals_per_minute, ..Default::default() };
+        AddressLimits::new(settings)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_let_in_up_to_the_limit_and_those_that_prove_themselves_do_not_count() {
+        let settings = AddressLimitSettings { handshakes_per_minute: 6, connections: 3, ..Default::default() };
+        let (limits, a) = (AddressLimits::new(settings), from("192.0.2.1"));
+        for _ in 0..3 {
+            assert_eq!(limits.connect(a), Ok(()));
+        }
+        let limit = |outcome: Result<(), Limited>| outcome.map_err(|limited| limited.limit);
+        assert_eq!(limit(limits.connect(a)), Err("connections"));
+        assert_eq!(limits.connect(from("192.0.2.2")), Ok(()));
+        // One goes, one proves itself.
+        limits.leave(a, false);
+        limits.leave(a, true);
+        assert_eq!((limits.connect(a), limits.connect(a)), (Ok(()), Ok(())));
+        assert_eq!(limit(limits.connect(a)), Err("connections"));
+        (0..3).for_each(|_| limits.leave(a, false));
+        for _ in 0..100 {
+            assert_eq!(limits.connect(a), Ok(()));
+            limits.leave(a, true);
+        }
+        // Four of six were used.
+        for _ in 0..2 {
+            assert_eq!(limits.connect(a), Ok(()));
+            limits.leave(a, false);
+        }
+        assert_eq!(limit(limits.connect(a)), Err("handshakes"));
+        later(10_000).await;
+        assert_eq!(limits.connect(a), Ok(()));
     }
 
     async fn later(millis: u64) {
@@ -320,11 +433,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_limit_where_none_is_wanted_and_none_for_local_processes() {
-        let off = limits(0, 0);
+        let settings = AddressLimitSettings {
+            requests_per_minute: 0,
+            refusals_per_minute: 0,
+            handshakes_per_minute: 0,
+            connections: 0,
+        };
+        let off = AddressLimits::new(settings);
         let local = Source::Process(crate::audit::LocalPeer { pid: 1, uid: 1, gid: 1 });
         for (limits, source) in [(&off, from("192.0.2.1")), (&limits(1, 1), local), (&limits(1, 1), Source::Unknown)] {
             for _ in 0..1_000 {
                 assert_eq!((limits.request(source), limits.judge(source)), (Ok(()), Ok(())));
+                assert_eq!(limits.connect(source), Ok(()));
                 limits.refused(source);
             }
         }

@@ -20,7 +20,7 @@ use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::address_limits::{self, AddressLimits};
+use crate::address_limits::{self, AddressLimits, ByAddress};
 use crate::api::{Api, Origin, ServerFacts};
 use crate::attest::Attestors;
 use crate::audit::{LocalPeer, Refusals};
@@ -381,11 +381,14 @@ fn spawn_services(
     listeners: Listeners,
 ) {
     let (source, shutdown): (Source, _) = (svid.clone(), certifier.shutdown.clone());
-    let tls = |listener, source, client_auth, router, shutdown| async move {
-        let served =
-            mtls::serve(listener, source, client_auth, PeerRule::AnyTrusted, router, Limits::default(), shutdown);
-        if let Err(error) = served.await {
-            tracing::error!(reason = error.reason(), error = ?error, "service not started");
+    let door: Arc<dyn mtls::Door> = Arc::new(ByAddress(certifier.clone()));
+    let tls = |listener, source, client_auth, router, shutdown| {
+        let (door, peers, limits) = (Some(door.clone()), PeerRule::AnyTrusted, Limits::default());
+        async move {
+            let served = mtls::serve_behind(door, listener, source, client_auth, peers, router, limits, shutdown);
+            if let Err(error) = served.await {
+                tracing::error!(reason = error.reason(), error = ?error, "service not started");
+            }
         }
     };
     let network = Api::new(certifier.clone(), Origin::Network, facts.clone()).router();

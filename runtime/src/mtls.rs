@@ -1,6 +1,8 @@
 //! Connections between parts of the mesh: TLS 1.3, both sides proven by SVID, identity and trust read anew at each
 //! handshake so that a rotation needs no restart.
 
+mod door;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,9 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Endpoint};
 
+pub use door::{Door, Pass};
+
+use self::door::Held;
 use crate::clock;
 use crate::serve::{self, Limits, LocalStream, RemoteAddr};
 use crate::shutdown::Shutdown;
@@ -107,10 +112,39 @@ pub async fn serve(
     limits: Limits,
     shutdown: Shutdown,
 ) -> Result<(), TlsError> {
+    serve_behind(None, listener, source, client_auth, peers, router, limits, shutdown).await
+}
+
+/// As [`serve`], for those whom the door lets in.
+///
+/// # Errors
+/// When no TLS configuration can be made.
+pub async fn serve_behind(
+    door: Option<Arc<dyn Door>>,
+    listener: TcpListener,
+    source: Source,
+    client_auth: ClientAuth,
+    peers: PeerRule,
+    router: Router,
+    limits: Limits,
+    shutdown: Shutdown,
+) -> Result<(), TlsError> {
     let acceptor = TlsAcceptor::from(tls::server_config(source.clone(), client_auth, peers, &[ALPN_H2, ALPN_HTTP11])?);
     let establish = |(stream, remote)| {
-        let (acceptor, source) = (acceptor.clone(), source.clone());
-        async move { accept(&acceptor, &source, stream, RemoteAddr(remote)).await }
+        let (acceptor, source, door) = (acceptor.clone(), source.clone(), door.clone());
+        async move {
+            let pass = match door {
+                Some(door) => Some(door.enter(remote)?),
+                None => None,
+            };
+            let (stream, mut facts) = accept(&acceptor, &source, stream, RemoteAddr(remote)).await?;
+            match pass {
+                Some(pass) if facts.get::<PeerIdentity>().is_some_and(|peer| peer.0.is_some()) => pass.proved(),
+                Some(pass) => drop(facts.insert(Held(pass))),
+                None => (),
+            }
+            Some((stream, facts))
+        }
     };
     serve::run(listener, establish, router, limits, shutdown).await;
     Ok(())

@@ -76,7 +76,7 @@ fn svid_of(chain: &[String], key: PrivateKey) -> X509Svid {
 
 #[tokio::test]
 async fn tokens_that_prove_nothing_are_held_against_the_address_and_others_are_not() {
-    let limits = crate::AddressLimitSettings { requests_per_minute: 10, refusals_per_minute: 5 };
+    let limits = crate::AddressLimitSettings { requests_per_minute: 10, refusals_per_minute: 5, ..Default::default() };
     let mesh = Mesh::start_with(|settings| settings.address_limits = limits).await;
     let first = PrivateKey::generate_p256().unwrap();
     let chain = mesh.ask(Some(&mesh.bearer()), request(&first)).await.unwrap();

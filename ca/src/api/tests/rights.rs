@@ -114,7 +114,7 @@ async fn check(channel: Channel, open: &[&[&str]], reason: &str) {
 
 /// An authority that hears every stranger out.
 async fn unlimited() -> Running {
-    let limits = crate::AddressLimitSettings { requests_per_minute: 0, refusals_per_minute: 0 };
+    let limits = crate::AddressLimitSettings { requests_per_minute: 0, refusals_per_minute: 0, ..Default::default() };
     Running::start_with(|settings| settings.address_limits = limits).await
 }
 

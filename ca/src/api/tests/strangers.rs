@@ -5,7 +5,7 @@ use crate::address_limits::AddressLimitSettings;
 use crate::testing::running::join_request;
 
 async fn limited(requests_per_minute: u32, refusals_per_minute: u32) -> Running {
-    let limits = AddressLimitSettings { requests_per_minute, refusals_per_minute };
+    let limits = AddressLimitSettings { requests_per_minute, refusals_per_minute, ..Default::default() };
     Running::start_with(|settings| settings.address_limits = limits).await
 }
 
@@ -75,6 +75,38 @@ async fn requests_without_a_certificate_are_counted_those_with_one_are_not() {
     for _ in 0..100 {
         assert!(bundle(&ca, Some(&node)).await.is_ok());
     }
+}
+
+/// Who only connects makes work too; a place is free again when a connection ends.
+#[tokio::test]
+async fn an_address_holds_so_many_connections_without_a_certificate() {
+    let limits = AddressLimitSettings { connections: 4, ..Default::default() };
+    let ca = Running::start_with(|settings| settings.address_limits = limits).await;
+    let node = ca.node(None).await;
+    let connect = async || tokio::net::TcpStream::connect(ca.addresses.grpc).await.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..4 {
+        idle.push(connect().await);
+    }
+    let open = async |wanted: usize| {
+        let until = |ca: &Running| ca.certifier.address_limits.open_at("127.0.0.1".parse().unwrap()) as usize == wanted;
+        crate::testing::running::until("so many", Duration::from_secs(5), async || until(&ca)).await;
+    };
+    open(4).await;
+    assert!(bundle(&ca, None).await.is_err(), "closed before the handshake");
+    drop(idle.pop());
+    open(3).await;
+    // With a certificate the place is only held during the handshake.
+    let known: Vec<_> = (0..3).map(|_| ca.network(Some(&node))).collect();
+    for channel in &known {
+        BundleClient::new(channel.clone()).get_bundle(GetBundleRequest::default()).await.unwrap();
+    }
+    open(3).await;
+    let stranger = ca.network(None);
+    BundleClient::new(stranger.clone()).get_bundle(GetBundleRequest::default()).await.unwrap();
+    open(4).await;
+    drop((stranger, idle));
+    open(0).await;
 }
 
 /// The public pages are of the same share.
