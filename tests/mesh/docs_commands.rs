@@ -1,7 +1,7 @@
 //! The commands of the documents: found in their blocks, and each of them one that the program knows, with all its options.
 //!
-//! What can be done on one machine is typed, by `ca_docs`, `docs_authority` and `docs_keys`; the rest is tried here for its form only:
-//! what needs Kubernetes, SPIRE's programs, a running demo mesh or an agent at its place.
+//! What can be done on one machine is typed, by `ca_docs`, `docs_authority`, `docs_keys` and `docs_operator`; the rest is tried here
+//! for its form only: what needs Kubernetes, SPIRE's programs or an agent at its place.
 
 use anyhow::{Context, Result, ensure};
 use harness::{Program, tools};

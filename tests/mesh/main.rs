@@ -21,6 +21,7 @@ mod demo;
 mod docs_authority;
 mod docs_commands;
 mod docs_keys;
+mod docs_operator;
 mod drill;
 mod exit_codes;
 mod explain;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
         docs_authority::trials,
         docs_commands::trials,
         docs_keys::trials,
+        docs_operator::trials,
         cert_verbs::trials,
         check::trials,
         administration::trials,
