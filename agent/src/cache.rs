@@ -17,6 +17,7 @@ use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::Numbers;
 use crate::state::{Snapshot, State};
 use crate::store;
 
@@ -126,11 +127,17 @@ impl Cache {
 }
 
 /// Writes every change of what is known, not more often than the disk can bear.
-pub(crate) async fn keep(cache: Arc<Cache>, state: Arc<State>, shutdown: Shutdown) {
+pub(crate) async fn keep(cache: Arc<Cache>, state: Arc<State>, numbers: Numbers, shutdown: Shutdown) {
     let mut changes = state.subscribe();
     let mut failing = false;
     loop {
-        if shutdown.unless(changes.changed()).await.is_none_or(|changed| changed.is_err()) {
+        let due = async {
+            match failing {
+                true => tokio::time::timeout(RETRY_WAIT, changes.changed()).await.unwrap_or(Ok(())),
+                false => changes.changed().await,
+            }
+        };
+        if shutdown.unless(due).await.is_none_or(|changed| changed.is_err()) {
             return;
         }
         // Changes come in swarms; the last of them is what counts. An end in between writes at once.
@@ -143,11 +150,13 @@ pub(crate) async fn keep(cache: Arc<Cache>, state: Arc<State>, shutdown: Shutdow
         let writer = cache.clone();
         let saved = tokio::task::spawn_blocking(move || writer.save(&snapshot)).await;
         match saved {
-            Ok(Err(error)) if !failing => {
-                tracing::error!(%error, reason = error.reason(), "serving goes on, but a restart would need the CA");
-                failing = true;
+            Ok(Err(error)) => {
+                numbers.not_written(error.reason());
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, reason = error.reason(), "serving goes on, but a restart would need the CA");
+                }
             }
-            Ok(Err(_)) | Err(_) => (),
+            Err(_) => (),
             Ok(Ok(())) if failing => {
                 tracing::info!("offline cache written again");
                 failing = false;
@@ -183,6 +192,8 @@ const KEY_BYTES_MAX: u64 = 64;
 /// The largest cache: 20,000 entries with their SVIDs fit.
 pub(crate) const CACHE_BYTES_MAX: u64 = 128 << 20;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// Between attempts while it cannot be written.
+const RETRY_WAIT: Duration = Duration::from_secs(5);
 /// Writing takes a twentieth of the time at most.
 const PAUSE_FACTOR: u32 = 20;
 

@@ -32,6 +32,8 @@ pub(crate) struct Numbers {
     pub(crate) refusals: Family<ReasonLabels, Counter>,
     /// Secret updates that an Envoy rejected.
     pub(crate) sds_rejects: Counter,
+    /// Files that could not be written, by reason.
+    pub(crate) write_failures: Family<ReasonLabels, Counter>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -105,6 +107,7 @@ impl Numbers {
             );
             registry.register("refusals", "Calls of workloads refused", new.refusals.clone());
             registry.register("sds_rejects", "Secret updates rejected by a proxy", new.sds_rejects.clone());
+            registry.register("write_failures", "Files that could not be written", new.write_failures.clone());
         });
         new
     }
@@ -119,6 +122,10 @@ impl Numbers {
 
     pub(crate) fn refused(&self, reason: &'static str) {
         self.refusals.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    pub(crate) fn not_written(&self, reason: &'static str) {
+        self.write_failures.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(crate) fn not_attested(&self, reason: &'static str) {

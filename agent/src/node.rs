@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
@@ -237,6 +238,8 @@ pub(crate) struct Node {
     pub(crate) trust: Arc<Trust>,
     pub(crate) clock: Clock,
     pub(crate) numbers: Numbers,
+    /// The SVID in use could not be stored.
+    pub(crate) unstored: AtomicBool,
 }
 
 impl Node {
@@ -275,7 +278,12 @@ impl Node {
                 self.identity.set(svid, since);
                 Ok(())
             }
-            old => self.come_back(old.as_ref()).await,
+            old => {
+                self.come_back(old.as_ref()).await?;
+                // Nobody would be left to try again.
+                let unstored = self.identity.svid().filter(|_| self.unstored.load(Ordering::Relaxed));
+                unstored.map_or(Ok(()), |svid| self.keep(&svid))
+            }
         }
     }
 
@@ -361,6 +369,9 @@ impl Node {
             if let Some(svid) = self.identity.svid() {
                 let left = svid.not_after().duration_since(now).unwrap_or_default();
                 self.numbers.agent_svid_expiry.set(left.as_secs_f64());
+                if self.unstored.load(Ordering::Relaxed) {
+                    self.store(&svid);
+                }
             }
             if due <= now {
                 return;
@@ -373,13 +384,35 @@ impl Node {
         let prepared = Prepared::new().ok_or(CaError::BadAnswer { what: "no key can be made here" })?;
         let chain = self.ca.renew_agent(prepared.csr()).await?;
         let svid = self.check(prepared.into_svid(chain)?)?;
-        // Used even when it cannot be stored: a running agent is worth more than a warm start.
-        if let Err(error) = self.keep(&svid) {
-            tracing::error!(reason = error.reason(), %error, "the agent's new SVID is not stored");
-        }
         tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), "the agent's SVID renewed");
-        self.identity.set(svid, self.clock.now());
+        self.take_up(svid);
         Ok(())
+    }
+
+    /// Uses a new SVID, even when it cannot be stored: a running agent is worth more than a warm start.
+    fn take_up(&self, svid: X509Svid) {
+        self.store(&svid);
+        self.identity.set(svid, self.clock.now());
+    }
+
+    /// Stores the SVID in use; tried again while it fails. It matters: once an SVID has been used, the CA knows the one before it
+    /// no more.
+    fn store(&self, svid: &X509Svid) {
+        match self.keep(svid) {
+            Ok(()) if self.unstored.swap(false, Ordering::Relaxed) => tracing::info!("the agent's SVID stored again"),
+            Ok(()) => (),
+            Err(error) => {
+                self.numbers.not_written(error.reason());
+                if !self.unstored.swap(true, Ordering::Relaxed) {
+                    let error = chain_text(&error);
+                    tracing::error!(
+                        reason = "DATA_DIR_UNWRITABLE",
+                        error,
+                        "the agent's new SVID is not stored, trying again"
+                    );
+                }
+            }
+        }
     }
 
     /// Joins, as often as the CA is away: with the SVID of before, if there is one, otherwise with new evidence.
@@ -436,9 +469,8 @@ impl Node {
         let chain = self.ca.attest(&mut evidence, prepared.csr()).await;
         let chain = chain.map_err(|error| refused(evidence.kind, error))?;
         let svid = prepared.into_svid(chain).and_then(|svid| self.check(svid)).map_err(JoinError::Answer)?;
-        self.keep(&svid)?;
         tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), attestation_type = evidence.kind, "joined");
-        self.identity.set(svid, self.clock.now());
+        self.take_up(svid);
         Ok(())
     }
 

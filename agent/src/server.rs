@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use axum::Router;
@@ -199,6 +200,7 @@ impl Settings {
         std::thread::spawn(digest::random::<1>);
         runtime::process::raise_open_files();
         store::make_dir(&self.data_dir).map_err(|source| BuildError::DataDir { dir: self.data_dir.clone(), source })?;
+        store::sweep(&self.data_dir);
         let clock = Clock::system();
         let trust = Arc::new(Trust::of(&self));
         let Loaded { bundle, has_run_before } = trust.load()?;
@@ -262,10 +264,11 @@ impl Agent {
         tasks.spawn("readiness", watch_readiness(state.clone(), own.clone(), clock, readiness, shutdown.clone()));
         tasks.spawn("expiry", state::expire(state.clone(), clock, shutdown.clone()));
         if let Some(cache) = self.cache {
-            tasks.spawn("cache", cache::keep(cache, state.clone(), shutdown.clone()));
+            tasks.spawn("cache", cache::keep(cache, state.clone(), numbers.clone(), shutdown.clone()));
         }
         for settings in settings.files.clone() {
-            let keeper = files::Keeper { settings, state: state.clone(), ca: ca.clone(), clock };
+            let keeper =
+                files::Keeper { settings, state: state.clone(), ca: ca.clone(), clock, numbers: numbers.clone() };
             tasks.spawn("files", keeper.run(shutdown.clone()));
         }
         spawn_local_apis(&mut tasks, self.sockets, &settings, self.launches, &own, &desk);
@@ -295,6 +298,7 @@ impl Agent {
             report: report.subscribe(),
             revision,
             unsynced,
+            unkept: false,
         };
         let (streams, rotated) = (desk.enforced.clone(), state.clone());
         let reporter = Reporter { state, own, streams, revision: synced, report, has_run_before };
@@ -349,6 +353,7 @@ fn node(
         trust,
         clock,
         numbers,
+        unstored: AtomicBool::default(),
     }
 }
 

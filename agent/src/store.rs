@@ -29,6 +29,16 @@ fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
     out.sync_all()
 }
 
+/// Removes what a killed predecessor began to write in `dir`. What cannot go now goes with the next write.
+pub(crate) fn sweep(dir: &Path) {
+    let Ok(found) = fs::read_dir(dir) else { return };
+    for path in found.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|extension| extension == "new") {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 /// The content of `file`; `None` when there is no such file.
 pub(crate) fn read(file: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
     let opened = match File::open(file) {
@@ -65,5 +75,17 @@ mod tests {
         assert_eq!(read(&file, 3).unwrap().unwrap(), b"two");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(read(&file, 2).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn halves_are_swept_away_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let [half, whole] = ["svid.new", "svid.pem"].map(|name| dir.path().join(name));
+        for file in [&half, &whole] {
+            fs::write(file, "x").unwrap();
+        }
+        sweep(dir.path());
+        sweep(&dir.path().join("missing"));
+        assert!(!half.exists() && whole.exists());
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Syncer {
     pub(crate) revision: watch::Sender<u64>,
     /// Blocks readiness until the first sync.
     pub(crate) unsynced: Option<ReadyGuard>,
+    /// Whether the own bundle could not be kept.
+    pub(crate) unkept: bool,
 }
 
 impl Syncer {
@@ -134,10 +136,13 @@ impl Syncer {
     }
 
     /// Own and foreign bundles. A foreign one that cannot be had just now stays as it was.
-    async fn bundles(&self, own: TrustBundle, entries: &Entries, before: &BundleSet) -> BundleSet {
+    async fn bundles(&mut self, own: TrustBundle, entries: &Entries, before: &BundleSet) -> BundleSet {
         let mut bundles = BundleSet::default();
         if before.get(self.state.trust_domain()).is_none_or(|kept| **kept != own) {
-            self.trust.keep(&own);
+            tracing::info!(bundle_sequence = own.sequence, roots = own.x509_authorities.len(), "bundle changed");
+            self.keep(&own);
+        } else if self.unkept {
+            self.keep(&own);
         }
         bundles.insert(Arc::new(own));
         for trust_domain in entries.federated() {
@@ -153,6 +158,20 @@ impl Syncer {
             }
         }
         bundles
+    }
+
+    /// Stores the own bundle for the next start; what cannot be stored now is at the next sync.
+    fn keep(&mut self, own: &TrustBundle) {
+        match self.trust.keep(own) {
+            Ok(()) if std::mem::take(&mut self.unkept) => tracing::info!("bundle stored again"),
+            Ok(()) => (),
+            Err(error) => {
+                self.numbers.not_written("DATA_DIR_UNWRITABLE");
+                if !std::mem::replace(&mut self.unkept, true) {
+                    tracing::error!(%error, reason = "DATA_DIR_UNWRITABLE", "bundle not stored, trying again");
+                }
+            }
+        }
     }
 }
 

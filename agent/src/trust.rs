@@ -257,13 +257,13 @@ impl Trust {
     }
 
     /// Keeps the CA's newest bundle for the next start, and remembers which roots it has withdrawn.
-    pub(crate) fn keep(&self, own: &TrustBundle) {
-        let roots = own.x509_authorities.len();
-        tracing::info!(bundle_sequence = own.sequence, roots, "bundle changed");
+    ///
+    /// # Errors
+    /// When they cannot be written; what was kept before stays.
+    pub(crate) fn keep(&self, own: &TrustBundle) -> io::Result<()> {
         let before = self.load_stored();
         let gone = before.iter().flat_map(|before| &before.x509_authorities);
         let gone: Vec<String> = gone.filter(|root| !own.x509_authorities.contains(root)).map(fingerprint).collect();
-        let mut written = Ok(());
         if !gone.is_empty() {
             let mut withdrawn = self.withdrawn();
             withdrawn.extend(gone);
@@ -272,12 +272,9 @@ impl Trust {
                 withdrawn.remove(&fingerprint(root));
             });
             let kept: Vec<&String> = withdrawn.iter().take(WITHDRAWN_MAX).collect();
-            written = store::write(&self.withdrawn, serde_json::json!(kept).to_string().as_bytes());
+            store::write(&self.withdrawn, serde_json::json!(kept).to_string().as_bytes())?;
         }
-        let written = written.and_then(|()| store::write(&self.stored, own.to_spiffe_json().as_bytes()));
-        if let Err(error) = written {
-            tracing::warn!(file = %self.stored.display(), %error, reason = "DATA_DIR_UNWRITABLE", "bundle not stored");
-        }
+        store::write(&self.stored, own.to_spiffe_json().as_bytes())
     }
 
     fn is_complete(&self, state: &State) -> bool {

@@ -2,7 +2,7 @@
 //! workload that asks gets an SVID that is valid, all the time.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use harness::wait;
@@ -10,7 +10,6 @@ use harness::way::{Way, Weather};
 use libtest_mimic::Trial;
 use proto::workload::X509svidRequest;
 use proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use runtime::workload_api::{self, Endpoint};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tonic::Request;
@@ -56,14 +55,7 @@ fn in_bad_weather(site: &Site, name: &str, weather: &[Weather]) -> Result<()> {
     let way = Way::to(([127, 0, 0, 1], site.grpc).into())?;
     let _agent = site.agent_of(&node, name, &json!({"server": way.address().to_string()}))?;
     site.entry_on(&node, &format!("/{name}"), BAD_WEATHER_LIFE)?;
-    let endpoint = Endpoint::parse(&site.endpoint(name))?;
-    let fetch = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let identity = runtime.block_on(workload_api::fetch_x509(&endpoint))?;
-        let svid = identity.svid();
-        ensure!(svid.not_after() > SystemTime::now(), "{} ended at {:?}", svid.serial(), svid.not_after());
-        anyhow::Ok(svid.serial().to_owned())
-    };
+    let fetch = || site.serial(name);
     wait::until("the first SVID", START_MAX, fetch)?;
     let (stop, fetched) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {

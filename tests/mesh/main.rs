@@ -8,6 +8,7 @@ mod admission;
 mod agent;
 mod agent_clients;
 mod agent_hardship;
+mod agent_writes;
 mod authority_rotation;
 mod ca_docs;
 mod cert_verbs;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         agent_clients::trials,
         agent::trials,
         agent_hardship::trials,
+        agent_writes::trials,
         authority_rotation::trials,
         demo::trials,
         drill::trials,

@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use harness::program::Running;
 use harness::{Program, mesh, tools, wait};
+use runtime::workload_api::{self, Endpoint};
 use serde_json::{Value, json};
 
 /// The folder and the CA.
@@ -67,9 +68,14 @@ impl Site {
 
     /// The agent of a node, which keeps everything under the name.
     pub(crate) fn agent_of(&self, node: &str, name: &str, more: &Value) -> Result<Running> {
+        role("agent", &self.agent_settings(node, name, more)?)
+    }
+
+    /// The file of its settings; beside it lies a token, if it has not been started before.
+    pub(crate) fn agent_settings(&self, node: &str, name: &str, more: &Value) -> Result<PathBuf> {
         let token = self.path(&format!("{name}.token"));
         if !self.path(name).exists() {
-            std::fs::write(&token, self.verb(["token", "create", "--spiffe-id", node]).ok()?.stdout)?;
+            self.token(node, name)?;
         }
         let mut settings = json!({
             "trust_domain": "example.org",
@@ -84,7 +90,13 @@ impl Site {
         for (name, value) in more.as_object().into_iter().flatten() {
             settings[name] = value.clone();
         }
-        role("agent", &self.write(&format!("{name}.yaml"), &settings.to_string())?)
+        self.write(&format!("{name}.yaml"), &settings.to_string())
+    }
+
+    /// A new token for the agent of that name.
+    pub(crate) fn token(&self, node: &str, name: &str) -> Result<()> {
+        let token = self.verb(["token", "create", "--spiffe-id", node]).ok()?.stdout;
+        self.write(&format!("{name}.token"), &token).map(drop)
     }
 
     /// Where workloads of that agent call.
@@ -109,6 +121,15 @@ impl Site {
         Program::new(tools::kasbah()).args(["agent", "fetch", "x509", "-o", "json", "--socket", &address]).ok()?.json()
     }
 
+    /// The serial of what a workload of that agent gets, which is valid.
+    pub(crate) fn serial(&self, name: &str) -> Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let identity = runtime.block_on(workload_api::fetch_x509(&Endpoint::parse(&self.endpoint(name))?))?;
+        let svid = identity.svid();
+        ensure!(svid.not_after() > SystemTime::now(), "{} ended at {:?}", svid.serial(), svid.not_after());
+        Ok(svid.serial().to_owned())
+    }
+
     pub(crate) fn log(&self, name: &str) -> String {
         let text = std::fs::read_to_string(self.path(&format!("{name}.log"))).unwrap_or_default();
         let lines: Vec<&str> = text.lines().rev().take(15).collect();
@@ -118,8 +139,12 @@ impl Site {
 
 /// Starts a role; its log lies beside its settings.
 pub(crate) fn role(role: &str, settings: &Path) -> Result<Running> {
-    let log = settings.with_extension("log");
-    Program::new(tools::kasbah()).args([role, "run", "--config"]).arg(settings).background(&log)
+    program(role, settings).background(&settings.with_extension("log"))
+}
+
+/// The same, not started yet.
+pub(crate) fn program(role: &str, settings: &Path) -> Program {
+    Program::new(tools::kasbah()).args([role, "run", "--config"]).arg(settings)
 }
 
 pub(crate) fn own_uid() -> Result<u32> {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fake::{FakeCa, changed, domain, entry, start};
+use crate::metrics::ReasonLabels;
 use crate::state::Held;
 
 fn cache(dir: &tempfile::TempDir) -> Cache {
@@ -106,9 +107,9 @@ async fn keys_are_32_bytes_from_a_file_that_must_be_there() {
 async fn each_change_is_written_and_a_full_disk_leaves_what_was_there() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
     let ca = FakeCa::new(clock, Duration::from_secs(600));
-    let (state, shutdown) = (state(&ca, &["a"]), Shutdown::new());
+    let (state, shutdown, numbers) = (state(&ca, &["a"]), Shutdown::new(), Numbers::default());
     let mut tasks = runtime::tasks::TaskSet::new();
-    tasks.spawn("cache", keep(Arc::new(cache(&dir)), state.clone(), shutdown.clone()));
+    tasks.spawn("cache", keep(Arc::new(cache(&dir)), state.clone(), numbers.clone(), shutdown.clone()));
     tokio::task::yield_now().await;
     *ca.entries.lock().unwrap() = vec![entry("a", "/a", &["unix:uid:1"]), entry("b", "/b", &["unix:uid:1"])];
     ca.publish(&state);
@@ -121,7 +122,18 @@ async fn each_change_is_written_and_a_full_disk_leaves_what_was_there() {
     std::fs::write(dir.path().join("cache.new/x"), "x").unwrap();
     let error = cache(&dir).save(&state.current()).unwrap_err();
     assert_eq!(error.reason(), "CACHE_NOT_WRITTEN");
-    assert_eq!(entries(), 2);
+    ca.entries.lock().unwrap().pop();
+    ca.publish(&state);
+    let failed = || numbers.write_failures.get_or_create(&ReasonLabels { reason: "CACHE_NOT_WRITTEN" }).get();
+    while failed() == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(entries(), 2, "what was written before stays");
+    std::fs::remove_dir_all(dir.path().join("cache.new")).unwrap();
+    while entries() != 1 {
+        // Nothing changes any more; room is enough.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     shutdown.trigger();
     tasks.run(&shutdown).await;
 }

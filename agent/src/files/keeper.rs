@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::{Content, FilesSettings, directory, pem_files, pkcs12_file};
 use crate::ca::{Ca, TokenSvid};
 use crate::entry::Entry;
+use crate::metrics::Numbers;
 use crate::state::{Held, Snapshot, State};
 use crate::store;
 
@@ -20,6 +21,7 @@ pub(crate) struct Keeper {
     pub(crate) state: Arc<State>,
     pub(crate) ca: Arc<dyn Ca>,
     pub(crate) clock: Clock,
+    pub(crate) numbers: Numbers,
 }
 
 /// What was written last.
@@ -64,6 +66,7 @@ impl Keeper {
         let contents = match self.contents(snapshot, own, held, written) {
             Ok(contents) => contents,
             Err(problem) => {
+                self.numbers.not_written("FILES_NOT_WRITTEN");
                 tracing::error!(dir = %self.settings.dir.display(), problem, reason = "FILES_NOT_WRITTEN", "files not written");
                 return now + RETRY_WAIT;
             }
@@ -81,6 +84,7 @@ impl Keeper {
             }
             Ok(Err(error)) => {
                 let dir = self.settings.dir.display();
+                self.numbers.not_written(error.reason());
                 tracing::error!(%dir, error = chain_text(&error), reason = error.reason(), "files not written, trying again");
                 now + RETRY_WAIT
             }
@@ -110,6 +114,7 @@ impl Keeper {
                 *written = Written::default();
             }
             Err(error) => {
+                self.numbers.not_written(error.reason());
                 tracing::error!(%dir, error = chain_text(&error), reason = error.reason(), "files not removed");
             }
         }

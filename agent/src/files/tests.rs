@@ -15,6 +15,7 @@ use runtime::tasks::TaskSet;
 
 use super::*;
 use crate::fake::{FakeCa, entry};
+use crate::metrics::Numbers;
 use crate::rotation::Prepared;
 use crate::state::{Held, State};
 
@@ -184,7 +185,7 @@ impl Scene {
             after_change: Some(AfterChange { command, pid_file: None, signal: "HUP".into() }),
         };
         assert_eq!(settings.problem(), None);
-        let keeper = Keeper { settings, state: state.clone(), ca: ca.clone(), clock };
+        let keeper = Keeper { settings, state: state.clone(), ca: ca.clone(), clock, numbers: Numbers::default() };
         let mut tasks = TaskSet::new();
         tasks.spawn("files", keeper.run(Shutdown::new()));
         Self { ca, state, dir, tasks }

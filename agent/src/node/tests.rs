@@ -1,7 +1,5 @@
 //! Joining and renewing beside a CA in memory, on paused time.
 
-use std::sync::atomic::Ordering;
-
 use runtime::tasks::TaskSet;
 
 use super::*;
@@ -37,6 +35,7 @@ impl Scene {
             trust: Arc::new(Trust::for_test(self.dir.path())),
             clock: self.clock,
             numbers: Numbers::default(),
+            unstored: AtomicBool::default(),
         }
     }
 
@@ -289,4 +288,31 @@ async fn what_cannot_be_read_is_named_by_its_setting() {
     let error = node.start(&Shutdown::new()).await.unwrap_err();
     assert_eq!(error.reason(), "JOIN_EVIDENCE_UNREADABLE");
     assert!(error.to_string().contains("k8s_psat.token_file"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_svid_that_finds_no_room_is_used_and_stored_as_soon_as_there_is() {
+    let scene = Scene::new();
+    // What stands where the new file is to be written makes every attempt fail, as no room would.
+    let in_the_way = scene.dir.path().join("agent.new");
+    std::fs::create_dir_all(in_the_way.join("x")).unwrap();
+    let node = scene.token("t").start().await.unwrap();
+    let (identity, numbers) = (node.identity.clone(), node.numbers.clone());
+    let label = crate::metrics::ReasonLabels { reason: "DATA_DIR_UNWRITABLE" };
+    assert_eq!(numbers.write_failures.get_or_create(&label).get(), 1);
+    let mut tasks = TaskSet::new();
+    tasks.spawn("own", node.keep_fresh(Shutdown::new()));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(numbers.write_failures.get_or_create(&label).get() > 100, "it is tried again all the time");
+    std::fs::remove_dir_all(&in_the_way).unwrap();
+    tokio::time::sleep(MEASURE_INTERVAL * 2).await;
+    assert_eq!(scene.start().await.unwrap().identity.serial(), identity.serial());
+}
+
+#[tokio::test(start_paused = true)]
+async fn joining_once_without_room_for_the_identity_is_a_failure() {
+    let scene = Scene::new();
+    std::fs::create_dir_all(scene.dir.path().join("agent.new/x")).unwrap();
+    let error = scene.token("t").node().try_start().await.unwrap_err();
+    assert_eq!(error.reason(), "DATA_DIR_UNWRITABLE");
 }

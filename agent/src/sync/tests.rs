@@ -40,6 +40,7 @@ impl Scene {
             report: reports.clone(),
             revision,
             unsynced: Some(readiness.block("first sync")),
+            unkept: false,
         };
         let mut tasks = TaskSet::new();
         tasks.spawn("sync", syncer.run(Shutdown::new()));
