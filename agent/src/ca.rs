@@ -153,6 +153,16 @@ pub(crate) struct TokenSvid {
     pub(crate) expires_at: SystemTime,
 }
 
+impl TokenSvid {
+    /// The token, fresh from the CA, unless it is over by this machine's clock.
+    pub(crate) fn checked(self, now: SystemTime) -> Result<Self, CaError> {
+        if self.expires_at > now {
+            return Ok(self);
+        }
+        Err(CaError::ClockAhead { by: now.duration_since(self.issued_at).unwrap_or_default() })
+    }
+}
+
 impl std::fmt::Debug for TokenSvid {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenSvid").field("expires_at", &self.expires_at).finish_non_exhaustive()

@@ -69,6 +69,12 @@ pub(crate) enum Refusal {
         /// When.
         at: String,
     },
+    /// What is held begins in the future of this machine.
+    #[error("this machine's clock is about {} s behind: the workload's SVID is not valid yet; correct it (timedatectl, chronyc)", by.as_secs())]
+    ClockBehind {
+        /// By how much, about.
+        by: Duration,
+    },
     /// Too many streams.
     #[error("too many open streams ({of})")]
     TooManyStreams {
@@ -96,6 +102,7 @@ impl Refusal {
             Self::NotEntitled { .. } => "IDENTITY_NOT_ENTITLED",
             Self::NotReady { .. } => "AGENT_NOT_READY",
             Self::Ended { .. } => "SVID_ENDED",
+            Self::ClockBehind { .. } => "CLOCK_BEHIND",
             Self::TooManyStreams { .. } => "TOO_MANY_STREAMS",
             Self::TooManyCalls { .. } => "TOO_MANY_CALLS",
             Self::ShuttingDown => "SHUTTING_DOWN",
@@ -243,8 +250,12 @@ impl Desk {
                 if !with_svid || !snapshot.svids_of(&entries, self.clock.now()).is_empty() {
                     return Ok((snapshot, entries));
                 }
-                if let Some(at) = snapshot.ended_at(&entries) {
+                let now = self.clock.now();
+                if let Some(at) = snapshot.ended_at(&entries, now) {
                     return Err(Refusal::Ended { at: rfc3339(at) });
+                }
+                if let Some(by) = snapshot.begins_in(&entries, now) {
+                    return Err(Refusal::ClockBehind { by });
                 }
                 waiting = Some(self.state.wait_for(&entries));
                 "the SVID has not been issued yet"

@@ -363,7 +363,9 @@ impl Node {
         }
     }
 
+    /// Not longer than until the clock is set back: then nobody knows whether something is due.
     async fn measured_sleep(&self, due: SystemTime) {
+        let begun = self.clock.moment();
         loop {
             let now = self.clock.now();
             if let Some(svid) = self.identity.svid() {
@@ -373,7 +375,7 @@ impl Node {
                     self.store(&svid);
                 }
             }
-            if due <= now {
+            if due <= now || self.clock.was_set_back_since(begun) {
                 return;
             }
             self.clock.sleep_until(due.min(now + MEASURE_INTERVAL)).await;
@@ -385,14 +387,19 @@ impl Node {
         let chain = self.ca.renew_agent(prepared.csr()).await?;
         let svid = self.check(prepared.into_svid(chain)?)?;
         tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), "the agent's SVID renewed");
-        self.take_up(svid);
-        Ok(())
+        self.take_up(svid)
     }
 
-    /// Uses a new SVID, even when it cannot be stored: a running agent is worth more than a warm start.
-    fn take_up(&self, svid: X509Svid) {
+    /// Uses a new SVID, even when it cannot be stored: a running agent is worth more than a warm start. One that is over by
+    /// the clock of this machine is taken up too, because the CA knows no other any more.
+    fn take_up(&self, svid: X509Svid) -> Result<(), CaError> {
         self.store(&svid);
-        self.identity.set(svid, self.clock.now());
+        let (now, not_before, not_after) = (self.clock.now(), svid.not_before(), svid.not_after());
+        self.identity.set(svid, now);
+        if not_after > now {
+            return Ok(());
+        }
+        Err(CaError::ClockAhead { by: now.duration_since(not_before).unwrap_or_default() })
     }
 
     /// Stores the SVID in use; tried again while it fails. It matters: once an SVID has been used, the CA knows the one before it
@@ -470,7 +477,9 @@ impl Node {
         let chain = chain.map_err(|error| refused(evidence.kind, error))?;
         let svid = prepared.into_svid(chain).and_then(|svid| self.check(svid)).map_err(JoinError::Answer)?;
         tracing::info!(spiffe_id = %svid.id(), serial = svid.serial(), attestation_type = evidence.kind, "joined");
-        self.take_up(svid);
+        if let Err(error) = self.take_up(svid) {
+            tracing::error!(reason = error.reason(), %error, "the agent's new SVID is over already");
+        }
         Ok(())
     }
 
@@ -480,7 +489,8 @@ impl Node {
         self.trust.look_again(error, &self.identity.state).await;
         // An SVID that has run out, or whose root has gone, opens no connection by which it could be renewed.
         let useless = not_after <= self.clock.now() || !self.identity.is_clean();
-        if !error.is_refusal() && !useless {
+        // With a wrong clock the next SVID is of no more use than the last.
+        if !error.is_refusal() && !useless || matches!(error, CaError::ClockAhead { .. }) {
             return Err(error.asked_wait());
         }
         let joined = match self.identity.svid().filter(|_| useless) {
@@ -497,11 +507,7 @@ impl Node {
     /// An agent's ID lies below `/spire/agent` of our trust domain.
     fn check(&self, svid: X509Svid) -> Result<X509Svid, CaError> {
         let own = svid.id().is_member_of(&self.trust_domain) && svid.id().path().starts_with(AGENT_PATH);
-        if own && svid.not_after() > self.clock.now() {
-            Ok(svid)
-        } else {
-            Err(CaError::BadAnswer { what: "no SVID of an agent" })
-        }
+        if own { Ok(svid) } else { Err(CaError::BadAnswer { what: "no SVID of an agent" }) }
     }
 
     fn keep(&self, svid: &X509Svid) -> Result<(), JoinError> {

@@ -92,6 +92,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "Correct the clock, with timedatectl or chronyc.",
     ),
     doc(
+        "CLOCK_BEHIND",
+        "This machine's clock is behind: what the CA issued is not valid yet by it, and is not handed out.",
+        "Correct the clock, with timedatectl or chronyc.",
+    ),
+    doc(
         "DATA_DIR_UNWRITABLE",
         "A file in data_dir cannot be written.",
         "Make the directory writable for the agent's user, and see that the disk is not full.",

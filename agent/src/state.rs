@@ -27,6 +27,13 @@ pub(crate) struct Held {
     pub(crate) renew_at: SystemTime,
 }
 
+impl Held {
+    /// Whether it may be handed out. What begins later than clocks may differ is as little valid here as what has ended.
+    pub(crate) fn is_valid(&self, now: SystemTime) -> bool {
+        self.svid.not_after() > now && self.svid.not_before() <= now + CLOCKS_DIFFER_MAX
+    }
+}
+
 /// Everything at one moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Snapshot {
@@ -300,8 +307,11 @@ impl Snapshot {
     }
 
     /// When the last SVID of one of `entries` ended, if none followed.
-    pub(crate) fn ended_at(&self, entries: &[Arc<Entry>]) -> Option<SystemTime> {
-        entries.iter().filter_map(|entry| self.ended.get(&entry.id)).max().copied()
+    pub(crate) fn ended_at(&self, entries: &[Arc<Entry>], now: SystemTime) -> Option<SystemTime> {
+        let held = |entry: &Arc<Entry>| self.held.get(&entry.id).map(|held| held.svid.not_after());
+        let ended =
+            |entry: &Arc<Entry>| self.ended.get(&entry.id).copied().or_else(|| held(entry).filter(|end| *end <= now));
+        entries.iter().filter_map(ended).max()
     }
 
     /// Whether a root vouches for the SVID that is neither tainted nor gone. Time plays no part: whatever was valid once
@@ -361,12 +371,18 @@ impl Snapshot {
         now: SystemTime,
     ) -> Vec<(&'a Arc<Entry>, &'a Held)> {
         let held = entries.iter().filter_map(|entry| Some((entry, self.held.get(&entry.id)?)));
-        held.filter(|(_, held)| held.svid.not_after() > now).collect()
+        held.filter(|(_, held)| held.is_valid(now)).collect()
+    }
+
+    /// How far in the future by this machine's clock the SVIDs of `entries` begin, if that is why none is valid.
+    pub(crate) fn begins_in(&self, entries: &[Arc<Entry>], now: SystemTime) -> Option<Duration> {
+        let held = entries.iter().filter_map(|entry| self.held.get(&entry.id)).filter(|held| !held.is_valid(now));
+        held.filter_map(|held| held.svid.not_before().duration_since(now).ok()).min()
     }
 
     /// Entries that have no valid SVID yet.
     pub(crate) fn missing(&self, now: SystemTime) -> usize {
-        let valid = |entry: &&Arc<Entry>| self.held.get(&entry.id).is_some_and(|held| held.svid.not_after() > now);
+        let valid = |entry: &&Arc<Entry>| self.held.get(&entry.id).is_some_and(|held| held.is_valid(now));
         self.entries.len() - self.entries.iter().filter(valid).count()
     }
 }
@@ -376,6 +392,8 @@ fn judge(svid: &X509Svid, bundles: &BundleSet) -> Result<VerifiedPeer, PeerError
     verify::verify_once(&svid.to_chain(), bundles, identity::unix_time(svid.not_before()))
 }
 
+/// By how much the clocks of this machine and of the CA may differ.
+pub(crate) const CLOCKS_DIFFER_MAX: Duration = Duration::from_secs(60);
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// The code of a certificate on a list.
 const REVOKED: &str = "CERT_REVOKED";

@@ -61,17 +61,37 @@ impl Clock {
         }
     }
 
-    /// Sleeps until `moment` of the wall clock; at once when it has passed.
+    /// This moment, to be compared with a later one.
+    pub fn moment(&self) -> Moment {
+        Moment { wall: self.now(), steady: self.steady() }
+    }
+
+    /// Whether somebody has set the clock back since then. What was reckoned by the time of before may then lie far ahead.
+    pub fn was_set_back_since(&self, then: Moment) -> bool {
+        let expected = then.wall + self.steady().saturating_sub(then.steady);
+        expected.duration_since(self.now()).is_ok_and(|back| back > SET_BACK_MIN)
+    }
+
+    /// Sleeps until `moment` of the wall clock; at once when it has passed, and not longer than until the clock is set back:
+    /// who waits looks again then.
     ///
     /// The wall clock may be set while we wait, therefore no single nap is longer than [`NAP_MAX`].
     pub async fn sleep_until(&self, moment: SystemTime) {
+        let begun = self.moment();
         while let Ok(left) = moment.duration_since(self.now()) {
-            if left.is_zero() {
+            if left.is_zero() || self.was_set_back_since(begun) {
                 return;
             }
             tokio::time::sleep(left.min(NAP_MAX)).await;
         }
     }
+}
+
+/// A moment on both clocks: the one that may be set, and the one that nobody sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    wall: SystemTime,
+    steady: Duration,
 }
 
 /// Time since the machine was started, its sleep included (`CLOCK_BOOTTIME`).
@@ -107,7 +127,9 @@ pub fn rfc3339(moment: SystemTime) -> String {
 }
 
 /// The longest single nap of [`Clock::sleep_until`].
-pub const NAP_MAX: Duration = Duration::from_secs(30);
+pub const NAP_MAX: Duration = Duration::from_secs(10);
+/// Less than that is a correction and no other time.
+const SET_BACK_MIN: Duration = Duration::from_secs(5);
 /// 9999-12-31T23:59:59Z, the last moment that RFC 3339 can write.
 const UNIX_SECS_MAX: u64 = 253_402_300_799;
 
@@ -138,6 +160,24 @@ mod tests {
         SHIFT.store(-172_800, Ordering::Relaxed);
         assert!(wall.duration_since(clock.now()).unwrap() > Duration::from_secs(172_000));
         assert!(clock.steady() >= steady && clock.steady() - steady < Duration::from_secs(600));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_moment_of_the_time_before_the_clock_was_set_back() {
+        static SHIFT: AtomicI64 = AtomicI64::new(3600);
+        let clock = Clock::shifted(&SHIFT);
+        let (begun, due) = (clock.moment(), clock.now() + Duration::from_millis(1500));
+        assert!(!clock.was_set_back_since(begun));
+        SHIFT.store(0, Ordering::Relaxed);
+        assert!(clock.was_set_back_since(begun));
+        assert!(!clock.was_set_back_since(clock.moment()));
+        SHIFT.store(3600, Ordering::Relaxed);
+        let sleeping = async {
+            clock.sleep_until(due).await;
+            clock.now() < due
+        };
+        let (is_early, ()) = tokio::join!(sleeping, async { SHIFT.store(0, Ordering::Relaxed) });
+        assert!(is_early, "it looks again soon, not in an hour");
     }
 
     #[test]

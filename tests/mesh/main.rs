@@ -7,6 +7,7 @@ mod administration;
 mod admission;
 mod agent;
 mod agent_clients;
+mod agent_clock;
 mod agent_hardship;
 mod agent_writes;
 mod authority_rotation;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         admission::trials,
         agent_clients::trials,
         agent::trials,
+        agent_clock::trials,
         agent_hardship::trials,
         agent_writes::trials,
         authority_rotation::trials,

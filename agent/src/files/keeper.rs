@@ -94,8 +94,7 @@ impl Keeper {
 
     fn held<'a>(&self, snapshot: &'a Snapshot, now: SystemTime) -> Option<(&'a Arc<Entry>, &'a Held)> {
         let mut entries = snapshot.entries.iter().filter(|entry| entry.spiffe_id.as_str() == self.settings.spiffe_id);
-        entries
-            .find_map(|entry| Some((entry, snapshot.held.get(&entry.id).filter(|held| held.svid.not_after() > now)?)))
+        entries.find_map(|entry| Some((entry, snapshot.held.get(&entry.id).filter(|held| held.is_valid(now))?)))
     }
 
     /// An identity that is no longer given leaves the disk: the bundle stays, key and certificate go.
@@ -126,7 +125,8 @@ impl Keeper {
         let mut next = now + IDLE_WAIT;
         for (jwt, token) in self.settings.jwt.iter().zip(&mut written.tokens) {
             if token.as_ref().is_none_or(|token| half_life(token) <= now) {
-                match self.ca.new_jwt_svid(&entry.id, jwt.audience.clone()).await {
+                let issued = self.ca.new_jwt_svid(&entry.id, jwt.audience.clone()).await;
+                match issued.and_then(|issued| issued.checked(now)) {
                     Ok(fresh) => *token = Some(fresh),
                     Err(error) => {
                         tracing::warn!(file = jwt.file, %error, reason = error.reason(), "JWT-SVID not renewed");

@@ -51,6 +51,10 @@ impl Schedule {
             if job.revision != entry.revision {
                 (job.revision, job.due, job.failures) = (entry.revision, now, 0);
             }
+            if job.failures > 0 {
+                // Longer than that is waited only after the clock was set back.
+                job.due = job.due.min(now + RETRY_WAIT_MAX);
+            }
             // Told once; without this `next` would stay in the past.
             job.expires = job.expires.filter(|expires| *expires > now);
         }

@@ -34,7 +34,8 @@ impl JwtCache {
         if let Some(svid) = cached.as_ref().filter(|svid| is_young(svid, now)) {
             return Ok(svid.clone());
         }
-        match desk.ca.new_jwt_svid(&entry.id, audience.to_vec()).await {
+        let issued = desk.ca.new_jwt_svid(&entry.id, audience.to_vec()).await;
+        match issued.and_then(|issued| issued.checked(now)) {
             Ok(svid) => {
                 self.keep(key, svid.clone(), now);
                 Ok(svid)
