@@ -113,7 +113,7 @@ fn text(value: &Value, field: &str) -> String {
 }
 
 /// A device CA and one device with an RSA key, made by OpenSSL.
-fn devices(dir: &Path) -> Result<()> {
+pub(crate) fn devices(dir: &Path) -> Result<()> {
     std::fs::write(
         dir.join("ext"),
         "keyUsage=critical,digitalSignature\nbasicConstraints=critical,CA:FALSE\n\
@@ -131,7 +131,8 @@ fn devices(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn kubernetes(dir: &Path) -> Result<()> {
+/// Tokens of a Kubernetes cluster and of a build system, and their keys.
+pub(crate) fn tokens(dir: &Path) -> Result<()> {
     let key = JwtAuthorityKey::generate()?;
     let mut bundle = TrustBundle::new(TrustDomain::parse("example.org")?);
     bundle.jwt_authorities.push(key.public(None));
@@ -142,15 +143,19 @@ fn kubernetes(dir: &Path) -> Result<()> {
         "exp": now + 3600,
         "kubernetes.io": {"namespace": "spire", "node": {"name": "node-1", "uid": "u-1"}, "pod": {"name": "p", "uid": "p-1"}},
     });
-    let token = key.sign(claims.as_object().context("an object")?)?;
-    std::fs::write(dir.join("psat"), token)?;
+    std::fs::write(dir.join("psat"), key.sign(claims.as_object().context("an object")?)?)?;
+    let claims = json!({
+        "iss": "https://token.example.com", "sub": "repo:our-org/shop", "aud": ["kasbah"], "exp": now + 3600,
+        "repository_owner": "our-org",
+    });
+    std::fs::write(dir.join("oidc.token"), key.sign(claims.as_object().context("an object")?)?)?;
     Ok(())
 }
 
 fn nodes_join_and_come_back() -> Result<()> {
     let evidence = tempfile::tempdir()?;
     devices(evidence.path())?;
-    kubernetes(evidence.path())?;
+    tokens(evidence.path())?;
     let at = |name: &str| evidence.path().join(name);
     let site = Site::start(&json!({
         "x509pop": {"ca_bundles": [at("roots.pem")]},

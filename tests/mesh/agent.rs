@@ -29,7 +29,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Serials that a TLS server shows within some time, each connection judged by the bundle of that moment; no failure counts as
 /// luck.
-fn serials_shown(port: u16, bundle: &Path, starttls: &[&str], wanted: usize) -> Result<BTreeSet<String>> {
+pub(crate) fn serials_shown(port: u16, bundle: &Path, starttls: &[&str], wanted: usize) -> Result<BTreeSet<String>> {
     let (mut serials, began) = (BTreeSet::new(), Instant::now());
     while serials.len() < wanted && began.elapsed() < ROTATIONS_MAX {
         let connect = format!("127.0.0.1:{port}");

@@ -4,16 +4,16 @@
 
 #![allow(clippy::print_stdout, reason = "what it took is told with the test's output")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use harness::mesh::{free_port, kill};
+use harness::mesh::kill;
 use harness::postgres::Postgres;
-use harness::program::Running;
-use harness::{Program, curl, tools, wait};
+use harness::{curl, tools, wait};
 use libtest_mimic::Trial;
 
+use crate::page::Page;
 use crate::trial::alone;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -25,91 +25,20 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The page, and where its folders and addresses are here.
-pub(crate) struct Page {
-    folder: tempfile::TempDir,
-    text: String,
-    pub(crate) grpc: u16,
-    admin: u16,
-    ca: Option<Running>,
+/// The page with its addresses.
+pub(crate) fn open() -> Result<Page> {
+    let mut page = Page::open("ca.md")?;
+    page.replace("/backup/", format!("{}/", page.path("backup").display()));
+    page.replace("127.0.0.1:8081", format!("127.0.0.1:{}", page.grpc));
+    page.replace("127.0.0.1:8082", format!("127.0.0.1:{}", page.admin));
+    Ok(page)
 }
 
 impl Page {
-    pub(crate) fn open(name: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ca-docs-").tempdir()?;
-        let text = std::fs::read_to_string(tools::source("../docs").join(name))?;
-        let page = Self { folder, text, grpc: free_port()?, admin: free_port()?, ca: None };
-        for made in ["bin", "backup", "lib/run"] {
-            std::fs::create_dir_all(page.path(made))?;
-        }
-        std::os::unix::fs::symlink(tools::kasbah(), page.path("bin/kasbah"))?;
-        Ok(page)
-    }
-
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub(crate) fn here(&self, text: &str) -> String {
-        let folder = self.folder.path().display().to_string();
-        text.replace("/var/lib/kasbah", &format!("{folder}/lib"))
-            .replace("/backup/", &format!("{folder}/backup/"))
-            .replace("127.0.0.1:8081", &format!("127.0.0.1:{}", self.grpc))
-            .replace("127.0.0.1:8082", &format!("127.0.0.1:{}", self.admin))
-    }
-
-    /// The blocks of a language below a heading.
-    fn blocks(&self, heading: &str, language: &str) -> Result<Vec<String>> {
-        let begin = self.text.find(&format!("\n## {heading}\n")).with_context(|| format!("no heading {heading}"))?;
-        let section = &self.text[begin + 4..];
-        let section = &section[..section.find("\n## ").unwrap_or(section.len())];
-        let mut blocks = Vec::new();
-        for piece in section.split(&format!("\n```{language}\n")).skip(1) {
-            let block = piece.split("\n```").next().unwrap_or_default();
-            blocks.push(self.here(block));
-        }
-        ensure!(!blocks.is_empty(), "no block of {language} below {heading}");
-        Ok(blocks)
-    }
-
-    /// The commands below a heading, one a line.
-    fn commands(&self, heading: &str) -> Result<Vec<String>> {
-        let text = self.blocks(heading, "sh")?.join("\n").replace("\\\n", " ");
-        Ok(text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect())
-    }
-
     /// Writes the first block of settings as `ca.yaml`, with one more setting.
     pub(crate) fn settle(&self, more: &str) -> Result<()> {
         let settings = self.blocks("Running it", "yaml")?.remove(0);
         Ok(std::fs::write(self.path("ca.yaml"), format!("{settings}\n{more}\n"))?)
-    }
-
-    /// Types a command; it must end as its remark says.
-    pub(crate) fn type_in(&self, command: &str) -> Result<String> {
-        let path = std::env::var("PATH").unwrap_or_default();
-        let shell = Program::new("bash").args(["-euo", "pipefail", "-c", command]).in_folder(self.folder.path());
-        let shell = shell.env("PATH", format!("{}:{path}", self.path("bin").display())).env("NO_COLOR", "1");
-        let answer = shell.env("KASBAH_DIR", self.path("lib")).input("y\n").limit(COMMAND_MAX).run()?;
-        let expected = i32::from(command.contains("# exit 1"));
-        ensure!(answer.code == expected, "`{command}` ended with {}: {}", answer.code, answer.said());
-        Ok(answer.stdout)
-    }
-
-    pub(crate) fn start(&mut self) -> Result<()> {
-        let mut program = Program::new(tools::kasbah()).args(["ca", "run", "--config"]).arg(self.path("ca.yaml"));
-        program = program.in_folder(self.folder.path());
-        self.ca = Some(program.background(&self.path("ca.log"))?);
-        wait::until("the authority", START_MAX, || self.type_in("kasbah ca keys").map(drop)).with_context(|| self.log())
-    }
-
-    pub(crate) fn stop(&mut self) -> Result<()> {
-        let ca = self.ca.take().context("it does not run")?;
-        Program::new("kill").arg(ca.id().to_string()).ok()?;
-        ca.finish(STOP_MAX)
-    }
-
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.path("ca.log")).unwrap_or_default()
     }
 
     /// A node that has joined and went away again.
@@ -126,7 +55,7 @@ impl Page {
 }
 
 fn every_command() -> Result<()> {
-    let mut page = Page::open("ca.md")?;
+    let mut page = open()?;
     page.settle("policy_file: policy.yaml")?;
     std::fs::write(page.path("policy.yaml"), page.blocks("Issuance policy", "yaml")?.join("\n"))?;
     for command in page.commands("Running it")? {
@@ -188,7 +117,7 @@ fn owned(server: &Postgres) -> Result<String> {
 fn moves_to_postgresql() -> Result<()> {
     let server = Postgres::start()?;
     let database = owned(&server)?;
-    let mut page = Page::open("ca.md")?;
+    let mut page = open()?;
     page.settle("")?;
     page.start()?;
     let roots = page.type_in("kasbah bundle show")?;
@@ -235,7 +164,7 @@ fn replicas() -> Result<()> {
     let database = owned(&server)?;
     let mut pages = Vec::new();
     for _ in 0..REPLICAS {
-        let mut page = Page::open("ca.md")?;
+        let mut page = open()?;
         page.settle(&format!("database: {database}"))?;
         if let Some(first) = pages.first() {
             share_key(first, &page)?;
@@ -305,7 +234,7 @@ fn known_at_once(pages: &[Page]) -> Result<()> {
 
 /// A case of `docs/rotation.md`, "Recovering a lost root": the root's key is gone, the intermediate still signs.
 fn a_lost_root() -> Result<()> {
-    let mut page = Page::open("ca.md")?;
+    let mut page = open()?;
     page.settle("")?;
     page.start()?;
     let rotation = std::fs::read_to_string(tools::source("../docs/rotation.md"))?;
@@ -328,9 +257,6 @@ fn a_lost_root() -> Result<()> {
 }
 
 const REPLICAS: usize = 3;
-const START_MAX: Duration = Duration::from_secs(20);
-const STOP_MAX: Duration = Duration::from_secs(10);
-const COMMAND_MAX: Duration = Duration::from_secs(60);
 /// The lease is free as soon as PostgreSQL sees the connection of a killed process end.
 const LEASE_MAX: Duration = Duration::from_secs(10);
 const KNOWN_MAX: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use harness::{Program, curl, mesh, tools, wait};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::ca_docs::Page;
+use crate::page::Page;
 use crate::docs_commands::{commands_of, is_known};
 use crate::trial::alone;
 
@@ -26,7 +26,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// An authority as in `docs/ca.md`, with more settings.
 pub(crate) fn authority(more: &str) -> Result<Page> {
-    let mut page = Page::open("ca.md")?;
+    let mut page = crate::ca_docs::open()?;
     std::fs::create_dir_all(page.path("etc"))?;
     page.settle(&here(&page, more))?;
     page.start()?;
@@ -196,7 +196,7 @@ fn settings_are_taken(page: &Page) -> Result<()> {
 }
 
 fn administration() -> Result<()> {
-    let mut page = Page::open("ca.md")?;
+    let mut page = crate::ca_docs::open()?;
     std::fs::write(page.path("rights.yaml"), settings_of(&page, "administration.md")?.remove(0))?;
     page.settle("rights_file: rights.yaml")?;
     page.start()?;
@@ -237,7 +237,7 @@ fn administration() -> Result<()> {
 }
 
 fn federation() -> Result<()> {
-    let (mut page, mut other) = (authority("")?, Page::open("ca.md")?);
+    let (mut page, mut other) = (authority("")?, crate::ca_docs::open()?);
     other.settle("")?;
     let settings = std::fs::read_to_string(other.path("ca.yaml"))?;
     std::fs::write(other.path("ca.yaml"), settings.replace("cluster.local", "other.org"))?;
@@ -284,7 +284,7 @@ fn federation() -> Result<()> {
 
 fn revocation() -> Result<()> {
     let web = mesh::free_port()?;
-    let settings = settings_of(&Page::open("ca.md")?, "revocation.md")?.remove(0);
+    let settings = settings_of(&crate::ca_docs::open()?, "revocation.md")?.remove(0);
     let settings = settings.replace("0.0.0.0:8089", &format!("127.0.0.1:{web}"));
     let mut page = authority(&settings)?;
     let node = join(&page, "doomed")?;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::{Program, tools, wait};
 use libtest_mimic::Trial;
 
-use crate::ca_docs::Page;
+use crate::page::Page;
 use crate::docs_authority::{authority, here, join, settings_of};
 use crate::docs_commands::{commands_of, is_known};
 use crate::trial::alone;
@@ -100,7 +100,7 @@ fn between(first: &str, last: &str) -> Result<Vec<String>> {
 
 fn a_token() -> Result<()> {
     tools::system("softhsm2-util")?;
-    let page = Page::open("ca.md")?;
+    let page = crate::ca_docs::open()?;
     std::fs::create_dir_all(page.path("etc"))?;
     // As one shell types them: the variable is for all.
     let commands = between("export SOFTHSM2_CONF", "install -m")?;
@@ -114,7 +114,7 @@ fn a_token() -> Result<()> {
     let run =
         Program::new("bash").args(["-c", "SOFTHSM2_CONF=$PWD/softhsm2.conf exec bin/kasbah ca run --config ca.yaml"]);
     let running = run.in_folder(&page.path("")).background(&page.path("ca.log"))?;
-    wait::until("the authority", START_MAX, || page.type_in("kasbah ca keys").map(drop)).with_context(|| page.log())?;
+    wait::until("the authority", START_MAX, || page.type_in("kasbah ca keys").map(drop)).with_context(|| page.log("ca"))?;
     let keys = page.type_in("kasbah ca keys")?;
     ensure!(keys.lines().skip(1).all(|line| line.contains("pkcs11")), "{keys}");
     join(&page, "here")?;
@@ -130,7 +130,7 @@ fn module() -> Result<String> {
 }
 
 fn a_signer() -> Result<()> {
-    let page = Page::open("ca.md")?;
+    let page = crate::ca_docs::open()?;
     std::fs::create_dir_all(page.path("run"))?;
     let own = page.type_in("id -u")?;
     let places = |text: &str| {
@@ -161,7 +161,7 @@ fn a_signer() -> Result<()> {
 
 /// What can only run with a vault, an authority above or a credential of systemd is judged by `--check`.
 fn settings_are_taken() -> Result<()> {
-    let page = Page::open("ca.md")?;
+    let page = crate::ca_docs::open()?;
     let mut judged = 0;
     for block in settings_of(&page, "custody.md")? {
         page.settle(&block)?;

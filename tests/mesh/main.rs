@@ -8,6 +8,7 @@ mod admission;
 mod agent;
 mod agent_clients;
 mod agent_clock;
+mod agent_docs;
 mod agent_hardship;
 mod agent_writes;
 mod authority_rotation;
@@ -35,6 +36,7 @@ mod interop;
 mod migration;
 mod mtls;
 mod operator;
+mod page;
 mod policy;
 mod recovery;
 mod revocation;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         agent_clients::trials,
         agent::trials,
         agent_clock::trials,
+        agent_docs::trials,
         agent_hardship::trials,
         agent_writes::trials,
         authority_rotation::trials,
