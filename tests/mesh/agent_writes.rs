@@ -221,7 +221,7 @@ impl<'a> Node<'a> {
     /// An agent whose writes are watched.
     fn program(&self, preload: &Path) -> Result<Program> {
         let program = site::program("agent", &self.settings()?).env("LD_PRELOAD", preload);
-        Ok(program.env("WRITES_BELOW", format!("{}/", self.site.path(&self.name).display())))
+        Ok(program.env("WRITES_BELOW", self.site.path(&self.name)))
     }
 
     /// Has a launch recorded, if the agent is there already.

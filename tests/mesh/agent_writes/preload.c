@@ -1,10 +1,10 @@
 /* Stands before the system calls of a process that change files below one folder, and kills the process at one of them.
  *
- * WRITES_BELOW  the folder, with a slash at its end
+ * WRITES_BELOW  the folder
  * WRITES_LOG    a file: each such call as a line `CALL NAME`
  * WRITES_KILL   `CALL NAME N`: the N-th such call never returns; of what was to be written, a half is
  *
- * NAME lies below the folder; what follows `.version-` in it, which is random, is left out. */
+ * NAME lies below the folder, which is `.` itself; what follows `.version-` in it, which is random, is left out. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -55,9 +55,11 @@ static int is_last(const char *call, int dir, const char *path) {
     static int count;
     const char *below = getenv("WRITES_BELOW"), *log = getenv("WRITES_LOG"), *kill_at = getenv("WRITES_KILL");
     char full[PATH_MAX_HERE], line[PATH_MAX_HERE + 64];
-    if (!below || path_of(dir, path, full) < 0 || strncmp(full, below, strlen(below)) != 0) return 0;
+    if (!below || path_of(dir, path, full) < 0) return 0;
+    size_t above = strlen(below);
+    if (strncmp(full, below, above) != 0 || (full[above] != 0 && full[above] != '/')) return 0;
     leave_out(full);
-    int length = snprintf(line, sizeof line, "%s %s", call, full + strlen(below));
+    int length = snprintf(line, sizeof line, "%s %s", call, full[above] ? full + above + 1 : ".");
     int last = 0;
     pthread_mutex_lock(&one_at_a_time);
     if (log) {
