@@ -36,7 +36,7 @@ struct Point {
 
 /// Each point is hit by an agent of its own, some at the same time.
 fn killed_at_each_write() -> Result<()> {
-    let site = &Site::with_agent_svid_ttl(LIFE)?;
+    let site = &Site::with_agent_svid_ttl(AGENT_LIFE)?;
     let preload = &preload(site)?;
     let points = points(site, preload)?;
     for call in ["open", "write", "fsync", "rename", "unlink", "mkdir", "symlink", "fchmod", "chmod", "rmdir"] {
@@ -226,7 +226,7 @@ impl<'a> Node<'a> {
 
     /// Has a launch recorded, if the agent is there already.
     fn launch(&self) {
-        let program = Program::new(tools::kasbah()).args(["run", "--name", "job", "--socket"]);
+        let program = Program::new(tools::kasbah()).args(["run", "--name", "job", "--wait", "1s", "--socket"]);
         drop(program.arg(self.site.path(&format!("{}.launch", self.name))).args(["--", "true"]).run());
     }
 
@@ -336,10 +336,12 @@ fn svid(chain: &[u8], key: &[u8]) -> Result<X509Svid> {
     Ok(X509Svid::from_parts(identity::pem::decode_certificates(chain)?, key)?)
 }
 
-const LIFE: &str = "4s";
-const WORKERS: usize = 8;
+const LIFE: &str = "3s";
+/// Longer than anybody is away: a node that comes back with an SVID that has ended has one try.
+const AGENT_LIFE: &str = "8s";
+const WORKERS: usize = 10;
 /// The same call on the same file is cut off so often: what follows does not differ.
 const REPEATED_MAX: usize = 2;
 /// Longer than an SVID lives, so that all that is served afterwards was renewed meanwhile.
-const FULL: Duration = Duration::from_secs(6);
+const FULL: Duration = Duration::from_secs(5);
 const KILLED_MAX: Duration = Duration::from_secs(20);
