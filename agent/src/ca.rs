@@ -10,7 +10,7 @@ use identity::{CertificateDer, TrustBundle, TrustDomain, renewal};
 use tokio::sync::{mpsc, watch};
 use tonic::{Code, Status};
 
-use crate::enforced::Level;
+use crate::enforced::{Configured, Level};
 use crate::entry::Entry;
 use crate::evidence::Evidence;
 use crate::revocations::News;
@@ -202,6 +202,8 @@ pub(crate) struct Report {
     pub(crate) fetched: u64,
     /// Some of those that have not acknowledged it.
     pub(crate) waiting_for: Vec<String>,
+    /// What configuration is in force in the proxies here that say so.
+    pub(crate) configured: Vec<Configured>,
 }
 
 impl Report {

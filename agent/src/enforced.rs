@@ -37,6 +37,19 @@ struct Stream {
     process: Arc<Process>,
     name: String,
     standing: Standing,
+    /// By kind of resource, the version that its proxy says is in force.
+    configured: Versions,
+}
+
+/// By kind of resource, discovery's version of it.
+pub(crate) type Versions = BTreeMap<String, String>;
+
+/// The configuration that is in force in a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Configured {
+    /// Whose stream says so.
+    pub(crate) workload: String,
+    pub(crate) versions: Versions,
 }
 
 impl Stream {
@@ -112,7 +125,7 @@ impl Streams {
         known.next += 1;
         let key = known.next;
         let name = format!("process {}", process.pid());
-        known.open.insert(key, Stream { process, name, standing: Standing::Idle });
+        known.open.insert(key, Stream { process, name, standing: Standing::Idle, configured: Versions::new() });
         Presence { streams: self.clone(), key }
     }
 
@@ -146,6 +159,18 @@ impl Streams {
         verdict
     }
 
+    /// What proxies say of their configuration, in the order of their names.
+    fn configured(&self) -> Vec<Configured> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let saying = known.open.values().filter(|stream| !stream.configured.is_empty());
+        let mut configured: Vec<_> = saying
+            .map(|stream| Configured { workload: stream.name.clone(), versions: stream.configured.clone() })
+            .collect();
+        configured.sort_unstable_by(|one, other| one.workload.cmp(&other.workload));
+        configured.truncate(CONFIGURED_MAX);
+        configured
+    }
+
     /// For tests of what sends: the node's bundle as soon as it is `wanted`.
     #[cfg(test)]
     pub(crate) async fn until(&self, wanted: u64, settled: u64) {
@@ -175,6 +200,17 @@ impl Presence {
                 stream.standing = Standing::Unknown;
             }
             first
+        });
+    }
+
+    /// What its proxy says of its configuration.
+    pub(crate) fn configured(&self, versions: &Versions) {
+        self.change(|stream| {
+            let changed = stream.configured != *versions;
+            if changed {
+                stream.configured.clone_from(versions);
+            }
+            changed
         });
     }
 
@@ -271,6 +307,7 @@ impl Reporter {
             entries_revision: *self.revision.borrow_and_update(),
             fetched: snapshot.own_sequence(self.state.trust_domain()),
             waiting_for: verdict.waiting_for,
+            configured: self.streams.configured(),
         };
         self.report.send_if_modified(|told| {
             let changed = *told != report;
@@ -289,6 +326,8 @@ const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
 pub(crate) const LOOK_PAUSE: Duration = Duration::from_millis(20);
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 const NAMED_MAX: usize = 8;
+/// Proxies whose configuration is reported.
+const CONFIGURED_MAX: usize = 64;
 /// Streams that went away and are remembered; one that is not makes the report early, never wrong for those open.
 const GONE_MAX: usize = 10_000;
 
@@ -364,6 +403,30 @@ mod tests {
         one.set(Standing::Enforces(settled));
         two.set(Standing::Enforces(settled));
         assert_eq!(streams.verdict(settled, Level::default(), Instant::now()).enforced, settled);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_proxies_say_of_their_configuration_is_told_by_name_as_long_as_they_are_there() {
+        let streams = Arc::new(Streams::default());
+        let (silent, b, a) = (streams.open(own_process()), streams.open(own_process()), streams.open(own_process()));
+        let versions = |version: &str| Versions::from([("listener".to_owned(), version.to_owned())]);
+        for (stream, name) in
+            [(&silent, "spiffe://example.org/s"), (&b, "spiffe://example.org/b"), (&a, "spiffe://example.org/a")]
+        {
+            stream.name(name);
+        }
+        b.configured(&versions("1"));
+        a.configured(&versions("1"));
+        a.configured(&versions("2"));
+        let told = streams.configured();
+        let told: Vec<_> =
+            told.iter().map(|proxy| (&proxy.workload[..22], proxy.versions["listener"].as_str())).collect();
+        assert_eq!(told, [("spiffe://example.org/a", "2"), ("spiffe://example.org/b", "1")]);
+        drop(a);
+        assert_eq!(streams.configured().len(), 1);
+        let many: Vec<_> = (0..=CONFIGURED_MAX).map(|_| streams.open(own_process())).collect();
+        many.iter().for_each(|stream| stream.configured(&versions("1")));
+        assert_eq!(streams.configured().len(), CONFIGURED_MAX);
     }
 
     #[tokio::test(start_paused = true)]

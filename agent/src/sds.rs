@@ -31,7 +31,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::caller::{Caller, Desk, Refusal, StreamGuard, name_of};
-use crate::enforced::{Level, Standing};
+use crate::enforced::{Level, Standing, Versions};
 use crate::metrics::Api;
 use secrets::{Rendered, Wish};
 
@@ -56,6 +56,10 @@ trait Dialogue: Default + Send + 'static {
     /// Whether the client says that its connections rest on a root which its SVID has left.
     fn is_resting(&self) -> bool {
         false
+    }
+    /// The configuration that is in force in the client, as far as it says so.
+    fn configured(&self) -> Option<&Versions> {
+        None
     }
     /// The answer that is due given the secrets of now.
     fn answer(&mut self, rendered: Rendered) -> Result<Option<Self::Answer>, Status>;
@@ -155,6 +159,9 @@ fn talk<D: Dialogue>(
             let settled = snapshot.level();
             let waits = dialogue.is_resting() && snapshot.has_tainted_root(desk.state.trust_domain());
             guard.presence.name(name_of(&entries));
+            if let Some(versions) = dialogue.configured() {
+                guard.presence.configured(versions);
+            }
             drop(snapshot);
             if let Some(answer) = dialogue.answer(rendered)? {
                 yield answer;

@@ -8,12 +8,14 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::curl::{self, Response, url};
 use harness::{Mesh, wait};
 use libtest_mimic::Trial;
+use serde_json::{Value, json};
 
 use crate::trial::own;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         own("config::an_edit_is_followed_within_a_second", &[], an_edit_is_followed_within_a_second),
+        own("config::the_ca_knows_what_is_in_force_in_each_proxy", &[], the_ca_knows_what_is_in_force),
         own("config::a_broken_document_is_named_and_changes_nothing", &[], a_broken_document_is_named),
     ]
 }
@@ -49,6 +51,47 @@ fn an_edit_is_followed_within_a_second(mesh: &mut Mesh) -> Result<()> {
     let usual = times.get(times.len() / 2).copied().unwrap_or_default();
     ensure!(usual < FOLLOWED_WITHIN, "an edit took {usual:?}: {times:?}");
     Ok(())
+}
+
+/// Through the agent, and no sooner than the proxy serves by it: what discovery has had acknowledged.
+fn the_ca_knows_what_is_in_force(mesh: &mut Mesh) -> Result<()> {
+    let discovery = url("http", mesh.at("/discovery/admin")?, "/syncz");
+    let known_as_acknowledged = || {
+        let nodes = mesh.kasbah(["node", "list", "-o", "json"]).ok()?.json()?;
+        let proxies = nodes[0]["proxies"].as_array().cloned().unwrap_or_default();
+        let synced = curl::get(discovery.clone()).send()?.expect_status(200)?.json()?;
+        let clients = synced["clients"].as_array().cloned().unwrap_or_default();
+        ensure!(!clients.is_empty() && proxies.len() == clients.len(), "{proxies:?} of {clients:?}");
+        for client in clients {
+            let peer = client["peer"].as_str().context("a client without a certificate")?;
+            let is_it =
+                |proxy: &&Value| proxy["workload"].as_str().is_some_and(|name| name.starts_with(&format!("{peer} (")));
+            let proxy = proxies.iter().find(is_it).with_context(|| format!("no {peer} in {proxies:?}"))?;
+            let acknowledged =
+                client["types"].as_object().into_iter().flatten().map(|(kind, state)| (kind, &state["acknowledged"]));
+            for (kind, version) in acknowledged.filter(|(_, version)| **version != json!("")) {
+                ensure!(proxy["configuration"][kind] == *version, "{kind}: {proxy} is not {version}");
+            }
+        }
+        Ok(proxies)
+    };
+    let before = wait::until("the CA to know", FOLLOW_WAIT_MAX, known_as_acknowledged)?;
+    let of_helloworld = |proxies: &[Value]| {
+        let is_it = |proxy: &&Value| proxy["workload"].as_str().is_some_and(|name| name.contains("/sa/helloworld ("));
+        proxies.iter().find(is_it).map(|proxy| proxy["configuration"].clone()).context("no proxy of helloworld")
+    };
+    std::fs::write(path_of(mesh, "closed.yaml"), CLOSED)?;
+    wait::until("another configuration", FOLLOW_WAIT_MAX, || {
+        let now = known_as_acknowledged()?;
+        ensure!(of_helloworld(&now)? != of_helloworld(&before)?, "still {now:?}");
+        Ok(())
+    })?;
+    std::fs::remove_file(path_of(mesh, "closed.yaml"))?;
+    wait::until("the former configuration", FOLLOW_WAIT_MAX, || {
+        let now = known_as_acknowledged()?;
+        ensure!(of_helloworld(&now)? == of_helloworld(&before)?, "{now:?}");
+        Ok(())
+    })
 }
 
 fn a_broken_document_is_named(mesh: &mut Mesh) -> Result<()> {

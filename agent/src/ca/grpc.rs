@@ -23,6 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::{CALL_WAIT_MAX, Ca, CaError, Chain, Issued, Progress, Report, TokenSvid};
+use crate::enforced::Configured;
 use crate::entry::{ENTRIES_MAX, Entries, Entry};
 use crate::evidence::Evidence;
 use crate::node::{Anonymous, NodeIdentity};
@@ -283,6 +284,7 @@ impl Ca for GrpcCa {
             bundle_sequence_fetched: report.fetched,
             waiting_for: report.waiting_for,
             revocations_enforced: report.revocations,
+            configured: report.configured.into_iter().map(configured_message).collect(),
         });
         let mut hints = self.in_time(async { Ok(client.watch(reports).await?.into_inner()) }).await?;
         while let Some(hint) = hints.message().await? {
@@ -302,6 +304,10 @@ impl Ca for GrpcCa {
 
 fn attest_step(step: agent::attest_agent_request::Step) -> agent::AttestAgentRequest {
     agent::AttestAgentRequest { step: Some(step) }
+}
+
+fn configured_message(Configured { workload, versions }: Configured) -> types::KasbahConfigured {
+    types::KasbahConfigured { workload, versions }
 }
 
 fn no_answer_within(wait: Duration) -> CaError {

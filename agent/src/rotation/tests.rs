@@ -8,6 +8,7 @@ use runtime::tasks::TaskSet;
 
 use super::*;
 use crate::fake::{FakeCa, changed, domain, entry, root, start};
+use crate::state::CLOCKS_DIFFER_MAX;
 
 struct Scene {
     ca: Arc<FakeCa>,
@@ -308,9 +309,14 @@ async fn holds_with_clock_off(shift: &'static std::sync::atomic::AtomicI64, ttl:
 }
 
 #[tokio::test]
-async fn a_clock_an_hour_behind_holds_what_others_find_valid() {
+async fn a_clock_an_hour_behind_holds_what_others_find_valid_and_hands_it_out_when_it_is_right() {
     static SHIFT: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(-3600);
-    assert!(holds_with_clock_off(&SHIFT, Duration::from_secs(600)).await.is_some());
+    let held = holds_with_clock_off(&SHIFT, Duration::from_secs(600)).await.unwrap();
+    assert!(!held.is_valid(Clock::shifted(&SHIFT).now()) && held.is_valid(Clock::system().now()));
+    let second = Duration::from_secs(1);
+    let (begin, end) = (held.svid.not_before() - CLOCKS_DIFFER_MAX, held.svid.not_after());
+    assert!(held.is_valid(begin) && !held.is_valid(begin - second));
+    assert!(held.is_valid(end - second) && !held.is_valid(end));
 }
 
 #[tokio::test]

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::google::protobuf::{Any, value};
-use runtime::resting::NODE_METADATA;
+use runtime::node_metadata::{CONFIGURED, RESTS_ON_LEFT_ROOT};
 use tonic::Status;
 
 use super::secrets::{Rendered, Wish};
 use super::{Dialogue, SECRET_TYPE_URL, check_names, check_type_url, new_nonce, unknown};
 use crate::caller::Desk;
+use crate::enforced::Versions;
 
 /// One stream.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub(super) struct Sotw {
     unheard: bool,
     /// Its connections rest on a root that its SVID has left.
     resting: bool,
+    /// The configuration that is in force in it.
+    configured: Versions,
 }
 
 impl Dialogue for Sotw {
@@ -51,6 +54,10 @@ impl Dialogue for Sotw {
 
     fn is_resting(&self) -> bool {
         self.resting
+    }
+
+    fn configured(&self) -> Option<&Versions> {
+        Some(&self.configured)
     }
 
     fn answer(&mut self, rendered: Rendered) -> Result<Option<DiscoveryResponse>, Status> {
@@ -84,8 +91,9 @@ impl Sotw {
             return Ok(None);
         }
         if let Some(node) = &ask.node {
-            let said = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(NODE_METADATA));
-            self.resting = said.is_some_and(|said| said.kind == Some(value::Kind::BoolValue(true)));
+            let said = |name| node.metadata.as_ref()?.fields.get(name)?.kind.as_ref();
+            self.resting = said(RESTS_ON_LEFT_ROOT) == Some(&value::Kind::BoolValue(true));
+            self.configured = said(CONFIGURED).map(versions_of).unwrap_or_default();
         }
         let longest = ask.resource_names.iter().map(String::len).max().unwrap_or(0);
         check_names(ask.resource_names.len(), longest)?;
@@ -107,6 +115,20 @@ impl Sotw {
     }
 }
 
+/// The versions that a client says are in force, cut to size.
+fn versions_of(said: &value::Kind) -> Versions {
+    let value::Kind::StructValue(said) = said else { return Versions::new() };
+    let versions = said.fields.iter().filter_map(|(kind, version)| match &version.kind {
+        Some(value::Kind::StringValue(version)) => Some((kind, version)),
+        _ => None,
+    });
+    let short = |text: &String| text.chars().take(VERSION_CHARS_MAX).collect();
+    versions.take(KINDS_MAX).map(|(kind, version)| (short(kind), short(version))).collect()
+}
+
+/// Kinds of resources whose versions are heard.
+const KINDS_MAX: usize = 8;
+const VERSION_CHARS_MAX: usize = 64;
 const COMPLAINT_CHARS_MAX: usize = 500;
 
 #[cfg(test)]
@@ -174,7 +196,7 @@ mod tests {
         use envoy_types::pb::google::protobuf::{Struct, Value};
         let node = |resting| {
             let kind = Some(value::Kind::BoolValue(resting));
-            let fields = [(NODE_METADATA.to_owned(), Value { kind })].into();
+            let fields = [(RESTS_ON_LEFT_ROOT.to_owned(), Value { kind })].into();
             Some(Node { metadata: Some(Struct { fields }), ..Node::default() })
         };
         let mut stream = Sotw::default();
@@ -188,6 +210,27 @@ mod tests {
         stream.read(&ask(false)).unwrap();
         assert!(!stream.is_resting() && stream.is_content());
         assert!(stream.answer(secrets(&[("default", 1)])).unwrap().is_none(), "it is no question");
+    }
+
+    #[test]
+    fn a_client_says_which_configuration_is_in_force_in_it_and_not_more_than_is_heard() {
+        use envoy_types::pb::google::protobuf::{Struct, Value};
+        let text = |text: &str| Value { kind: Some(value::Kind::StringValue(text.into())) };
+        let said = |fields: &[(&str, Value)]| {
+            let fields = fields.iter().map(|(kind, version)| ((*kind).to_owned(), version.clone())).collect();
+            versions_of(&value::Kind::StructValue(Struct { fields }))
+        };
+        let odd = Value { kind: Some(value::Kind::BoolValue(true)) };
+        let versions = said(&[("listener", text("1f")), ("cluster", text("2e")), ("route", odd)]);
+        assert_eq!(versions, Versions::from([("cluster".into(), "2e".into()), ("listener".into(), "1f".into())]));
+        assert_eq!(versions_of(&value::Kind::BoolValue(true)), Versions::new());
+        let names: Vec<String> = (0..100).map(|at| format!("{at}{}", "x".repeat(1000))).collect();
+        let many: Vec<_> = names.iter().map(|name| (name.as_str(), text(name))).collect();
+        let heard = said(&many);
+        assert_eq!(heard.len(), KINDS_MAX);
+        assert!(
+            heard.iter().all(|(kind, version)| kind.len() == VERSION_CHARS_MAX && version.len() == VERSION_CHARS_MAX)
+        );
     }
 
     #[test]

@@ -131,7 +131,7 @@ async fn a_bundle_is_enforced_when_the_proxy_has_acknowledged_it() {
 fn resting(ask: DiscoveryRequest, resting: bool) -> DiscoveryRequest {
     use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
     let value = Value { kind: Some(Kind::BoolValue(resting)) };
-    let metadata = Some(Struct { fields: [(runtime::resting::NODE_METADATA.to_owned(), value)].into() });
+    let metadata = Some(Struct { fields: [(runtime::node_metadata::RESTS_ON_LEFT_ROOT.to_owned(), value)].into() });
     let node = envoy_types::pb::envoy::config::core::v3::Node { metadata, ..Default::default() };
     DiscoveryRequest { node: Some(node), ..ask }
 }

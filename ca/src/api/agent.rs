@@ -26,6 +26,7 @@ use crate::entry::{Entry, Selector};
 use crate::issue::{IssuedX509, X509Order};
 use crate::refusal::Refusal;
 use crate::rights::Permit;
+use crate::rotation::contacts::{Configured, Contact};
 use crate::store::{Issuance, IssuanceKind};
 
 #[tonic::async_trait]
@@ -55,7 +56,7 @@ impl agent_server::Agent for Api {
             let wanted = |agent: &&Arc<Agent>| permit.covers(&agent.id) && filter.matches(agent);
             let found = registry.agents().filter(|agent| agent.id.as_str() > page_token.as_str()).filter(wanted);
             let (agents, next_page_token) = page(found, page_size, |agent| agent.id.to_string());
-            let agents = agents.into_iter().map(|agent| agent_message(agent, output_mask.as_ref())).collect();
+            let agents = agents.into_iter().map(|agent| self.message(agent, output_mask.as_ref())).collect();
             Ok(ListAgentsResponse { agents, next_page_token })
         };
         self.answer("ListAgents", &caller, work).await
@@ -69,7 +70,7 @@ impl agent_server::Agent for Api {
             let id = self.agent_id(id.as_ref())?;
             permit.check(&id)?;
             let agent = self.certifier.store.registry().agent(&id).ok_or(Refusal::AgentUnknown)?;
-            Ok(agent_message(&agent, output_mask.as_ref()))
+            Ok(self.message(&agent, output_mask.as_ref()))
         };
         self.answer("GetAgent", &caller, work).await
     }
@@ -173,6 +174,17 @@ impl agent_server::Agent for Api {
 }
 
 impl Api {
+    /// A node, with what its proxies say where no mask leaves that out.
+    fn message(&self, agent: &Agent, mask: Option<&types::AgentMask>) -> types::Agent {
+        let contact = if mask.is_none() { self.certifier.contacts.of(&agent.id) } else { Contact::default() };
+        let message = |configured: &Configured| {
+            let Configured { workload, versions } = configured.clone();
+            types::KasbahConfigured { workload, versions }
+        };
+        let kasbah_configured = contact.configured.iter().map(message).collect();
+        types::Agent { kasbah_configured, ..agent_message(agent, mask) }
+    }
+
     fn agent_id(&self, id: Option<&types::Spiffeid>) -> Result<SpiffeId, Refusal> {
         let id = member_of("id", id, &self.certifier.trust_domain)?;
         if !id.path().starts_with(AGENT_PATH) {

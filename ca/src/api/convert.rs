@@ -271,6 +271,7 @@ pub(crate) fn agent_message(agent: &Agent, mask: Option<&types::AgentMask>) -> t
         banned: wants(|mask| mask.banned) && agent.banned,
         can_reattest: wants(|mask| mask.can_reattest) && agent.can_reattest,
         agent_version: text(wants(|mask| mask.agent_version), &agent.version),
+        kasbah_configured: Vec::new(),
     }
 }
 

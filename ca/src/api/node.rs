@@ -5,6 +5,7 @@ use std::sync::Arc;
 use proto::kasbah::node::v1::{
     RevocationList, RevocationsRequest, RevocationsResponse, RevokedToken, WatchRequest, WatchResponse, node_server,
 };
+use proto::spire::api::types::KasbahConfigured;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::agent::report;
@@ -12,6 +13,7 @@ use super::{Answers, Api, Caller};
 use crate::agent::Agent;
 use crate::refusal::Refusal;
 use crate::revocation::Current;
+use crate::rotation::contacts::Configured;
 
 #[tonic::async_trait]
 impl node_server::Node for Api {
@@ -110,7 +112,10 @@ async fn hear(api: &Api, agent: &Arc<Agent>, message: WatchRequest) -> Result<()
         bundle_sequence = message.bundle_sequence_enforced,
         "agent reported"
     );
-    let WatchRequest { bundle_sequence_fetched, waiting_for, revocations_enforced, .. } = &message;
+    let WatchRequest { bundle_sequence_fetched, waiting_for, revocations_enforced, configured, .. } = &message;
+    let configured =
+        configured.iter().cloned().map(|KasbahConfigured { workload, versions }| Configured { workload, versions });
+    api.certifier.contacts.configured(&agent.id, configured.collect());
     let revocations = (*revocations_enforced).min(api.certifier.revocations.current().lists.number);
     api.certifier.contacts.said(&agent.id, *bundle_sequence_fetched, revocations, waiting_for.clone());
     report(&api.certifier, agent, message.bundle_sequence_enforced, None).await

@@ -332,10 +332,17 @@ struct Watching {
 
 async fn watch(ca: &Running, node: &Arc<X509Svid>) -> Watching {
     let (reports, receiver) = tokio::sync::mpsc::channel(4);
-    let report = WatchRequest { bundle_sequence_enforced: 1, ..WatchRequest::default() };
+    let report =
+        WatchRequest { bundle_sequence_enforced: 1, configured: vec![configured()], ..WatchRequest::default() };
     reports.send(report).await.unwrap();
     let watch = NodeClient::new(ca.network(Some(node))).watch(ReceiverStream::new(receiver)).await;
     Watching { _reports: reports, answers: watch.unwrap().into_inner() }
+}
+
+/// What the proxy of a node has in force.
+fn configured() -> types::KasbahConfigured {
+    let versions = BTreeMap::from([("lds".to_owned(), "1f".to_owned())]);
+    types::KasbahConfigured { workload: "spiffe://example.org/w (process 7)".into(), versions }
 }
 
 async fn a_change_of_entries_reaches_a_watching_node_at_once() {
@@ -354,6 +361,13 @@ async fn a_change_of_entries_reaches_a_watching_node_at_once() {
         assert!(waiting.elapsed() < Duration::from_secs(5), "the report is never heard");
         tokio::task::yield_now().await;
     }
+    let mut admin = AgentClient::new(ca.local().await);
+    let mut shown = async |output_mask| {
+        let id = Some(id_message(node.id().path()));
+        admin.get_agent(GetAgentRequest { id, output_mask }).await.unwrap().into_inner().kasbah_configured
+    };
+    assert_eq!(shown(None).await, [configured()]);
+    assert_eq!(shown(Some(types::AgentMask::default())).await, [], "a mask that SPIRE's clients send leaves it out");
 }
 
 async fn a_watching_node_that_is_banned_hears_no_more() {

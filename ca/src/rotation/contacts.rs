@@ -2,7 +2,7 @@
 //! a delay; nothing is decided by it.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use identity::spiffe_id::SpiffeId;
 use tokio::sync::watch;
@@ -25,8 +25,19 @@ pub(crate) struct Contact {
     pub(crate) revocations: u64,
     /// Workloads on it that have not acknowledged that bundle, as the agent names them.
     pub(crate) waiting_for: Vec<String>,
+    /// What its proxies say is in force there.
+    pub(crate) configured: Arc<Vec<Configured>>,
     /// Whether it says what it enforces at all; SPIRE's agents do not.
     pub(crate) reports: bool,
+}
+
+/// The configuration that is in force in a proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Configured {
+    /// SPIFFE ID and process, as the agent names them.
+    pub(crate) workload: String,
+    /// By kind of resource, discovery's version.
+    pub(crate) versions: BTreeMap<String, String>,
 }
 
 impl Default for Contacts {
@@ -50,11 +61,22 @@ impl Contacts {
     /// What the node says of itself beyond what it enforces. Long texts and lists are cut.
     pub(crate) fn said(&self, id: &SpiffeId, fetched: u64, revocations: u64, waiting_for: Vec<String>) {
         let shown = waiting_for.into_iter().take(WAITING_SHOWN_MAX);
-        let clean = shown.map(|name| name.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect());
-        let waiting_for = clean.collect();
+        let waiting_for = shown.map(|name| clean(&name)).collect();
         if let Some(contact) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
             (contact.fetched, contact.revocations, contact.waiting_for) = (fetched, revocations, waiting_for);
             contact.reports = true;
+        }
+    }
+
+    /// What the node says of its proxies. Long texts and lists are cut.
+    pub(crate) fn configured(&self, id: &SpiffeId, configured: Vec<Configured>) {
+        let shown = configured.into_iter().take(CONFIGURED_MAX).map(|Configured { workload, versions }| {
+            let versions = versions.into_iter().take(KINDS_MAX);
+            let versions = versions.map(|(kind, version)| (clean(&kind), clean(&version))).collect();
+            Configured { workload: clean(&workload), versions }
+        });
+        if let Some(contact) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get_mut(id) {
+            contact.configured = Arc::new(shown.collect());
         }
     }
 
@@ -85,6 +107,13 @@ impl Contacts {
     }
 }
 
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(NAME_CHARS_MAX).collect()
+}
+
+/// Proxies of one node whose configuration is shown, and kinds of resources of each.
+pub(crate) const CONFIGURED_MAX: usize = 64;
+const KINDS_MAX: usize = 8;
 /// Workloads named for one node.
 pub(crate) const WAITING_SHOWN_MAX: usize = 8;
 const NAME_CHARS_MAX: usize = 256;
@@ -108,6 +137,11 @@ mod tests {
         assert_eq!((contact.seen_at, contact.fetched, contact.waiting_for.len()), (100, 7, WAITING_SHOWN_MAX));
         assert_eq!((contact.revocations, contact.reports), (3, true));
         assert!(contact.waiting_for.iter().all(|name| name.len() == NAME_CHARS_MAX && !name.contains('\n')));
+        let versions = (0..100).map(|kind| (format!("{kind}\n"), "v".repeat(1000))).collect();
+        contacts.configured(&node, vec![Configured { workload: "x\ny".into(), versions }; 1000]);
+        let configured = contacts.of(&node).configured;
+        assert_eq!((configured.len(), configured[0].versions.len()), (CONFIGURED_MAX, KINDS_MAX));
+        assert_eq!((configured[0].workload.as_str(), configured[0].versions["0"].len()), ("xy", NAME_CHARS_MAX));
         contacts.retain(|_| false);
         assert_eq!(contacts.of(&node), Contact::default());
     }

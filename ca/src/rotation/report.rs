@@ -131,7 +131,7 @@ mod tests {
         let node = Agent { bundle_sequence: 4, ..agent("/spire/agent/join_token/a") };
         let check = |seen_at, fetched, waiting: &[&str], reason| {
             let waiting_for = waiting.iter().map(ToString::to_string).collect();
-            let contact = Contact { seen_at, fetched, revocations: 0, waiting_for, reports: true };
+            let contact = Contact { seen_at, fetched, waiting_for, reports: true, ..Contact::default() };
             assert_eq!(laggard(&node, &contact, 5, 1_000).reason, reason);
         };
         check(900, 5, &["x"], "NODE_OFFLINE");

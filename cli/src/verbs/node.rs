@@ -84,6 +84,10 @@ fn document(node: &Agent) -> Value {
         "banned": node.banned,
         "can_reattest": node.can_reattest,
         "agent_version": node.agent_version,
+        "proxies": node.kasbah_configured.iter().map(|proxy| json!({
+            "workload": proxy.workload,
+            "configuration": proxy.versions,
+        })).collect::<Vec<_>>(),
         "selectors": node.selectors.iter().map(|s| format!("{}:{}", s.r#type, s.value)).collect::<Vec<_>>(),
     })
 }

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::watch;
+
 use super::labels::write_escaped;
 use crate::tls::rests::Rests;
 
@@ -27,6 +29,8 @@ pub(crate) struct Counters {
     pub(crate) identity_generation: AtomicU64,
     pub(crate) svid_not_after: AtomicI64,
     pub(crate) discovery_connected: AtomicI64,
+    /// By kind of resource, discovery's version of what is in force.
+    pub(crate) configured: watch::Sender<BTreeMap<&'static str, String>>,
     /// What the open mesh connections rest on.
     pub(crate) rests: Arc<Rests>,
 }
@@ -40,6 +44,12 @@ impl Counters {
     /// Counts an answer of ours to a discovery response.
     pub(crate) fn xds_answered(&self, kind: &'static str, accepted: bool) {
         *self.xds.lock().unwrap_or_else(PoisonError::into_inner).entry((kind, accepted)).or_default() += 1;
+    }
+
+    /// An answer of discovery is in force.
+    pub(crate) fn configured(&self, kind: &'static str, version: &str) {
+        self.configured
+            .send_if_modified(|versions| versions.insert(kind, version.to_owned()).as_deref() != Some(version));
     }
 
     /// Writes the families as OpenMetrics text.

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::{DataSource, TypedExtensionConfig, data_source::Specifier};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, Node, TypedExtensionConfig, data_source::Specifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
     spiffe_cert_validator_config,
@@ -18,7 +18,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_server::{
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, value};
 use prost::Message;
 use runtime::logs::LogControl;
 use runtime::shutdown::Shutdown;
@@ -116,6 +116,7 @@ impl Fake {
             .collect();
         let response = DeltaDiscoveryResponse {
             type_url: kind.type_url().to_owned(),
+            system_version_info: nonce.to_owned(),
             nonce: nonce.to_owned(),
             resources,
             removed_resources: removed.iter().map(|name| (*name).to_owned()).collect(),
@@ -425,7 +426,32 @@ async fn secrets_come_from_the_agent_and_bad_ones_do_not_replace_good_ones() {
     fake.say(Kind::Cluster, "c", vec![], &[]);
     fake.say(Kind::Listener, "l", vec![], &[]);
     running.wait_ready().await;
+    // The agent hears what is in force, which a refused answer is not.
+    let bad = Any { type_url: Kind::Listener.type_url().to_owned(), value: vec![255] };
+    fake.say(Kind::Listener, "bad", vec![("http", bad)], &[]);
+    while discovery.delta.recv().await.unwrap().error_detail.is_none() {}
+    fake.say(Kind::Cluster, "d", vec![], &[]);
+    let mut told = Vec::new();
+    while told.last().is_none_or(|(cds, _)| cds != "d") {
+        let ask = requests.recv().await.unwrap();
+        assert_eq!((ask.version_info.as_str(), ask.error_detail), ("3", None), "it is no question");
+        told.push(configured(&ask.node.unwrap()));
+    }
+    assert_eq!(told.last().unwrap().1, "l");
     running.end().await;
+}
+
+/// What a request says of clusters and listeners.
+fn configured(node: &Node) -> (String, String) {
+    let fields = &node.metadata.as_ref().unwrap().fields;
+    let Some(value::Kind::StructValue(said)) = &fields[runtime::node_metadata::CONFIGURED].kind else {
+        panic!("{fields:?}")
+    };
+    let version = |kind: &str| match said.fields.get(kind).and_then(|version| version.kind.clone()) {
+        Some(value::Kind::StringValue(version)) => version,
+        _ => String::new(),
+    };
+    (version("cds"), version("lds"))
 }
 
 #[test]

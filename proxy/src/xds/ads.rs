@@ -165,6 +165,7 @@ impl<C: Connect, P: Publish> Ads<C, P> {
         let (names, refusal) = match applied {
             Ok(names) => {
                 self.publish.publish().await;
+                self.counters.configured(kind.short(), &update.version);
                 tracing::debug!(
                     kind = kind.word(),
                     version = update.version,

@@ -3,9 +3,9 @@
 //! Two names are subscribed on one stream: `default` (certificate chain and key) and `ROOTCA` (bundles of every trust
 //! domain this workload may trust). What arrives is checked before it replaces what is held; what is held stays in
 //! force while the agent is away. Requests also say whether connections rest on a root that was left
-//! ([`crate::tls::rests`]); when that changes, the last one is sent again.
+//! ([`crate::tls::rests`]), and which configuration is in force; when that changes, the last one is sent again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, Secret, SpiffeCertValidatorConfig, TlsCertificate, secret,
 };
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
-use envoy_types::pb::google::protobuf::{Value, value};
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
 use identity::bundle::BundleError;
 use identity::key::KeyError;
 use identity::pem::PemError;
@@ -23,9 +23,11 @@ use identity::spiffe_id::SpiffeIdError;
 use identity::svid::SvidError;
 use identity::{BundleSet, PrivateKey, TrustBundle, TrustDomain, X509Svid};
 use prost::Message;
+use runtime::node_metadata::{CONFIGURED, RESTS_ON_LEFT_ROOT};
 use runtime::shutdown::Shutdown;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc::unbounded_channel;
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -87,26 +89,25 @@ impl Sds {
         let channel = self.connect().await.map_err(|error| Status::unavailable(chain(&error)))?;
         let mut subscription = Subscription::new(Kind::Secret, XdsMode::Sotw);
         let (requests, outbound) = unbounded_channel();
-        let mut resting = self.counters.rests.resting();
-        let send = |request: Request, resting: bool| {
-            if let Request::Sotw(request) = request.with_node(&self.node(resting)) {
+        let mut said =
+            Said { resting: self.counters.rests.resting(), configured: self.counters.configured.subscribe() };
+        let send = |request: Request, said: &mut Said| {
+            if let Request::Sotw(request) = request.with_node(&said.beside(&self.node)) {
                 drop(requests.send(*request));
             }
         };
         let names = BTreeSet::from([OWN.to_owned(), ROOTS.to_owned()]);
         if let Some(request) = subscription.want(names) {
-            send(request, *resting.borrow_and_update());
+            send(request, &mut said);
         }
         let mut client = SecretDiscoveryServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let mut stream = client.stream_secrets(UnboundedReceiverStream::new(outbound)).await?.into_inner();
         loop {
             let response = tokio::select! {
                 response = stream.message() => response?,
-                // The sender lives as long as we.
-                _ = resting.changed() => {
-                    let now = *resting.borrow_and_update();
+                () = said.changed() => {
                     if let Some(again) = subscription.again() {
-                        send(again, now);
+                        send(again, &mut said);
                     }
                     continue;
                 }
@@ -120,17 +121,8 @@ impl Sds {
             }
             self.counters.xds_answered(Kind::Secret.word(), refusal.is_none());
             // What was taken may have made connections to be left.
-            send(subscription.answer(&update, &[], refusal.as_deref()), *resting.borrow_and_update());
+            send(subscription.answer(&update, &[], refusal.as_deref()), &mut said);
         }
-    }
-
-    /// Who asks, and whether it has connections that rest on a root which its SVID has left: the agent does not count on
-    /// it for the last step of a rotation as long as that is so.
-    fn node(&self, resting: bool) -> Node {
-        let mut node = self.node.clone();
-        let kind = Some(value::Kind::BoolValue(resting));
-        node.metadata.get_or_insert_default().fields.insert(runtime::resting::NODE_METADATA.into(), Value { kind });
-        node
     }
 
     async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
@@ -160,6 +152,37 @@ impl Sds {
             }
         }
         Ok(())
+    }
+}
+
+/// What is said beside requests: whether there are connections that rest on a root which our SVID has left, so that the agent
+/// does not count on us for the last step of a rotation; and which configuration is in force.
+struct Said {
+    resting: watch::Receiver<bool>,
+    configured: watch::Receiver<BTreeMap<&'static str, String>>,
+}
+
+impl Said {
+    /// The senders live as long as we.
+    async fn changed(&mut self) {
+        tokio::select! {
+            _ = self.resting.changed() => (),
+            _ = self.configured.changed() => (),
+        }
+    }
+
+    /// The node with what is to be said now.
+    fn beside(&mut self, node: &Node) -> Node {
+        let text = |version: &String| Value { kind: Some(value::Kind::StringValue(version.clone())) };
+        let configured = self.configured.borrow_and_update();
+        let fields = configured.iter().map(|(kind, version)| ((*kind).to_owned(), text(version))).collect();
+        let resting = value::Kind::BoolValue(*self.resting.borrow_and_update());
+        let mut node = node.clone();
+        let metadata = &mut node.metadata.get_or_insert_default().fields;
+        for (name, kind) in [(RESTS_ON_LEFT_ROOT, resting), (CONFIGURED, value::Kind::StructValue(Struct { fields }))] {
+            metadata.insert(name.into(), Value { kind: Some(kind) });
+        }
+        node
     }
 }
 

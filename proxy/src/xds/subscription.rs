@@ -105,6 +105,17 @@ impl Kind {
         }
     }
 
+    /// What discovery calls it in its pages.
+    pub(crate) fn short(self) -> &'static str {
+        match self {
+            Self::Cluster => "cds",
+            Self::Endpoint => "eds",
+            Self::Listener => "lds",
+            Self::Route => "rds",
+            Self::Secret => "sds",
+        }
+    }
+
     /// Whether everything of the type is wanted, instead of names.
     pub(crate) fn is_wildcard(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener)
