@@ -10,8 +10,8 @@ use harness::{Program, curl, mesh, tools, wait};
 use libtest_mimic::Trial;
 use serde_json::Value;
 
-use crate::page::Page;
 use crate::docs_commands::{commands_of, is_known};
+use crate::page::Page;
 use crate::trial::alone;
 
 pub(crate) fn trials() -> Vec<Trial> {

@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use harness::{Program, tools, wait};
 use libtest_mimic::Trial;
 
-use crate::page::Page;
 use crate::docs_authority::{authority, here, join, settings_of};
 use crate::docs_commands::{commands_of, is_known};
+use crate::page::Page;
 use crate::trial::alone;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -114,7 +114,8 @@ fn a_token() -> Result<()> {
     let run =
         Program::new("bash").args(["-c", "SOFTHSM2_CONF=$PWD/softhsm2.conf exec bin/kasbah ca run --config ca.yaml"]);
     let running = run.in_folder(&page.path("")).background(&page.path("ca.log"))?;
-    wait::until("the authority", START_MAX, || page.type_in("kasbah ca keys").map(drop)).with_context(|| page.log("ca"))?;
+    wait::until("the authority", START_MAX, || page.type_in("kasbah ca keys").map(drop))
+        .with_context(|| page.log("ca"))?;
     let keys = page.type_in("kasbah ca keys")?;
     ensure!(keys.lines().skip(1).all(|line| line.contains("pkcs11")), "{keys}");
     join(&page, "here")?;
