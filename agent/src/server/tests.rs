@@ -234,7 +234,7 @@ async fn roots_are_trusted_by_fingerprint_and_by_no_other() {
     assert_eq!(wrong.reason(), "ROOT_NOT_PINNED");
     assert_eq!(scene.ca.joins.load(Ordering::SeqCst), 0, "the token was not shown");
     let root = scene.ca.root.lock().unwrap().certificate().clone();
-    let digest = identity::digest::hex(&identity::digest::sha256(&root));
+    let digest = digest::hex(&digest::sha256(&root));
     let running = scene.agent_with(pinned(digest));
     running.wait_ready().await;
     assert_eq!(fetch_x509(&scene.endpoint()).await.unwrap().svid().id().path(), "/a");
