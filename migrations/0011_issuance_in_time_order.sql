@@ -27,4 +27,4 @@ ALTER TABLE issuance_in_time_order RENAME TO issuance;
 CREATE INDEX issuance_by_id ON issuance (spiffe_id, issued_at);
 CREATE INDEX issuance_by_end ON issuance (not_after);
 CREATE INDEX issuance_by_log ON issuance (log_index);
-CREATE INDEX issuance_by_serial ON issuance (serial) WHERE length(serial) < 64;
+CREATE UNIQUE INDEX issuance_by_serial ON issuance (serial) WHERE length(serial) < 64;
