@@ -133,5 +133,5 @@ impl Times {
 
 const SETTLE: Duration = Duration::from_secs(2);
 /// By then the agent has let go of what only its start needed.
-const START: Duration = Duration::from_secs(8);
+const START: Duration = Duration::from_secs(15);
 const STARTS: usize = 7;
