@@ -22,6 +22,7 @@ use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tonic::service::Routes;
 
 use crate::admin::Pages;
@@ -140,6 +141,8 @@ pub struct Agent {
     admin: TcpListener,
     sockets: Sockets,
     has_run_before: bool,
+    /// Ends when there are random numbers: the generator measures the processor for noise first, which takes tens of milliseconds.
+    generator: JoinHandle<[u8; 1]>,
 }
 
 /// Where processes of this machine ask.
@@ -196,8 +199,7 @@ impl Settings {
     /// When something on this machine is not as the settings say.
     pub fn build(self, logs: LogControl) -> Result<Agent, BuildError> {
         self.validate()?;
-        // Beside what follows; see `generator_ready`.
-        std::thread::spawn(digest::random::<1>);
+        let generator = tokio::task::spawn_blocking(digest::random::<1>);
         runtime::process::raise_open_files();
         store::make_dir(&self.data_dir).map_err(|source| BuildError::DataDir { dir: self.data_dir.clone(), source })?;
         store::sweep(&self.data_dir);
@@ -228,7 +230,19 @@ impl Settings {
             launch: self.launch.as_ref().map(|path| open(path, MODE_OWNER)).transpose()?,
         };
         let admin = listen::tcp(self.admin)?;
-        Ok(Agent { settings: self, logs, state, trust, cache, launches, clock, admin, sockets, has_run_before })
+        Ok(Agent {
+            settings: self,
+            logs,
+            state,
+            trust,
+            cache,
+            launches,
+            clock,
+            admin,
+            sockets,
+            has_run_before,
+            generator,
+        })
     }
 }
 
@@ -272,7 +286,8 @@ impl Agent {
             tasks.spawn("files", keeper.run(shutdown.clone()));
         }
         spawn_local_apis(&mut tasks, self.sockets, &settings, self.launches, &own, &desk);
-        generator_ready().await;
+        // Workloads are served meanwhile.
+        let _ = self.generator.await;
         let node = node(&settings, ca.clone(), own.clone(), self.trust.clone(), clock, numbers.clone());
         let trusting = self.trust.complete(&state, &shutdown).await.map_err(RunError::from);
         let started = match trusting {
@@ -328,12 +343,6 @@ impl Agent {
             shutdown: shutdown.clone(),
         })
     }
-}
-
-/// Waits for the first random number. It takes tens of milliseconds, because the generator measures the processor for noise first;
-/// workloads are served meanwhile.
-async fn generator_ready() {
-    let _ = tokio::task::spawn_blocking(digest::random::<1>).await;
 }
 
 fn node(
