@@ -60,7 +60,7 @@ pub const REASONS: &[ReasonDoc] = &[
     ),
     doc(
         "CACHE_DAMAGED",
-        "The offline cache cannot be opened: damaged, of another trust domain, or its key has changed.",
+        "The offline cache cannot be opened: of another version of the agent, damaged, of another trust domain, or its key has changed.",
         "Nothing to do; it is written anew after the next contact with the CA.",
     ),
     doc(

@@ -144,7 +144,8 @@ impl WitCache {
         let issued = desk.ca.new_wit_svids(asked).await?;
         let mut outcome = Ok(());
         for ((entry, key), svid) in entries.iter().zip(keys).zip(issued) {
-            let held = svid.and_then(|svid| HeldWit::check(entry, key, svid, snapshot, desk.clock.now()));
+            let now = desk.clock.now();
+            let held = svid.and_then(|svid| HeldWit::check(entry, key, svid.checked(now)?, snapshot, now));
             desk.numbers.renewed(Holder::workload, if held.is_ok() { Outcome::ok } else { Outcome::failed });
             match held {
                 Ok(held) => {
