@@ -321,7 +321,12 @@ impl Acme {
 
     /// The account of before, or a new one.
     async fn account(&self) -> Result<Account, AcmeError> {
-        let builder = || Account::builder_with_http(Box::new(Wire::new(self.settings.roots_file.clone())));
+        let builder = || {
+            Account::builder_with_http(Box::new(Wire::new(
+                &self.settings.directory_url,
+                self.settings.roots_file.clone(),
+            )))
+        };
         let stored = std::fs::read(self.folder.join(ACCOUNT_FILE)).ok();
         if let Some(credentials) = stored.and_then(|text| serde_json::from_slice::<AccountCredentials>(&text).ok()) {
             return Ok(builder().from_credentials(credentials).await?);

@@ -23,6 +23,9 @@ use tokio_rustls::TlsConnector;
 pub(super) struct Wire {
     /// Read at each request.
     roots_file: Option<PathBuf>,
+    /// Whether the directory is on loopback, without TLS. Otherwise no address that it names may be: it is not to have us ask what
+    /// only this machine may ask.
+    is_plain: bool,
 }
 
 /// Where a URL leads.
@@ -47,8 +50,8 @@ impl Target {
 }
 
 impl Wire {
-    pub(super) fn new(roots_file: Option<PathBuf>) -> Self {
-        Self { roots_file }
+    pub(super) fn new(directory_url: &str, roots_file: Option<PathBuf>) -> Self {
+        Self { roots_file, is_plain: Target::parse(directory_url).is_ok_and(|directory| !directory.is_tls) }
     }
 }
 
@@ -57,16 +60,23 @@ impl HttpClient for Wire {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let roots_file = self.roots_file.clone();
+        let (roots_file, is_plain) = (self.roots_file.clone(), self.is_plain);
         Box::pin(async move {
-            let exchanged = tokio::time::timeout(CALL_WAIT_MAX, exchange(roots_file, request)).await;
+            let exchanged = tokio::time::timeout(CALL_WAIT_MAX, exchange(roots_file, is_plain, request)).await;
             exchanged.map_err(|_| other("no answer in time"))?
         })
     }
 }
 
-async fn exchange(roots_file: Option<PathBuf>, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Error> {
+async fn exchange(
+    roots_file: Option<PathBuf>,
+    is_plain: bool,
+    request: Request<BodyWrapper<Bytes>>,
+) -> Result<BytesResponse, Error> {
     let target = Target::parse(&request.uri().to_string()).map_err(other)?;
+    if !target.is_tls && !is_plain {
+        return Err(other("its directory names an address without TLS"));
+    }
     let stream = TcpStream::connect((target.host.as_str(), target.port)).await.map_err(other)?;
     if !target.is_tls {
         return ask(stream, request).await;
@@ -106,3 +116,39 @@ fn other(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
 const CALL_WAIT_MAX: Duration = Duration::from_secs(15);
 /// The longest answer; a chain of certificates fits.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Asks a server that answers with so many bytes.
+    async fn asked(directory: &str, length: usize) -> Result<usize, Error> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        let mut tasks = TaskSet::new();
+        tasks.spawn("server", async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 1024]).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
+            let _ = stream.write_all(&[head.into_bytes(), vec![b'x'; length]].concat()).await;
+        });
+        let request = Request::builder().uri(url).body(BodyWrapper::default()).unwrap();
+        let mut answer = Wire::new(directory, None).request(request).await?;
+        Ok(answer.body.into_bytes().await.map_err(Error::Other)?.len())
+    }
+
+    #[tokio::test]
+    async fn answers_are_taken_up_to_their_limit() {
+        assert_eq!(asked("http://127.0.0.1/", ANSWER_BYTES_MAX).await.unwrap(), ANSWER_BYTES_MAX);
+        assert!(asked("http://127.0.0.1/", ANSWER_BYTES_MAX + 1).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_server_elsewhere_cannot_have_this_machine_asked() {
+        let refused = asked("https://acme.example.net/directory", 1).await.unwrap_err();
+        assert!(refused.to_string().contains("without TLS"), "{refused}");
+    }
+}
