@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 use identity::spiffe_id::{SpiffeId, TrustDomain};
 use sqlx::any::{AnyConnectOptions, AnyPoolOptions};
 use sqlx::migrate::MigrateError;
-use sqlx::{AnyConnection, AnyPool, ConnectOptions, Connection, Executor};
+use sqlx::{AnyConnection, AnyPool, ConnectOptions, Connection, Executor, Row as _};
 use tokio::sync::{Notify, watch};
 
 use super::feed::Feed;
@@ -110,6 +110,19 @@ async fn assemble(
 /// Checks the database and brings it to the present layout.
 pub(super) async fn prepare(address: &Address) -> Result<AnyConnection, OpenError> {
     let mut conn = sound(address).await?;
+    // A new database has no such table.
+    let found =
+        conn.fetch_one("SELECT MAX(version) FROM _sqlx_migrations").await.and_then(|row| row.try_get::<i64, _>(0));
+    let newest = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or_default();
+    if let Ok(found) = found
+        && found < newest
+    {
+        tracing::info!(
+            from = found,
+            to = newest,
+            "bringing the database to the present layout; millions of records take minutes"
+        );
+    }
     MIGRATIONS.run(&mut conn).await.map_err(|error| unmigrated(address, error))?;
     Ok(conn)
 }
