@@ -379,9 +379,12 @@ impl Refusal {
     /// The gRPC code.
     pub fn code(&self) -> Code {
         match self {
-            Self::AddressLimited { .. } | Self::Policy(PolicyRefusal { retry_after: Some(_), .. }) => {
-                Code::ResourceExhausted
-            }
+            Self::AddressLimited { .. }
+            | Self::Policy(PolicyRefusal { retry_after: Some(_), .. })
+            | Self::Store(StoreError::Busy)
+            | Self::RelationshipsFull
+            | Self::ApprovalsFull
+            | Self::MessageTooLarge => Code::ResourceExhausted,
             Self::Policy(_)
             | Self::CallerUnknown
             | Self::CallerNotAgent
@@ -433,10 +436,9 @@ impl Refusal {
             | Self::JoinTokenExists
             | Self::RelationshipExists => Code::AlreadyExists,
             Self::Federation { passing: true, .. } => Code::Unavailable,
-            Self::Federation { .. } => Code::FailedPrecondition,
-            Self::Store(StoreError::RevokedTooMany) => Code::FailedPrecondition,
-            Self::RelationshipsFull | Self::ApprovalsFull | Self::MessageTooLarge => Code::ResourceExhausted,
-            Self::BundleInUse
+            Self::Federation { .. }
+            | Self::Store(StoreError::RevokedTooMany)
+            | Self::BundleInUse
             | Self::ApprovalNeeded { .. }
             | Self::ApprovalDecided
             | Self::NotNow(_)
@@ -444,7 +446,6 @@ impl Refusal {
             Self::Token(TokenError::KeysUnavailable { .. }) => Code::Unavailable,
             Self::Token(_) | Self::Impersonation => Code::Unauthenticated,
             Self::NotOffered(_) => Code::Unimplemented,
-            Self::Store(StoreError::Busy) => Code::ResourceExhausted,
             Self::KeyUnavailable | Self::Signing | Self::Clock(_) | Self::Store(_) | Self::Authorities { .. } => {
                 Code::Unavailable
             }

@@ -426,7 +426,16 @@ async fn secrets_come_from_the_agent_and_bad_ones_do_not_replace_good_ones() {
     fake.say(Kind::Cluster, "c", vec![], &[]);
     fake.say(Kind::Listener, "l", vec![], &[]);
     running.wait_ready().await;
-    // The agent hears what is in force, which a refused answer is not.
+    hears_what_is_in_force(&fake, &mut discovery, &mut requests).await;
+    running.end().await;
+}
+
+/// The agent hears what is in force, which a refused answer is not.
+async fn hears_what_is_in_force(
+    fake: &Fake,
+    discovery: &mut Seen,
+    requests: &mut mpsc::UnboundedReceiver<DiscoveryRequest>,
+) {
     let bad = Any { type_url: Kind::Listener.type_url().to_owned(), value: vec![255] };
     fake.say(Kind::Listener, "bad", vec![("http", bad)], &[]);
     while discovery.delta.recv().await.unwrap().error_detail.is_none() {}
@@ -438,7 +447,6 @@ async fn secrets_come_from_the_agent_and_bad_ones_do_not_replace_good_ones() {
         told.push(configured(&ask.node.unwrap()));
     }
     assert_eq!(told.last().unwrap().1, "l");
-    running.end().await;
 }
 
 /// What a request says of clusters and listeners.
