@@ -17,10 +17,10 @@ use runtime::logs::LogControl;
 use runtime::metrics::Metrics;
 use runtime::mtls;
 use runtime::readiness::{Readiness, ReadyGuard};
-use runtime::serve::{self, Limits, LocalStream};
+use runtime::serve::{self, Limits};
 use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
@@ -141,8 +141,9 @@ pub struct Agent {
     admin: TcpListener,
     sockets: Sockets,
     has_run_before: bool,
-    /// Ends when there are random numbers: the generator measures the processor for noise first, which takes tens of milliseconds.
-    generator: JoinHandle<[u8; 1]>,
+    /// Ends when what an earlier process held is read and there are random numbers: the generator measures the processor for noise
+    /// first, which takes tens of milliseconds.
+    prepared: JoinHandle<()>,
 }
 
 /// Where processes of this machine ask.
@@ -199,7 +200,6 @@ impl Settings {
     /// When something on this machine is not as the settings say.
     pub fn build(self, logs: LogControl) -> Result<Agent, BuildError> {
         self.validate()?;
-        let generator = tokio::task::spawn_blocking(digest::random::<1>);
         runtime::process::raise_open_files();
         store::make_dir(&self.data_dir).map_err(|source| BuildError::DataDir { dir: self.data_dir.clone(), source })?;
         store::sweep(&self.data_dir);
@@ -208,10 +208,18 @@ impl Settings {
         let Loaded { bundle, has_run_before } = trust.load()?;
         let state = Arc::new(State::new(bundle));
         let cache = Cache::open(&self.cache, &self.data_dir, &self.trust_domain)?.map(Arc::new);
-        if let Some(stored) = cache.as_ref().and_then(|cache| cache.load(clock)) {
-            tracing::info!(entries = stored.entries.len(), svids = stored.held.len(), "serving from the offline cache");
+        let stored = cache.as_ref().and_then(|cache| cache.load());
+        let kept = stored.map(|(stored, kept)| {
+            tracing::info!(entries = stored.entries.len(), svids = kept.len(), "serving from the offline cache");
             state.restore(stored);
-        }
+            (kept, state.clone())
+        });
+        let prepared = tokio::task::spawn_blocking(move || {
+            if let Some((kept, state)) = kept {
+                kept.restore(&state, clock);
+            }
+            let _ = digest::random::<1>();
+        });
         let launches = Arc::new(Launches::load(self.data_dir.join(LAUNCHES_FILE)));
         let broker = self.broker.as_ref();
         let open = |path: &PathBuf, mode| listen::unix(path, mode);
@@ -241,7 +249,7 @@ impl Settings {
             admin,
             sockets,
             has_run_before,
-            generator,
+            prepared,
         })
     }
 }
@@ -280,14 +288,14 @@ impl Agent {
         if let Some(cache) = self.cache {
             tasks.spawn("cache", cache::keep(cache, state.clone(), numbers.clone(), shutdown.clone()));
         }
+        spawn_local_apis(&mut tasks, self.sockets, &settings, self.launches, &own, &desk);
+        // Workloads are served meanwhile.
+        let _ = self.prepared.await;
         for settings in settings.files.clone() {
             let keeper =
                 files::Keeper { settings, state: state.clone(), ca: ca.clone(), clock, numbers: numbers.clone() };
             tasks.spawn("files", keeper.run(shutdown.clone()));
         }
-        spawn_local_apis(&mut tasks, self.sockets, &settings, self.launches, &own, &desk);
-        // Workloads are served meanwhile.
-        let _ = self.generator.await;
         let node = node(&settings, ca.clone(), own.clone(), self.trust.clone(), clock, numbers.clone());
         let trusting = self.trust.complete(&state, &shutdown).await.map_err(RunError::from);
         let started = match trusting {
@@ -412,7 +420,7 @@ pub(crate) async fn serve_workloads(listener: UnixListener, router: Router, desk
     let (shutdown, numbers) = (desk.shutdown.clone(), desk.numbers.clone());
     drop(desk);
     let connections = Tally::new(CONNECTION_LIMITS);
-    let establish = |stream: LocalStream| {
+    let establish = |stream: UnixStream| {
         let (connections, numbers) = (connections.clone(), numbers.clone());
         async move {
             let facts = facts_of(Process::of_peer(&stream), &connections, &numbers)?;
@@ -420,7 +428,7 @@ pub(crate) async fn serve_workloads(listener: UnixListener, router: Router, desk
         }
     };
     let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
-    serve::run(listener, establish, router, limits, shutdown).await;
+    serve::grpc(listener, establish, router, limits, shutdown).await;
 }
 
 /// The same for a TCP address of the loopback.
@@ -439,7 +447,7 @@ pub(crate) async fn serve_tcp_workloads(listener: TcpListener, router: Router, d
         }
     };
     let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
-    serve::run(listener, establish, router, limits, shutdown).await;
+    serve::grpc(listener, establish, router, limits, shutdown).await;
 }
 
 /// What requests of a connection carry; `None` when its process has too many.

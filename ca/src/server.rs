@@ -15,10 +15,10 @@ use runtime::listen::{self, ListenError};
 use runtime::logs::LogControl;
 use runtime::mtls::{self, Source};
 use runtime::readiness::Readiness;
-use runtime::serve::{self, Limits, LocalStream};
+use runtime::serve::{self, Limits};
 use runtime::shutdown::Shutdown;
 use runtime::tasks::TaskSet;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::address_limits::{self, AddressLimits, ByAddress};
 use crate::api::{Api, Origin, ServerFacts};
@@ -394,11 +394,11 @@ fn spawn_services(
     let network = Api::new(certifier.clone(), Origin::Network, facts.clone()).router();
     tasks.spawn("grpc", tls(listeners.grpc, source.clone(), ClientAuth::Optional, network, shutdown.clone()));
     let local = Api::new(certifier.clone(), Origin::Local, facts).router();
-    let accept = |stream: LocalStream| async move {
+    let accept = |stream: UnixStream| async move {
         let facts = local_peer(&stream);
         Some((stream, facts))
     };
-    tasks.spawn("admin socket", serve::run(listeners.local, accept, local, Limits::default(), shutdown.clone()));
+    tasks.spawn("admin socket", serve::grpc(listeners.local, accept, local, Limits::default(), shutdown.clone()));
     if let Some(listener) = listeners.istio_csr {
         let accounts = ServiceAccounts::new(certifier.trust_domain.clone(), &settings.service_account_issuers);
         let router =
@@ -508,9 +508,9 @@ fn socket_mode(certifier: &Certifier) -> u32 {
 }
 
 /// Who is at the other end of the local socket, for the audit trail.
-fn local_peer(stream: &LocalStream) -> http::Extensions {
+fn local_peer(stream: &UnixStream) -> http::Extensions {
     let mut facts = http::Extensions::new();
-    if let Ok(peer) = stream.peer() {
+    if let Ok(peer) = stream.peer_cred() {
         facts.insert(LocalPeer { pid: peer.pid().unwrap_or(0), uid: peer.uid(), gid: peer.gid() });
     }
     facts

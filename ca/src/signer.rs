@@ -15,8 +15,9 @@ use proto::kasbah::signer::v1::{
     ListKeysRequest, ListKeysResponse, SignRequest, SignResponse,
 };
 use runtime::listen::{self, ListenError};
-use runtime::serve::{self, Limits, LocalStream};
+use runtime::serve::{self, Limits};
 use runtime::shutdown::Shutdown;
+use tokio::net::UnixStream;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
@@ -34,9 +35,9 @@ pub async fn serve_signer(dir: &Path, socket: &Path, mode: u32, shutdown: Shutdo
     let listener = listen::unix(socket, mode).map_err(|error| unusable(socket_error(&error)))?;
     let signer = FolderSigner { dir: Arc::new(dir.to_owned()) };
     let router = Routes::new(SignerServer::new(signer)).prepare().into_axum_router();
-    let accept = |stream: LocalStream| async move { Some((stream, http::Extensions::new())) };
+    let accept = |stream: UnixStream| async move { Some((stream, http::Extensions::new())) };
     tracing::info!(socket = %socket.display(), dir = %dir.display(), "signer serves");
-    serve::run(listener, accept, router, Limits::default(), shutdown).await;
+    serve::grpc(listener, accept, router, Limits::default(), shutdown).await;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod ask;
 pub mod clock;
 pub mod fetch;
+pub mod http2;
 pub mod listen;
 pub mod logs;
 pub mod metrics;

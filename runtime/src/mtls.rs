@@ -14,7 +14,7 @@ use identity::tls::{self, ALPN_H2, ALPN_HTTP11, ClientAuth, PeerRule, Snapshot, 
 use identity::{VerifiedPeer, unix_time};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 use tonic::Status;
 use tonic::service::Routes;
@@ -24,7 +24,7 @@ pub use door::{Door, Pass};
 
 use self::door::Held;
 use crate::clock;
-use crate::serve::{self, Limits, LocalStream, RemoteAddr};
+use crate::serve::{self, Limits, RemoteAddr};
 use crate::shutdown::Shutdown;
 
 /// Where identity and trust come from.
@@ -164,11 +164,11 @@ pub async fn serve_local(
 ) -> Result<(), TlsError> {
     let config = tls::server_config(source.clone(), ClientAuth::Required, peers, &[ALPN_H2])?;
     let acceptor = TlsAcceptor::from(config);
-    let establish = |stream: LocalStream| {
+    let establish = |stream: UnixStream| {
         let (acceptor, source) = (acceptor.clone(), source.clone());
         async move { prove(&acceptor, &source, stream, "local").await }
     };
-    serve::run(listener, establish, router, limits, shutdown).await;
+    serve::grpc(listener, establish, router, limits, shutdown).await;
     Ok(())
 }
 

@@ -43,6 +43,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "See that the agent runs and that SPIFFE_ENDPOINT_SOCKET names its socket.",
     ),
     doc(
+        "CLIENT_STUCK",
+        "A local client connected and asked nothing, or asked and read none of the answers.",
+        "See what the process does; it may be stopped. It can connect again.",
+    ),
+    doc(
         "FETCH_ANSWER_BAD",
         "A web server did not answer with the document, or too much.",
         "See that the URL is right; the host and its answer stand beside the code.",
@@ -57,6 +62,11 @@ pub const REASONS: &[ReasonDoc] = &[
         "HANDSHAKE_TIMEOUT",
         "A client connected and did not finish the handshake.",
         "Usually a port scan or a dead network path; nothing to do.",
+    ),
+    doc(
+        "HTTP2_ERROR",
+        "A local client broke the rules of HTTP/2; the log names the error code of RFC 9113.",
+        "Use a released gRPC library. If it is one, please report it with the log line.",
     ),
     doc(
         "LISTEN_FAILED",

@@ -1,10 +1,10 @@
-//! Serving HTTP/1.1 and HTTP/2 (so also gRPC) on any accepted byte stream, with limits.
+//! Serving HTTP/1.1 and HTTP/2 (so also gRPC) on any accepted byte stream, and gRPC on this machine's own sockets, with limits.
 //!
 //! A tonic service is served as `Routes::into_axum_router()`. What is known about a connection (peer address,
 //! peer process, verified peer) is an extension of each of its requests.
 
-mod local;
-
+use std::convert::Infallible;
+use std::error::Error;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::Extensions;
+use bytes::Bytes;
+use http::{Extensions, Response};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -21,14 +22,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
+use tower::Service;
 use tower::util::ServiceExt;
 
+use crate::http2;
 use crate::shutdown::Shutdown;
 use crate::tasks::TaskSet;
-
-pub use local::LocalStream;
 
 /// What one server permits.
 #[derive(Clone, Copy, Debug)]
@@ -71,10 +72,10 @@ impl Accept for TcpListener {
 }
 
 impl Accept for UnixListener {
-    type Stream = LocalStream;
+    type Stream = UnixStream;
 
     async fn next(&self) -> io::Result<Self::Stream> {
-        self.accept().await.map(|(stream, _)| LocalStream::new(stream))
+        self.accept().await.map(|(stream, _)| stream)
     }
 }
 
@@ -100,7 +101,54 @@ where
     F: Future<Output = Option<(S, Extensions)>> + Send + 'static,
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (mut tasks, graceful) = (TaskSet::new(), GracefulShutdown::new());
+    let graceful = GracefulShutdown::new();
+    let serve = |stream| {
+        let (established, router, watcher) = (establish(stream), router.clone(), graceful.watcher());
+        async move {
+            if let Some((stream, facts)) = establish_within(limits.wait_max, established).await {
+                connection(stream, facts, router, limits, watcher).await;
+            }
+        }
+    };
+    let mut tasks = accept(listener, serve, limits, &shutdown).await;
+    let _ = tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await;
+    tasks.abort().await;
+}
+
+/// Serves gRPC on one of this machine's own sockets; as [`run`] in all else. Connections at rest cost a few hundred bytes
+/// ([`crate::http2`]).
+pub async fn grpc<A, E, F, S, H, B>(listener: A, establish: E, service: H, limits: Limits, shutdown: Shutdown)
+where
+    A: Accept,
+    E: Fn(A::Stream) -> F,
+    F: Future<Output = Option<(S, Extensions)>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Send + 'static,
+    H: Service<Request<http2::Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + 'static,
+    H::Future: Send + 'static,
+    B: hyper::body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let serve = |stream| {
+        let (established, service, shutdown) = (establish(stream), service.clone(), shutdown.clone());
+        async move {
+            if let Some((stream, facts)) = establish_within(limits.wait_max, established).await {
+                http2::serve(stream, facts, service, limits, &shutdown).await;
+            }
+        }
+    };
+    let mut tasks = accept(listener, serve, limits, &shutdown).await;
+    let _ = tokio::time::timeout(DRAIN_MAX, async { while tasks.finished().await.is_some() {} }).await;
+    tasks.abort().await;
+}
+
+/// Serves each connection in a task of its own until `shutdown`; answers those that are left.
+async fn accept<A, C, F>(listener: A, serve: C, limits: Limits, shutdown: &Shutdown) -> TaskSet
+where
+    A: Accept,
+    C: Fn(A::Stream) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut tasks = TaskSet::new();
     let room = Arc::new(Semaphore::new(limits.connections_max));
     loop {
         let accepted = shutdown.unless(async {
@@ -108,27 +156,33 @@ where
             let permit = room.clone().acquire_owned().await.map_err(io::Error::other)?;
             Ok((listener.next().await?, permit))
         });
-        let (stream, permit) = match accepted.await {
-            None => break,
+        let accepted = tokio::select! {
+            accepted = accepted => accepted,
+            // What a connection leaves behind is not kept until the next one comes.
+            Some(_) = tasks.finished() => continue,
+        };
+        let (stream, permit) = match accepted {
+            None => return tasks,
             Some(Ok(accepted)) => accepted,
             Some(Err(error)) => {
                 pause_after(&error).await;
                 continue;
             }
         };
-        let (establish, router, watcher) = (establish(stream), router.clone(), graceful.watcher());
+        let served = serve(stream);
         tasks.spawn("connection", async move {
-            match tokio::time::timeout(limits.wait_max, establish).await {
-                Ok(Some((stream, facts))) => connection(stream, facts, router, limits, watcher).await,
-                Ok(None) => (),
-                Err(_) => tracing::debug!(reason = "HANDSHAKE_TIMEOUT", "connection closed"),
-            }
+            served.await;
             drop(permit);
         });
     }
-    drop(listener);
-    let _ = tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await;
-    tasks.abort().await;
+}
+
+async fn establish_within<T>(wait_max: Duration, establish: impl Future<Output = Option<T>>) -> Option<T> {
+    let established = tokio::time::timeout(wait_max, establish).await;
+    established.unwrap_or_else(|_| {
+        tracing::debug!(reason = "HANDSHAKE_TIMEOUT", "connection closed");
+        None
+    })
 }
 
 /// Logs a failed accept and lets the system recover (no files left, for example).

@@ -95,8 +95,8 @@ impl Scene {
         let scene = Self { agent: Agent::default(), root, path, _dir: dir };
         let listener = crate::listen::unix(&scene.path, 0o600).unwrap();
         let router = Routes::new(SpiffeWorkloadApiServer::new(scene.agent.clone())).prepare().into_axum_router();
-        let establish = |stream: crate::serve::LocalStream| async move { Some((stream, http::Extensions::new())) };
-        tokio::spawn(crate::serve::run(listener, establish, router, crate::serve::Limits::default(), Shutdown::new()));
+        let establish = |stream: UnixStream| async move { Some((stream, http::Extensions::new())) };
+        tokio::spawn(crate::serve::grpc(listener, establish, router, crate::serve::Limits::default(), Shutdown::new()));
         scene
     }
 
