@@ -5,7 +5,10 @@
 //! costs a round trip to the CA, never an identity: nothing in it outlives the SVIDs' own ends.
 
 mod document;
+mod parts;
+mod record;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +16,6 @@ use std::time::Duration;
 
 use identity::TrustDomain;
 use identity::seal::{SealError, SealKey};
-use runtime::clock::Clock;
 use runtime::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +23,7 @@ use crate::metrics::Numbers;
 use crate::state::{Snapshot, State};
 use crate::store;
 
-pub(crate) use document::Stored;
+pub(crate) use document::{KeptSvids, Stored};
 
 /// Whether and how the cache is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,7 +82,7 @@ impl CacheError {
 #[derive(Debug)]
 pub(crate) struct Cache {
     file: PathBuf,
-    key: SealKey,
+    key: Arc<SealKey>,
     trust_domain: TrustDomain,
 }
 
@@ -101,28 +103,27 @@ impl Cache {
             Some(file) => read_key(file)?.ok_or_else(|| no_key(file, io::ErrorKind::NotFound.into()))?,
             None => own_key(&data_dir.join(KEY_FILE))?,
         };
-        Ok(Some(Self { file: data_dir.join(CACHE_FILE), key, trust_domain: trust_domain.clone() }))
+        let (file, key) = (data_dir.join(CACHE_FILE), Arc::new(key));
+        Ok(Some(Self { file, key, trust_domain: trust_domain.clone() }))
     }
 
     /// What was kept; a file that cannot be used is named and counts as none.
-    pub(crate) fn load(&self, clock: Clock) -> Option<Stored> {
+    pub(crate) fn load(&self) -> Option<(Stored, KeptSvids)> {
         let unusable = |error: &dyn std::fmt::Display| {
             tracing::warn!(file = %self.file.display(), %error, reason = "CACHE_DAMAGED", "offline cache not used");
         };
-        let sealed = store::read(&self.file, CACHE_BYTES_MAX).inspect_err(|error| unusable(error)).ok()??;
-        let opened = self.key.open(&self.purpose(), &sealed).inspect_err(|error| unusable(error)).ok()?;
-        document::decode(&opened, &self.trust_domain, clock.now()).inspect_err(|error| unusable(error)).ok()
+        let file = match File::open(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+            opened => opened.inspect_err(|error| unusable(error)).ok()?,
+        };
+        let read = document::decode(file, &self.key, &self.trust_domain, CACHE_BYTES_MAX);
+        read.inspect_err(|error| unusable(error)).ok()
     }
 
     /// Replaces what is kept; on failure the former content stays.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), CacheError> {
-        let text = document::encode(snapshot);
-        let sealed = self.key.seal(&self.purpose(), &text).map_err(CacheError::Seal)?;
+        let sealed = document::encode(snapshot, &self.key, &self.trust_domain).map_err(CacheError::Seal)?;
         store::write(&self.file, &sealed).map_err(|source| CacheError::Write { file: self.file.clone(), source })
-    }
-
-    fn purpose(&self) -> Vec<u8> {
-        format!("kasbah agent cache 2 {}", self.trust_domain).into_bytes()
     }
 }
 
@@ -198,4 +199,4 @@ const RETRY_WAIT: Duration = Duration::from_secs(5);
 const PAUSE_FACTOR: u32 = 20;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

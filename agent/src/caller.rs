@@ -247,15 +247,17 @@ impl Desk {
                 if entries.is_empty() {
                     return Err(Refusal::NoIdentity);
                 }
-                if !with_svid || !snapshot.svids_of(&entries, self.clock.now()).is_empty() {
-                    return Ok((snapshot, entries));
-                }
-                let now = self.clock.now();
-                if let Some(at) = snapshot.ended_at(&entries, now) {
-                    return Err(Refusal::Ended { at: rfc3339(at) });
-                }
-                if let Some(by) = snapshot.begins_in(&entries, now) {
-                    return Err(Refusal::ClockBehind { by });
+                if !snapshot.is_restoring(&entries) {
+                    let now = self.clock.now();
+                    if !with_svid || !snapshot.svids_of(&entries, now).is_empty() {
+                        return Ok((snapshot, entries));
+                    }
+                    if let Some(at) = snapshot.ended_at(&entries, now) {
+                        return Err(Refusal::Ended { at: rfc3339(at) });
+                    }
+                    if let Some(by) = snapshot.begins_in(&entries, now) {
+                        return Err(Refusal::ClockBehind { by });
+                    }
                 }
                 waiting = Some(self.state.wait_for(&entries));
                 "the SVID has not been issued yet"

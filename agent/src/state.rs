@@ -41,6 +41,8 @@ pub(crate) struct Snapshot {
     pub(crate) synced: bool,
     /// Whether an earlier process left behind what it knew.
     pub(crate) warm: bool,
+    /// Its SVIDs are being read.
+    restoring: Option<Restoring>,
     pub(crate) entries: Arc<Entries>,
     pub(crate) held: Arc<BTreeMap<String, Held>>,
     /// Entries whose SVIDs a tainted or vanished authority signed: successors are on their way.
@@ -57,6 +59,13 @@ pub(crate) struct Snapshot {
     pub(crate) revocations: Arc<Revocations>,
     /// The number of the newest own bundle by which all that is held is clean.
     pub(crate) settled: u64,
+}
+
+/// What is to be done when all that an earlier process held is read.
+#[derive(Clone, Copy, Debug)]
+struct Restoring {
+    /// The operator has said meanwhile whom to trust: what is held is judged by that.
+    judge: bool,
 }
 
 /// The current snapshot and its watchers.
@@ -85,13 +94,11 @@ impl State {
         Self { trust_domain, current: watch::Sender::new(Arc::new(first)), waited_for: Mutex::default() }
     }
 
-    /// Takes up what an earlier process kept, before anything has been heard from the CA.
+    /// Takes up what an earlier process kept, before anything has been heard from the CA. Its SVIDs follow.
     pub(crate) fn restore(&self, stored: Stored) {
         self.current.send_modify(|current| {
             let mut next = Snapshot::clone(current);
             let known = |id: &String| stored.entries.get(id).is_some();
-            let held = stored.held.into_iter().filter(|(id, _)| known(id));
-            next.held = Arc::new(held.collect());
             next.unclean = Arc::new(stored.unclean.into_iter().filter(known).collect());
             next.entries = Arc::new(stored.entries);
             let mut bundles = stored.bundles;
@@ -102,10 +109,30 @@ impl State {
             // The operator has said something else since: that holds, and what is held is judged by it.
             let judge = newer.cloned().map(|own| bundles.insert(own)).is_some();
             next.set_bundles(bundles, &self.trust_domain);
-            if judge {
+            next.warm = true;
+            next.restoring = Some(Restoring { judge });
+            *current = Arc::new(next);
+        });
+    }
+
+    /// The first of the SVIDs that an earlier process kept.
+    pub(crate) fn put_restored(&self, some: impl Iterator<Item = (String, Held)>) {
+        self.current.send_modify(|current| {
+            let mut next = Snapshot::clone(current);
+            Arc::make_mut(&mut next.held).extend(some);
+            *current = Arc::new(next);
+        });
+    }
+
+    /// All of the SVIDs that an earlier process kept.
+    pub(crate) fn end_restore(&self, mut all: BTreeMap<String, Held>) {
+        self.current.send_modify(|current| {
+            let mut next = Snapshot::clone(current);
+            all.retain(|id, _| next.entries.get(id).is_some());
+            next.held = Arc::new(all);
+            if next.restoring.take().is_some_and(|restoring| restoring.judge) {
                 next.judge_all();
             }
-            next.warm = true;
             *current = Arc::new(next);
         });
     }
@@ -283,6 +310,11 @@ impl Snapshot {
     /// Whether there is something to answer with: heard from the CA, or kept by an earlier process.
     pub(crate) fn is_known(&self) -> bool {
         self.synced || self.warm
+    }
+
+    /// Whether SVIDs of `entries` may yet be read that an earlier process kept.
+    pub(crate) fn is_restoring(&self, entries: &[Arc<Entry>]) -> bool {
+        self.restoring.is_some() && entries.iter().any(|entry| !self.held.contains_key(&entry.id))
     }
 
     fn set_bundles(&mut self, bundles: BundleSet, own: &TrustDomain) {

@@ -1,9 +1,10 @@
-//! Keeping entries and bundles as the CA has them: asked for every few seconds, and at once when the CA says that
-//! something changed.
+//! Keeping entries and bundles as the CA has them: asked for at once when the CA says that something changed, every half a minute
+//! while it can say so, and every few seconds while it cannot.
 //!
 //! When the CA is away, what is known keeps being served.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use identity::renewal::retry_wait;
@@ -47,9 +48,9 @@ impl Syncer {
     /// Syncs until `shutdown`.
     pub(crate) async fn run(mut self, shutdown: Shutdown) {
         let (told, mut hints) = mpsc::channel(1);
-        let mut listener = runtime::tasks::TaskSet::new();
-        listener
-            .spawn("watch", listen(self.ca.clone(), self.report.clone(), told, self.resync.clone(), shutdown.clone()));
+        let (mut listener, is_told) = (runtime::tasks::TaskSet::new(), Arc::new(AtomicBool::default()));
+        let listening = Listener { ca: self.ca.clone(), report: self.report.clone(), told, is_told: is_told.clone() };
+        listener.spawn("watch", listening.run(self.resync.clone(), shutdown.clone()));
         let (mut failures, mut hinted, mut posted) = (0_u32, Progress::default(), None);
         while !shutdown.is_requested() {
             let Some(outcome) = shutdown.unless(self.sync(hinted, &mut posted)).await else { break };
@@ -59,7 +60,8 @@ impl Syncer {
                         tracing::info!(failures, "the CA answers again");
                     }
                     failures = 0;
-                    self.interval
+                    // Whoever is told of every change need not ask so often.
+                    if is_told.load(Ordering::Relaxed) { self.interval * TOLD_FACTOR } else { self.interval }
                 }
                 Err(error) => {
                     failures = failures.saturating_add(1);
@@ -176,33 +178,42 @@ impl Syncer {
 }
 
 /// Holds the CA's watch stream open; a CA that has none is asked again now and then, it may be upgraded.
-async fn listen(
+struct Listener {
     ca: Arc<dyn Ca>,
     report: watch::Receiver<Report>,
     told: mpsc::Sender<Progress>,
-    resync: Arc<Notify>,
-    shutdown: Shutdown,
-) {
-    let mut failures = 0;
-    while !shutdown.is_requested() {
-        let begun = tokio::time::Instant::now();
-        let Some(outcome) = shutdown.unless(ca.watch(report.clone(), told.clone())).await else { return };
-        if begun.elapsed() > WATCH_PROVEN {
-            failures = 0;
+    /// Whether the stream is open, as far as anybody knows.
+    is_told: Arc<AtomicBool>,
+}
+
+impl Listener {
+    async fn run(self, resync: Arc<Notify>, shutdown: Shutdown) {
+        let mut failures = 0;
+        while !shutdown.is_requested() {
+            let begun = tokio::time::Instant::now();
+            self.is_told.store(true, Ordering::Relaxed);
+            let watched = self.ca.watch(self.report.clone(), self.told.clone());
+            let Some(outcome) = shutdown.unless(watched).await else { return };
+            self.is_told.store(false, Ordering::Relaxed);
+            // What happens while nobody listens is found by asking.
+            resync.notify_one();
+            if begun.elapsed() > WATCH_PROVEN {
+                failures = 0;
+            }
+            failures += 1;
+            let wait = match outcome {
+                Err(CaError::Unsupported) => WATCH_UNSUPPORTED_WAIT,
+                _ => retry_wait(failures, RETRY_WAIT_BASE, WATCH_RETRY_MAX, dice::roll()),
+            };
+            if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
+                return;
+            }
         }
-        failures += 1;
-        let wait = match outcome {
-            Err(CaError::Unsupported) => WATCH_UNSUPPORTED_WAIT,
-            _ => retry_wait(failures, RETRY_WAIT_BASE, WATCH_RETRY_MAX, dice::roll()),
-        };
-        if shutdown.unless(tokio::time::sleep(wait)).await.is_none() {
-            return;
-        }
-        // What happened while nobody listened is found by a sync.
-        resync.notify_one();
     }
 }
 
+/// How much more rarely the CA is asked while its watch stream is open: should it keep something to itself, that is found all the same.
+const TOLD_FACTOR: u32 = 6;
 const RETRY_WAIT_BASE: Duration = Duration::from_millis(250);
 const WATCH_RETRY_MAX: Duration = Duration::from_secs(5);
 const WATCH_PROVEN: Duration = Duration::from_secs(10);

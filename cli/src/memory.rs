@@ -19,11 +19,21 @@ pub(crate) fn give_back_at_once() {
     unsafe { mi_option_set(PURGE_DELAY, 0) };
 }
 
-/// Lets go, once, of the pages of the program that the start has read and that are all but never needed again: code of other
-/// roles, of reading settings and of creating keys. Those that are needed come back from the system's page cache, without the disk.
+/// Lets go of the pages of the program that the start has read and that are all but never needed again: code of other roles, of
+/// reading settings and of creating keys. Those that are needed come back from the system's page cache, without the disk.
 pub(crate) async fn forget_the_start() {
     tokio::time::sleep(START).await;
     forget();
+}
+
+/// The same for a role that is at rest on thousands of machines, and again whenever it has rested for a while: the few
+/// milliseconds in which it asks its authority leave as much behind as its start did.
+pub(crate) async fn forget_what_rests() {
+    forget_the_start().await;
+    loop {
+        tokio::time::sleep(REST).await;
+        forget();
+    }
 }
 
 fn forget() {
@@ -62,6 +72,7 @@ fn file_range(line: &str) -> Option<Option<Range<usize>>> {
 
 /// By then a role has started, or waits for another.
 const START: Duration = Duration::from_secs(5);
+const REST: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

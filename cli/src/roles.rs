@@ -93,7 +93,10 @@ where
     let executor = builder.enable_all().build()?;
     executor.block_on(async {
         let shutdown = Shutdown::on_signals()?;
-        tokio::spawn(memory::forget_the_start());
+        match role {
+            "agent" => tokio::spawn(memory::forget_what_rests()),
+            _ => tokio::spawn(memory::forget_the_start()),
+        };
         run(settings, logs, shutdown).await.map_err(|e| Failure::failed(chain(&e)))
     })
 }

@@ -1,165 +1,78 @@
-//! The content of the offline cache inside the seal: protobuf messages, each with its length in front. First comes a [`Head`], then the
-//! entries, then the SVIDs with what their certificates say, so that a start has to look into none of them.
+//! What the offline cache holds: bundles and what SVIDs share in the head, then the entries, then the SVIDs with what their
+//! certificates say, so that a start has to look into none of them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use identity::seal::{SealError, SealKey};
 use identity::svid::{Facts, KeptSvid};
 use identity::{BundleSet, SpiffeId, TrustBundle, TrustDomain, X509Svid};
-use prost::Message;
-use runtime::clock::{from_unix_secs, unix_secs};
-use zeroize::{Zeroize as _, Zeroizing};
+use runtime::clock::{Clock, from_unix_secs, unix_secs};
+use rustls_pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
+use super::parts::{PartsError, PartsReader, PartsWriter};
+use super::record::{Malformed, Reader, Writer};
 use crate::entry::{Entries, Entry, Selector, in_order};
-use crate::state::{Held, Snapshot};
+use crate::state::{Held, Snapshot, State};
 
-/// What was known before.
+/// What was known before, but for the SVIDs.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) entries: Entries,
-    pub(crate) held: BTreeMap<String, Held>,
     pub(crate) bundles: BundleSet,
     /// Entries whose SVIDs a tainted authority signed.
     pub(crate) unclean: BTreeSet<String>,
 }
 
-/// Why the content makes no sense.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum DocumentError {
-    #[error("the content is no document of ours")]
-    Malformed(#[source] prost::DecodeError),
-    #[error("{0} of the content is bad")]
-    Part(&'static str),
+/// The SVIDs, still sealed: there may be thousands, of which the first workload that comes wants one.
+#[derive(Debug)]
+pub(crate) struct KeptSvids {
+    parts: PartsReader,
+    /// The first part that has SVIDs.
+    from: usize,
+    /// Certificates that many chains share, by their place.
+    issuers: Vec<CertificateDer<'static>>,
+    count: u64,
 }
 
-/// What comes first.
-#[derive(Message)]
+/// What the head says beside the places of the parts.
 struct Head {
-    #[prost(message, repeated, tag = "1")]
-    bundles: Vec<BundleRecord>,
-    /// Certificates that many chains share, by their place.
-    #[prost(bytes = "vec", repeated, tag = "2")]
-    issuers: Vec<Vec<u8>>,
-    #[prost(string, repeated, tag = "3")]
-    unclean: Vec<String>,
-    /// How many entries follow, and how many SVIDs after them.
-    #[prost(uint64, tag = "4")]
+    bundles: Vec<Arc<TrustBundle>>,
+    issuers: Vec<CertificateDer<'static>>,
+    unclean: BTreeSet<String>,
+    entry_parts: usize,
     entries: u64,
-    #[prost(uint64, tag = "5")]
     held: u64,
 }
 
-#[derive(Message)]
-struct BundleRecord {
-    #[prost(string, tag = "1")]
-    trust_domain: String,
-    #[prost(string, tag = "2")]
-    document: String,
-    #[prost(string, repeated, tag = "3")]
-    tainted: Vec<String>,
-}
-
-#[derive(Message)]
-struct EntryRecord {
-    #[prost(string, tag = "1")]
-    id: String,
-    #[prost(string, tag = "2")]
-    spiffe_id: String,
-    #[prost(message, repeated, tag = "3")]
-    selectors: Vec<SelectorRecord>,
-    #[prost(string, repeated, tag = "4")]
-    federates_with: Vec<String>,
-    #[prost(string, tag = "5")]
-    hint: String,
-    #[prost(bool, tag = "6")]
-    store_svid: bool,
-    #[prost(bool, tag = "7")]
-    privileged: bool,
-    #[prost(int64, tag = "8")]
-    revision: i64,
-    #[prost(int64, tag = "9")]
-    created_at: i64,
-}
-
-#[derive(Message)]
-struct SelectorRecord {
-    #[prost(string, tag = "1")]
-    kind: String,
-    #[prost(string, tag = "2")]
-    value: String,
-}
-
-/// An SVID. Its private key is wiped when this is dropped.
-#[derive(Message)]
-#[prost(skip_debug)]
-struct HeldRecord {
-    #[prost(string, tag = "1")]
-    entry: String,
-    #[prost(bytes = "vec", tag = "2")]
-    leaf: Vec<u8>,
-    #[prost(uint32, repeated, tag = "3")]
-    issuers: Vec<u32>,
-    /// PKCS#8.
-    #[prost(bytes = "vec", tag = "4")]
-    key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "5")]
-    public_key_spki: Vec<u8>,
-    #[prost(int64, tag = "6")]
-    revision: i64,
-    /// Unix seconds, as the next.
-    #[prost(uint64, tag = "7")]
-    renew_at: u64,
-    #[prost(uint64, tag = "8")]
-    not_before: u64,
-    #[prost(uint64, tag = "9")]
-    not_after: u64,
-    #[prost(string, tag = "10")]
-    spiffe_id: String,
-    #[prost(string, tag = "11")]
-    serial: String,
-    #[prost(string, repeated, tag = "12")]
-    dns_names: Vec<String>,
-}
-
-impl Drop for HeldRecord {
-    fn drop(&mut self) {
-        self.key.zeroize();
-    }
-}
-
-/// Each record is made when it is written, so that thousands do not take memory at once.
-pub(super) fn encode(snapshot: &Snapshot) -> Zeroizing<Vec<u8>> {
+/// The content of the sealed file.
+pub(super) fn encode(
+    snapshot: &Snapshot,
+    key: &Arc<SealKey>,
+    trust_domain: &TrustDomain,
+) -> Result<Vec<u8>, SealError> {
     let issuers = issuers(snapshot);
-    let head = Head {
-        bundles: snapshot.bundles.iter().map(|(_, bundle)| encode_bundle(bundle)).collect(),
-        issuers: issuers.iter().map(|issuer| issuer.to_vec()).collect(),
-        unclean: snapshot.unclean.iter().cloned().collect(),
-        entries: snapshot.entries.len() as u64,
-        held: snapshot.held.len() as u64,
-    };
-    let room = head.encoded_len() + snapshot.entries.len() * ENTRY_BYTES + snapshot.held.len() * HELD_BYTES;
-    let mut text = Zeroizing::new(Vec::with_capacity(room));
-    put(&mut text, &head);
-    snapshot.entries.iter().for_each(|entry| put(&mut text, &encode_entry(entry)));
-    snapshot.held.iter().for_each(|(id, held)| put(&mut text, &encode_held(id, held, &issuers)));
-    text
-}
-
-fn put(text: &mut Zeroizing<Vec<u8>>, message: &impl Message) {
-    let more = message.encoded_len() + LENGTH_BYTES;
-    if text.capacity() - text.len() < more {
-        // As the vector itself would, but what it leaves behind is wiped.
-        let mut larger = Zeroizing::new(Vec::with_capacity(text.capacity() * 2 + more));
-        larger.extend_from_slice(text);
-        *text = larger;
+    let mut parts = PartsWriter::new(key, trust_domain);
+    for entry in snapshot.entries.iter() {
+        parts.add(&entry.id, |record| write_entry(record, entry))?;
     }
-    // A vector has room for everything: this cannot fail.
-    let _ = message.encode_length_delimited(&mut **text);
-}
-
-fn take<M: Message + Default>(text: &mut &[u8]) -> Result<M, DocumentError> {
-    M::decode_length_delimited(text).map_err(DocumentError::Malformed)
+    parts.end_part()?;
+    let entry_parts = parts.len() as u64;
+    for (id, held) in snapshot.held.iter() {
+        parts.add(id, |record| write_held(record, id, held, &issuers))?;
+    }
+    parts.finish(|head| {
+        let bundles: Vec<_> = snapshot.bundles.iter().map(|(_, bundle)| bundle).collect();
+        head.list(bundles.into_iter(), |head, bundle| write_bundle(head, bundle));
+        head.list(issuers.iter(), |head, issuer| head.sized(issuer));
+        head.list(snapshot.unclean.iter(), |head, id| head.text(id));
+        head.number(entry_parts);
+        head.number(snapshot.entries.len() as u64);
+        head.number(snapshot.held.len() as u64);
+    })
 }
 
 /// The certificates above the leaves, each once.
@@ -173,141 +86,191 @@ fn issuers(snapshot: &Snapshot) -> Vec<&[u8]> {
     issuers
 }
 
-/// Reads what was kept. SVIDs that have ended are left out.
-pub(super) fn decode(mut text: &[u8], own: &TrustDomain, now: SystemTime) -> Result<Stored, DocumentError> {
-    let head: Head = take(&mut text)?;
-    let bundles = head.bundles.into_iter().map(decode_bundle).collect::<Result<Vec<_>, _>>()?;
-    if !bundles.iter().any(|bundle| bundle.trust_domain == *own) {
-        return Err(DocumentError::Part("the own bundle"));
+/// Reads all but the SVIDs.
+pub(super) fn decode(
+    file: File,
+    key: &Arc<SealKey>,
+    own: &TrustDomain,
+    bytes_max: u64,
+) -> Result<(Stored, KeptSvids), PartsError> {
+    let (parts, head) = PartsReader::open(file, key, own, bytes_max)?;
+    let head = read_head(&mut Reader::new(&head))?;
+    if head.entry_parts > parts.len() || !head.bundles.iter().any(|bundle| bundle.trust_domain == *own) {
+        return Err(Malformed.into());
     }
     let mut entries = Vec::new();
-    for _ in 0..head.entries {
-        entries.push(decode_entry(take(&mut text)?)?);
-    }
-    let mut held: Vec<(String, Held)> = Vec::new();
-    for _ in 0..head.held {
-        let one = decode_held(take(&mut text)?, &head.issuers, held.last().map(|(_, before)| &*before.svid))?;
-        if one.1.svid.not_after() > now {
-            held.push(one);
+    for part in 0..head.entry_parts {
+        let text = parts.part(part)?;
+        let mut records = Reader::new(&text);
+        while !records.is_empty() {
+            entries.push(Arc::new(read_entry(&mut records)?));
         }
     }
-    Ok(Stored {
-        entries: Entries::new(entries),
-        held: held.into_iter().collect(),
-        bundles: BundleSet::new(bundles),
-        unclean: head.unclean.into_iter().collect(),
+    if entries.len() as u64 != head.entries {
+        return Err(Malformed.into());
+    }
+    let stored =
+        Stored { entries: Entries::new(entries), bundles: BundleSet::new(head.bundles), unclean: head.unclean };
+    Ok((stored, KeptSvids { parts, from: head.entry_parts, issuers: head.issuers, count: head.held }))
+}
+
+impl KeptSvids {
+    /// How many there are.
+    pub(crate) fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Hands all that have not ended to `state`, those first that somebody waits for. What cannot be read is left out and said.
+    pub(crate) fn restore(self, state: &State, clock: Clock) {
+        let mut all = BTreeMap::new();
+        let mut left: BTreeSet<usize> = (self.from..self.parts.len()).collect();
+        while let Some(next) = left.first().copied() {
+            let wanted: BTreeSet<usize> = state
+                .waited_for()
+                .iter()
+                .filter_map(|id| self.parts.part_of(self.from, id))
+                .filter(|part| left.contains(part))
+                .collect();
+            let is_wanted = !wanted.is_empty();
+            for part in if is_wanted { wanted } else { BTreeSet::from([next]) } {
+                left.remove(&part);
+                if let Err(error) = self.read_part(part, clock.now(), &mut all) {
+                    tracing::warn!(%error, reason = "CACHE_DAMAGED", "a part of the offline cache is not used");
+                }
+            }
+            if is_wanted {
+                let known = |id: String| all.get(&id).cloned().map(|held| (id, held));
+                state.put_restored(state.waited_for().into_iter().filter_map(known));
+            }
+        }
+        state.end_restore(all);
+    }
+
+    fn read_part(&self, part: usize, now: SystemTime, all: &mut BTreeMap<String, Held>) -> Result<(), PartsError> {
+        let text = self.parts.part(part)?;
+        let mut records = Reader::new(&text);
+        let mut before: Option<Arc<X509Svid>> = None;
+        while !records.is_empty() {
+            let (id, held) = read_held(&mut records, &self.issuers, before.as_deref())?;
+            if held.svid.not_after() > now {
+                before = Some(held.svid.clone());
+                all.insert(id, held);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read_head(head: &mut Reader<'_>) -> Result<Head, Malformed> {
+    Ok(Head {
+        bundles: head.list(read_bundle)?,
+        issuers: head.list(|head| Ok(head.sized()?.to_vec().into()))?,
+        unclean: head.list(|head| head.text().map(str::to_owned))?.into_iter().collect(),
+        entry_parts: usize::try_from(head.number()?).map_err(|_| Malformed)?,
+        entries: head.number()?,
+        held: head.number()?,
     })
 }
 
-fn encode_held(id: &str, held: &Held, issuers: &[&[u8]]) -> HeldRecord {
+fn write_bundle(head: &mut Writer, bundle: &TrustBundle) {
+    head.text(bundle.trust_domain.as_str());
+    head.text(&bundle.to_spiffe_json());
+    head.list(bundle.tainted.iter(), |head, tainted| head.text(tainted));
+}
+
+fn read_bundle(head: &mut Reader<'_>) -> Result<Arc<TrustBundle>, Malformed> {
+    let trust_domain = TrustDomain::parse(head.text()?).map_err(|_| Malformed)?;
+    let mut bundle = TrustBundle::parse_spiffe_json(trust_domain, head.sized()?).map_err(|_| Malformed)?;
+    bundle.tainted = head.list(|head| head.text().map(str::to_owned))?.into_iter().collect();
+    Ok(Arc::new(bundle))
+}
+
+fn write_entry(record: &mut Writer, entry: &Entry) {
+    record.text(&entry.id);
+    record.text(entry.spiffe_id.as_str());
+    record.list(entry.selectors.iter(), |record, selector| {
+        record.text(selector.kind());
+        record.text(selector.value());
+    });
+    record.list(entry.federates_with.iter(), |record, name| record.text(name.as_str()));
+    record.text(&entry.hint);
+    record.flag(entry.store_svid);
+    record.flag(entry.privileged);
+    record.signed(entry.revision);
+    record.signed(entry.created_at);
+}
+
+fn read_entry(record: &mut Reader<'_>) -> Result<Entry, Malformed> {
+    let entry = Entry {
+        id: record.text()?.to_owned(),
+        spiffe_id: read_id(record)?,
+        selectors: in_order(record.list(|record| Ok(Selector::new(record.text()?, record.text()?)))?),
+        federates_with: record
+            .list(|record| TrustDomain::parse(record.text()?).map_err(|_| Malformed))?
+            .into_iter()
+            .collect(),
+        hint: record.text()?.to_owned(),
+        store_svid: record.flag()?,
+        privileged: record.flag()?,
+        revision: record.signed()?,
+        created_at: record.signed()?,
+    };
+    // One without selectors would match every process.
+    if entry.selectors.is_empty() { Err(Malformed) } else { Ok(entry) }
+}
+
+fn write_held(record: &mut Writer, id: &str, held: &Held, issuers: &[&[u8]]) {
     let svid = &held.svid;
     let Facts { id: spiffe_id, serial, not_before, not_after, dns_names } = svid.facts();
-    HeldRecord {
-        entry: id.to_owned(),
-        leaf: svid.leaf_der().to_vec(),
-        issuers: svid.issuers().iter().filter_map(|issuer| place(issuer, issuers)).collect(),
-        key: svid.key().pkcs8_der().to_vec(),
-        public_key_spki: svid.key().public_key_spki(),
-        revision: held.revision,
-        renew_at: unix_secs(held.renew_at),
-        not_before: unix_secs(*not_before),
-        not_after: unix_secs(*not_after),
-        spiffe_id: spiffe_id.to_string(),
-        serial: serial.to_string(),
-        dns_names: dns_names.to_vec(),
-    }
+    record.text(id);
+    record.signed(held.revision);
+    record.number(unix_secs(held.renew_at));
+    record.text(spiffe_id.as_str());
+    record.text(serial);
+    record.number(unix_secs(*not_before));
+    record.number(unix_secs(*not_after));
+    record.list(dns_names.iter(), |record, name| record.text(name));
+    record.sized(svid.leaf_der());
+    let place = |issuer: &CertificateDer<'_>| issuers.iter().position(|known| *known == issuer.as_ref());
+    record.list(svid.issuers().iter(), |record, issuer| record.number(place(issuer).unwrap_or_default() as u64));
+    record.sized(&svid.key().public_key_spki());
+    record.sized(svid.key().pkcs8_der());
 }
 
-fn place(certificate: &[u8], issuers: &[&[u8]]) -> Option<u32> {
-    issuers.iter().position(|known| *known == certificate).and_then(|place| u32::try_from(place).ok())
-}
-
-fn decode_held(
-    mut record: HeldRecord,
-    issuers: &[Vec<u8>],
+fn read_held(
+    record: &mut Reader<'_>,
+    issuers: &[CertificateDer<'static>],
     before: Option<&X509Svid>,
-) -> Result<(String, Held), DocumentError> {
-    let bad = || DocumentError::Part("an SVID");
-    let mut chain = vec![std::mem::take(&mut record.leaf).into()];
-    for place in &record.issuers {
-        let issuer = usize::try_from(*place).ok().and_then(|place| issuers.get(place));
-        chain.push(issuer.ok_or_else(bad)?.clone().into());
-    }
+) -> Result<(String, Held), Malformed> {
+    let id = record.text()?.to_owned();
+    let (revision, renew_at) = (record.signed()?, read_moment(record)?);
     let facts = Facts {
-        id: SpiffeId::parse(&record.spiffe_id).map_err(|_| bad())?,
-        serial: record.serial.as_str().into(),
-        not_before: moment(record.not_before).ok_or_else(bad)?,
-        not_after: moment(record.not_after).ok_or_else(bad)?,
-        dns_names: std::mem::take(&mut record.dns_names).into(),
+        id: read_id(record)?,
+        serial: record.text()?.into(),
+        not_before: read_moment(record)?,
+        not_after: read_moment(record)?,
+        dns_names: record.list(|record| record.text().map(str::to_owned))?.into(),
     };
-    let pkcs8 = Zeroizing::new(std::mem::take(&mut record.key));
-    let public_key_spki = std::mem::take(&mut record.public_key_spki);
-    let svid = X509Svid::kept(KeptSvid { facts, chain, pkcs8, public_key_spki }).map_err(|_| bad())?;
+    let mut chain = vec![record.sized()?.to_vec().into()];
+    chain.extend(record.list(|record| {
+        let place = usize::try_from(record.number()?).map_err(|_| Malformed)?;
+        issuers.get(place).cloned().ok_or(Malformed)
+    })?);
+    let public_key_spki = record.sized()?.to_vec();
+    let pkcs8 = Zeroizing::new(record.sized()?.to_vec());
+    let svid = X509Svid::kept(KeptSvid { facts, chain, pkcs8, public_key_spki }).map_err(|_| Malformed)?;
     let svid = match before {
         Some(before) => svid.sharing_issuers(before),
         None => svid,
     };
-    let renew_at = moment(record.renew_at).ok_or_else(bad)?;
-    Ok((std::mem::take(&mut record.entry), Held { svid: Arc::new(svid), revision: record.revision, renew_at }))
+    Ok((id, Held { svid: Arc::new(svid), revision, renew_at }))
 }
 
-fn moment(secs: u64) -> Option<SystemTime> {
-    i64::try_from(secs).ok().map(from_unix_secs)
+fn read_id(record: &mut Reader<'_>) -> Result<SpiffeId, Malformed> {
+    SpiffeId::parse(record.text()?).map_err(|_| Malformed)
 }
 
-fn encode_bundle(bundle: &TrustBundle) -> BundleRecord {
-    BundleRecord {
-        trust_domain: bundle.trust_domain.as_str().to_owned(),
-        document: bundle.to_spiffe_json(),
-        tainted: bundle.tainted.iter().cloned().collect(),
-    }
+/// Whole seconds.
+fn read_moment(record: &mut Reader<'_>) -> Result<SystemTime, Malformed> {
+    i64::try_from(record.number()?).map(from_unix_secs).map_err(|_| Malformed)
 }
-
-fn decode_bundle(record: BundleRecord) -> Result<Arc<TrustBundle>, DocumentError> {
-    let bad = || DocumentError::Part("a bundle");
-    let trust_domain = TrustDomain::parse(&record.trust_domain).map_err(|_| bad())?;
-    let mut bundle = TrustBundle::parse_spiffe_json(trust_domain, record.document.as_bytes()).map_err(|_| bad())?;
-    bundle.tainted = record.tainted.into_iter().collect();
-    Ok(Arc::new(bundle))
-}
-
-fn encode_entry(entry: &Entry) -> EntryRecord {
-    let selector =
-        |selector: &Selector| SelectorRecord { kind: selector.kind().to_owned(), value: selector.value().to_owned() };
-    EntryRecord {
-        id: entry.id.clone(),
-        spiffe_id: entry.spiffe_id.to_string(),
-        selectors: entry.selectors.iter().map(selector).collect(),
-        federates_with: entry.federates_with.iter().map(|name| name.as_str().to_owned()).collect(),
-        hint: entry.hint.clone(),
-        store_svid: entry.store_svid,
-        privileged: entry.privileged,
-        revision: entry.revision,
-        created_at: entry.created_at,
-    }
-}
-
-fn decode_entry(record: EntryRecord) -> Result<Arc<Entry>, DocumentError> {
-    let bad = || DocumentError::Part("an entry");
-    if record.selectors.is_empty() {
-        return Err(bad());
-    }
-    let federated = record.federates_with.iter().map(|name| TrustDomain::parse(name));
-    Ok(Arc::new(Entry {
-        id: record.id,
-        spiffe_id: SpiffeId::parse(&record.spiffe_id).map_err(|_| bad())?,
-        selectors: in_order(record.selectors.into_iter().map(|selector| Selector::new(selector.kind, selector.value))),
-        federates_with: federated.collect::<Result<_, _>>().map_err(|_| bad())?,
-        hint: record.hint,
-        store_svid: record.store_svid,
-        privileged: record.privileged,
-        revision: record.revision,
-        created_at: record.created_at,
-    }))
-}
-
-/// Room for one record, so that the text need not be copied while it grows; too little costs a copy.
-const ENTRY_BYTES: usize = 400;
-const HELD_BYTES: usize = 1_200;
-/// The most bytes of a length in front of a message.
-const LENGTH_BYTES: usize = 10;

@@ -11,6 +11,16 @@ fn cache(dir: &tempfile::TempDir) -> Cache {
     Cache::open(&CacheSettings::default(), dir.path(), &domain()).unwrap().unwrap()
 }
 
+/// What was kept, with the SVIDs, as a start takes it up.
+pub(crate) fn kept(cache: &Cache, clock: Clock) -> Option<Arc<Snapshot>> {
+    let (stored, svids) = cache.load()?;
+    let own = stored.bundles.get(&cache.trust_domain)?;
+    let state = State::new(identity::TrustBundle::clone(own));
+    state.restore(stored);
+    svids.restore(&state, clock);
+    Some(state.current())
+}
+
 /// A state that holds one SVID of `ttl` for each of `ids`.
 fn state(ca: &FakeCa, ids: &[&str]) -> Arc<State> {
     let marked = |id: &&str| {
@@ -37,10 +47,10 @@ async fn what_is_known_and_held_comes_back_whole() {
     let state = state(&ca, &["a", "b"]);
     cache(&dir).save(&state.current()).unwrap();
     let before = state.current();
-    let stored = cache(&dir).load(clock).unwrap();
-    assert!(stored.entries == *before.entries);
+    let stored = kept(&cache(&dir), clock).unwrap();
+    assert!(*stored.entries == *before.entries);
     assert_eq!(stored.bundles.get(&domain()), before.bundles.get(&domain()));
-    for (id, held) in &stored.held {
+    for (id, held) in stored.held.iter() {
         let old = &before.held[id];
         assert_eq!((held.svid.facts(), held.svid.to_chain()), (old.svid.facts(), old.svid.to_chain()));
         assert_eq!(held.svid.key().pkcs8_der(), old.svid.key().pkcs8_der());
@@ -55,7 +65,7 @@ async fn what_has_ended_meanwhile_does_not_come_back() {
     let ca = FakeCa::new(clock, Duration::from_secs(600));
     cache(&dir).save(&state(&ca, &["a"]).current()).unwrap();
     tokio::time::advance(Duration::from_secs(601)).await;
-    let stored = cache(&dir).load(clock).unwrap();
+    let stored = kept(&cache(&dir), clock).unwrap();
     assert_eq!((stored.entries.len(), stored.held.len()), (1, 0));
 }
 
@@ -64,7 +74,7 @@ async fn a_file_of_others_damaged_or_under_another_key_is_not_used_and_shows_not
     let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
     let ca = FakeCa::new(clock, Duration::from_secs(600));
     let state = state(&ca, &["a"]);
-    assert!(cache(&dir).load(clock).is_none(), "no file yet");
+    assert!(cache(&dir).load().is_none(), "no file yet");
     cache(&dir).save(&state.current()).unwrap();
     let file = dir.path().join(CACHE_FILE);
     let sealed = std::fs::read(&file).unwrap();
@@ -72,20 +82,21 @@ async fn a_file_of_others_damaged_or_under_another_key_is_not_used_and_shows_not
     for clear in [held.key().pkcs8_der(), b"spiffe://", b"unix"] {
         assert!(!sealed.windows(clear.len()).any(|window| window == clear), "{clear:?} can be read on disk");
     }
-    for at in [0, 1, sealed.len() / 2, sealed.len() - 1] {
+    for at in [0, 7, 9, 30, sealed.len() / 2, sealed.len() - 1] {
         let mut changed = sealed.clone();
         changed[at] ^= 1;
         std::fs::write(&file, changed).unwrap();
-        assert!(cache(&dir).load(clock).is_none(), "byte {at} changed");
+        let held = kept(&cache(&dir), clock).map_or(0, |kept| kept.held.len());
+        assert_eq!(held, 0, "byte {at} changed");
     }
     std::fs::write(&file, &sealed[..sealed.len() - 20]).unwrap();
-    assert!(cache(&dir).load(clock).is_none(), "cut short");
+    assert!(cache(&dir).load().is_none(), "cut short");
     std::fs::write(&file, &sealed).unwrap();
     let other = TrustDomain::parse("other.org").unwrap();
-    assert!(Cache::open(&CacheSettings::default(), dir.path(), &other).unwrap().unwrap().load(clock).is_none());
-    assert!(cache(&dir).load(clock).is_some());
+    assert!(Cache::open(&CacheSettings::default(), dir.path(), &other).unwrap().unwrap().load().is_none());
+    assert!(cache(&dir).load().is_some());
     std::fs::remove_file(dir.path().join(KEY_FILE)).unwrap();
-    assert!(cache(&dir).load(clock).is_none(), "the key is lost");
+    assert!(cache(&dir).load().is_none(), "the key is lost");
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,7 +124,7 @@ async fn each_change_is_written_and_a_full_disk_leaves_what_was_there() {
     tokio::task::yield_now().await;
     *ca.entries.lock().unwrap() = vec![entry("a", "/a", &["unix:uid:1"]), entry("b", "/b", &["unix:uid:1"])];
     ca.publish(&state);
-    let entries = || cache(&dir).load(clock).map_or(0, |stored| stored.entries.len());
+    let entries = || cache(&dir).load().map_or(0, |(stored, _)| stored.entries.len());
     while entries() != 2 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -136,4 +147,68 @@ async fn each_change_is_written_and_a_full_disk_leaves_what_was_there() {
     }
     shutdown.trigger();
     tasks.run(&shutdown).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_come_back_from_many_parts_and_a_damaged_part_costs_its_own_alone() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    let ids: Vec<String> = (0..700).map(|number| format!("entry-{number:04}")).collect();
+    let state = state(&ca, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    cache(&dir).save(&state.current()).unwrap();
+    let before = state.current();
+    let stored = kept(&cache(&dir), clock).unwrap();
+    assert!(*stored.entries == *before.entries && stored.held.len() == before.held.len());
+    assert!(stored.held.iter().all(|(id, held)| held.svid.leaf_der() == before.held[id].svid.leaf_der()));
+
+    let file = dir.path().join(CACHE_FILE);
+    let mut sealed = std::fs::read(&file).unwrap();
+    let end = sealed.len() - 10;
+    sealed[end] ^= 1;
+    std::fs::write(&file, &sealed).unwrap();
+    let rest = kept(&cache(&dir), clock).unwrap();
+    let lost = ids.iter().filter(|id| !rest.held.contains_key(*id)).count();
+    assert!((1..200).contains(&lost), "{lost} of 700 are lost");
+    assert!(rest.held.keys().all(|id| before.held.contains_key(id)) && rest.entries.len() == 700);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_of_another_file_or_place_do_not_open() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    let file = dir.path().join(CACHE_FILE);
+    let state = state(&ca, &["a"]);
+    let [one, other] = [(); 2].map(|()| {
+        cache(&dir).save(&state.current()).unwrap();
+        std::fs::read(&file).unwrap()
+    });
+    assert_eq!(one.len(), other.len());
+    // The head of one file with the parts of another that says the same.
+    let head = 8 + usize::try_from(u64::from_be_bytes(one[..8].try_into().unwrap())).unwrap();
+    std::fs::write(&file, [&one[..head], &other[head..]].concat()).unwrap();
+    assert!(cache(&dir).load().is_none());
+    std::fs::write(&file, &one).unwrap();
+    assert_eq!(kept(&cache(&dir), clock).unwrap().held.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_waits_gets_its_own_before_all_are_read_and_all_of_its_own() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), Clock::following_timers(start()));
+    let ca = FakeCa::new(clock, Duration::from_secs(600));
+    let ids: Vec<String> = (0..700).map(|number| format!("entry-{number:04}")).collect();
+    let before = state(&ca, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+    cache(&dir).save(&before.current()).unwrap();
+    let (stored, svids) = cache(&dir).load().unwrap();
+    let state = State::new(identity::TrustBundle::clone(stored.bundles.get(&domain()).unwrap()));
+    state.restore(stored);
+    let known = state.current();
+    let [first, last] = ["entry-0010", "entry-0690"].map(|id| known.entries.get(id).unwrap().clone());
+    let both = [first, last];
+    assert!(known.is_restoring(&both));
+    let waiting = state.wait_for(&both);
+    let mut changes = state.subscribe();
+    svids.restore(&state, clock);
+    drop(waiting);
+    let now = changes.borrow_and_update().clone();
+    assert!(!now.is_restoring(&both) && now.svids_of(&both, clock.now()).len() == 2 && now.held.len() == 700);
 }

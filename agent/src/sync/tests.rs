@@ -86,6 +86,33 @@ async fn a_hint_of_the_ca_is_followed_at_once_and_acknowledged() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_ca_that_can_tell_is_asked_rarely_until_it_cannot() {
+    let (hint, hints) = mpsc::channel(1);
+    let scene = Scene::start(|ca| *ca.hints.lock().unwrap() = Some(hints));
+    scene.readiness.wait_ready().await;
+    hint.send(Progress { bundle_sequence: 1, entries_revision: 1, revocations: 0 }).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Something that it does not tell.
+    scene.ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"]));
+    let begun = tokio::time::Instant::now();
+    scene.entries(1).await;
+    assert!((20..=30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    scene.ca.entries.lock().unwrap().clear();
+    let begun = tokio::time::Instant::now();
+    drop(hint);
+    scene.entries(0).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "the end of the stream is a reason to ask: {:?}",
+        begun.elapsed()
+    );
+    scene.ca.entries.lock().unwrap().push(entry("b", "/b", &["unix:uid:1"]));
+    let begun = tokio::time::Instant::now();
+    scene.entries(1).await;
+    assert!(begun.elapsed() <= Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_leaves_what_is_known_and_ends_by_itself() {
     let scene = Scene::start(|ca| ca.entries.lock().unwrap().push(entry("a", "/a", &["unix:uid:1"])));
     scene.entries(1).await;
