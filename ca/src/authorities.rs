@@ -236,6 +236,11 @@ impl Signing {
         wanted.filter(|id| self.former.contains_key(id)).unwrap_or(active)
     }
 
+    /// Whether there is one root only that anything can be signed below, so that nodes need not be asked for.
+    pub(crate) fn signs_below_one_root(&self) -> bool {
+        self.former.is_empty()
+    }
+
     /// The ids of all authorities that sign revocation lists: roots and intermediates that have not ended.
     pub(crate) fn issuer_ids(&self, now: i64) -> impl Iterator<Item = &str> {
         let signs = |facts: &&Facts| facts.signs_lists;
@@ -344,6 +349,17 @@ impl Authorities {
     pub(crate) async fn reload(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
         let _one = self.changing.lock().await;
         self.read(store, now).await
+    }
+
+    /// Takes over what the database has, if that is not known; whether it was not.
+    pub(crate) async fn follow(&self, store: &Store, now: SystemTime) -> Result<bool, AuthoritiesError> {
+        // What is changed here is read before the lock is free, unless its caller went away.
+        let _one = self.changing.lock().await;
+        let behind = store.authorities_revision().await? != self.current().revision;
+        if behind {
+            self.read(store, now).await?;
+        }
+        Ok(behind)
     }
 
     /// Every root and intermediate that has not ended and may sign lists, opened to do so. Some from elsewhere may not.

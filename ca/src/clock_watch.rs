@@ -9,12 +9,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use runtime::clock::Clock;
+use tokio::sync::watch;
 
 /// The state of belief.
 #[derive(Debug)]
 pub(crate) struct ClockWatch {
     clock: Clock,
     belief: Mutex<Belief>,
+    sound: watch::Sender<bool>,
 }
 
 /// Why nothing is signed.
@@ -49,7 +51,7 @@ impl ClockWatch {
         let behind = ahead_of(wall, newest) < -TOLERANCE_SECS;
         let believed = if behind { newest } else { wall };
         let belief = Belief { wall: believed, steady, jump: None, witness: None, jumps: 0 };
-        let watch = Self { clock, belief: Mutex::new(belief) };
+        let watch = Self { clock, belief: Mutex::new(belief), sound: watch::Sender::new(true) };
         // The check tells the log.
         let _ = watch.check();
         watch
@@ -61,7 +63,16 @@ impl ClockWatch {
     /// While the clock is not believed.
     pub(crate) fn check(&self) -> Result<(), ClockJump> {
         let mut belief = self.belief.lock().unwrap_or_else(PoisonError::into_inner);
-        belief.judge(self.clock.now(), self.clock.steady())
+        let judged = belief.judge(self.clock.now(), self.clock.steady());
+        if judged.is_ok() != *self.sound.borrow() {
+            self.sound.send_replace(judged.is_ok());
+        }
+        judged
+    }
+
+    /// Changes as soon as a check finds that the clock has jumped, or is back.
+    pub(crate) fn sound(&self) -> watch::Receiver<bool> {
+        self.sound.subscribe()
     }
 
     /// Takes note of the time of the database server.
@@ -219,6 +230,16 @@ mod tests {
         assert_eq!(judge(&mut belief, 10_001, DAYS_2), Ok(()), "the server confirms the new time");
         belief.witness = Some(-DAYS_2);
         assert_eq!(judge(&mut belief, 10_002, DAYS_2), Err(-DAYS_2), "both were right before, now one is not");
+    }
+
+    #[test]
+    fn a_check_that_finds_a_jump_tells_it_at_once_and_once() {
+        let watch = ClockWatch::new(Clock::system(), runtime::clock::now() + Duration::from_secs(7200));
+        let mut sound = watch.sound();
+        assert!(!*sound.borrow_and_update(), "found at the start");
+        assert!(watch.check().is_err() && !sound.has_changed().unwrap());
+        watch.belief.lock().unwrap().wall = runtime::clock::now();
+        assert!(watch.check().is_ok() && sound.has_changed().unwrap());
     }
 
     #[test]

@@ -9,8 +9,8 @@ use runtime::readiness::Readiness;
 
 use crate::audit::REFUSALS_KEPT_MAX;
 use crate::certifier::Certifier;
-use crate::key_file;
 use crate::store::StoreError;
+use crate::{key_file, pace};
 
 /// Replaces authorities in time and takes the steps of rotations, for ever: now and then, and at once when a node reports
 /// or an operator has decided something.
@@ -19,7 +19,7 @@ pub(crate) async fn keep_authorities_fresh(certifier: Arc<Certifier>, ca_ttl: Du
     let (mut reports, mut changes) = (certifier.contacts.reports(), certifier.authorities.changes());
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pause) => (),
+            () = pace::pause(pause) => (),
             _ = reports.changed() => (),
             _ = changes.changed() => (),
         }
@@ -32,23 +32,30 @@ pub(crate) async fn keep_authorities_fresh(certifier: Arc<Certifier>, ca_ttl: Du
     }
 }
 
-/// Takes over what other replicas do to the authorities, for ever.
+/// Takes over what was done to the authorities by other replicas, or here for a caller that went away meanwhile, for ever.
 pub(crate) async fn follow_authorities(certifier: Arc<Certifier>) {
     let mut changed = certifier.store.authorities_changed();
     while changed.changed().await.is_ok() {
-        while let Err(error) = certifier.authorities.reload(&certifier.store, certifier.now()).await {
-            tracing::error!(reason = error.reason(), error = ?error, "authorities of another replica not read");
-            tokio::time::sleep(PAUSE_MIN).await;
+        let followed = loop {
+            match certifier.authorities.follow(&certifier.store, certifier.now()).await {
+                Ok(followed) => break followed,
+                Err(error) => {
+                    tracing::error!(reason = error.reason(), error = ?error, "changed authorities not read");
+                    tokio::time::sleep(PAUSE_MIN).await;
+                }
+            }
+        };
+        if followed {
+            tracing::info!(bundle_sequence = certifier.authorities.current().bundle.sequence, "authorities followed");
         }
-        tracing::info!(bundle_sequence = certifier.authorities.current().bundle.sequence, "authorities followed");
     }
 }
 
-/// Looks at the clock, and not ready while it cannot be believed, for ever.
+/// Looks at the clock, and not ready while it cannot be believed, for ever. Who finds a jump before signing tells at once.
 pub(crate) async fn watch_clock(certifier: Arc<Certifier>, readiness: Readiness) {
-    let mut block = None;
+    let (mut found, mut block) = (certifier.clock_watch.sound(), None);
     for look in 0_u64.. {
-        if look.is_multiple_of(CLOCK_ASK_EVERY) {
+        if block.is_none() || look.is_multiple_of(CLOCK_ASK_EVERY) {
             match certifier.store.server_time().await {
                 Ok(Some(now)) => certifier.clock_watch.hear(from_unix_secs(now)),
                 Ok(None) => (),
@@ -60,7 +67,9 @@ pub(crate) async fn watch_clock(certifier: Arc<Certifier>, readiness: Readiness)
             Err(_) if block.is_some() => (),
             Err(_) => block = Some(readiness.block("clock: CLOCK_JUMPED")),
         }
-        tokio::time::sleep(CLOCK_PAUSE).await;
+        found.mark_unchanged();
+        let pause = if block.is_some() { CLOCK_JUMPED_PAUSE } else { CLOCK_PAUSE };
+        let _ = tokio::time::timeout_at(pace::next(pause), found.changed()).await;
     }
 }
 
@@ -103,7 +112,7 @@ pub(crate) struct Kept {
 /// Forgets what ended, for ever.
 pub(crate) async fn forget_for_ever(certifier: Arc<Certifier>, kept: Kept) {
     loop {
-        tokio::time::sleep(FORGET_PAUSE).await;
+        pace::pause(FORGET_PAUSE).await;
         if !certifier.store.lease().is_held() || certifier.clock_watch.check().is_err() {
             continue;
         }
@@ -125,13 +134,17 @@ async fn forget(certifier: &Certifier, kept: Kept) -> Result<(), StoreError> {
             tracing::info!(entry_id = id, "entry ended");
         }
     }
-    let tokens = certifier.store.forget_tokens(now).await?;
     let before = |kept: Duration| now.saturating_sub(i64::try_from(kept.as_secs()).unwrap_or(i64::MAX));
-    let records = certifier.store.forget_issued_before(before(kept.records)).await?;
-    let audit = certifier.store.forget_audit(before(kept.audit), REFUSALS_KEPT_MAX).await?;
-    certifier.store.forget_rotations(before(kept.audit)).await?;
-    let changes = certifier.store.forget_changes(now).await?;
-    let revoked = certifier.store.forget_revoked_before(now.saturating_sub(REVOKED_KEPT_SECS)).await?;
+    let store = &certifier.store;
+    // At once, so that they share a transaction.
+    let (tokens, records, audit, _, changes, revoked) = tokio::try_join!(
+        store.forget_tokens(now),
+        store.forget_issued_before(before(kept.records)),
+        store.forget_audit(before(kept.audit), REFUSALS_KEPT_MAX),
+        store.forget_rotations(before(kept.audit)),
+        store.forget_changes(now),
+        store.forget_revoked_before(now.saturating_sub(REVOKED_KEPT_SECS)),
+    )?;
     tracing::debug!(tokens, records, audit, changes, revoked, "ended rows removed");
     Ok(())
 }
@@ -141,6 +154,8 @@ const REVOKED_KEPT_SECS: i64 = 600;
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
 const FORGET_PAUSE: Duration = Duration::from_secs(60);
-const CLOCK_PAUSE: Duration = Duration::from_secs(1);
-/// Every so many looks at the clock the database server is asked for its own.
+const CLOCK_PAUSE: Duration = Duration::from_secs(5);
+/// While the clock is not believed.
+const CLOCK_JUMPED_PAUSE: Duration = Duration::from_secs(1);
+/// Every so many of these looks the database server is asked for its own time.
 const CLOCK_ASK_EVERY: u64 = 5;

@@ -34,6 +34,7 @@ mod key_file;
 mod log;
 mod metrics;
 mod names;
+mod pace;
 mod pages;
 pub mod policy;
 mod random;

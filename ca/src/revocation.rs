@@ -11,6 +11,7 @@ mod responders;
 mod settings;
 mod web;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -22,6 +23,7 @@ use runtime::clock::from_unix_secs;
 use tokio::sync::watch;
 
 use crate::certifier::{Certifier, secs};
+use crate::pace;
 use crate::store::{CRL_PARTITION_MAX, LAST_PART, ListPlan, Lists, StoreError, StoredList};
 use ocsp::Answers;
 use responders::Responders;
@@ -41,6 +43,8 @@ pub(crate) struct Revocations {
     answers: Mutex<Answers>,
     /// One at a time.
     refreshing: tokio::sync::Mutex<()>,
+    /// Whether what the database had at the last look is listed, and known here.
+    settled: AtomicBool,
 }
 
 /// The lists at one moment.
@@ -67,6 +71,7 @@ impl Revocations {
             responders: Responders::default(),
             answers: Mutex::default(),
             refreshing: tokio::sync::Mutex::default(),
+            settled: AtomicBool::new(false),
         }
     }
 
@@ -113,44 +118,57 @@ impl Revocations {
     /// Signs what is due and takes up what there is then.
     pub(crate) async fn refresh(&self, certifier: &Certifier) -> Result<(), RefreshError> {
         let _one = self.refreshing.lock().await;
+        self.settled.store(false, Ordering::Relaxed);
         let signed = self.sign_due(certifier).await;
         // Also when nothing could be signed: what is revoked counts here.
         let store = &certifier.store;
         if store.crl_number().await? != self.current().lists.number || store.has_unlisted().await? {
             self.reload(certifier).await?;
         }
-        signed
+        self.settled.store(signed?, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The same when time alone may have brought something due.
     pub(crate) async fn keep_fresh(&self, certifier: &Certifier) -> Result<(), RefreshError> {
         let _one = self.refreshing.lock().await;
-        self.sign_due(certifier).await?;
+        // What is revoked here wakes [`keep`]; others may be heard late.
+        let asks = certifier.store.is_shared() || !self.settled.load(Ordering::Relaxed);
+        if !asks && !self.is_due(certifier) {
+            return Ok(());
+        }
+        self.settled.store(false, Ordering::Relaxed);
+        let settled = self.sign_due(certifier).await?;
         if certifier.store.crl_number().await? != self.current().lists.number {
             self.reload(certifier).await?;
         }
+        self.settled.store(settled, Ordering::Relaxed);
         Ok(())
     }
 
-    async fn sign_due(&self, certifier: &Certifier) -> Result<(), RefreshError> {
-        let signing = certifier.authorities.current();
-        let plan = self.plan(certifier.now());
-        let current = self.current();
+    /// Whether time, or a change of the authorities, has brought something due.
+    fn is_due(&self, certifier: &Certifier) -> bool {
+        let (signing, plan, current) = (certifier.authorities.current(), self.plan(certifier.now()), self.current());
         let has_list = |id: &str| current.list(id, 0).is_some_and(|list| !plan.is_due(list.next_update));
-        let due = signing.issuer_ids(plan.now).any(|id| !has_list(id));
-        if !due && self.responders.know(&signing, plan.now) && !certifier.store.has_unlisted().await? {
-            return Ok(());
+        signing.issuer_ids(plan.now).any(|id| !has_list(id)) || !self.responders.know(&signing, plan.now)
+    }
+
+    /// Whether nothing is left to be signed.
+    async fn sign_due(&self, certifier: &Certifier) -> Result<bool, RefreshError> {
+        if !self.is_due(certifier) && !certifier.store.has_unlisted().await? {
+            return Ok(true);
         }
         if certifier.clock_watch.check().is_err() {
-            return Ok(());
+            return Ok(false);
         }
+        let plan = self.plan(certifier.now());
         for _ in 0..TRIES_MAX {
             // The number first: when an authority goes after it was read here, its last list takes that number.
             let newest = certifier.store.crl_number().await?;
             let issuers = certifier.authorities.open_issuers(&certifier.store, certifier.now()).await?;
             let Some(due) = certifier.store.due_lists(newest, issuers.clone(), plan.clone()).await? else {
                 self.responders.take_up(&issuers);
-                return Ok(());
+                return Ok(true);
             };
             // Keys elsewhere take their time, long lists too.
             let mut signed = tokio::task::spawn_blocking(move || due.sign()).await.map_err(|_| StoreError::Closed)?;
@@ -161,11 +179,11 @@ impl Revocations {
                     return Err(RefreshError::Unsigned(error));
                 }
                 tracing::info!("revocation lists signed");
-                return Ok(());
+                return Ok(true);
             }
         }
         // Another replica is quicker each time: it tells what is to be told.
-        Ok(())
+        Ok(false)
     }
 
     async fn reload(&self, certifier: &Certifier) -> Result<(), RefreshError> {
@@ -220,7 +238,7 @@ pub(crate) async fn keep(certifier: Arc<Certifier>) {
         let refreshed = tokio::select! {
             _ = changed.changed() => certifier.revocations.refresh(&certifier).await,
             _ = authorities.changed() => certifier.revocations.keep_fresh(&certifier).await,
-            () = tokio::time::sleep(LOOK_AGAIN) => certifier.revocations.keep_fresh(&certifier).await,
+            () = pace::pause(LOOK_AGAIN) => certifier.revocations.keep_fresh(&certifier).await,
         };
         if let Err(error) = refreshed {
             tracing::error!(reason = error.reason(), error = ?error, "revocation lists not renewed");

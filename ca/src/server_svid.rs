@@ -12,9 +12,11 @@ use identity::key::PrivateKey;
 use identity::renewal::{renew_at, retry_wait};
 use identity::svid::X509Svid;
 use identity::tls::Snapshot;
+use tokio::time::Instant;
 
 use crate::certifier::Certifier;
 use crate::issue::X509Order;
+use crate::pace;
 use crate::refusal::Refusal;
 use crate::store::IssuanceKind;
 
@@ -83,9 +85,10 @@ impl ServerSvid {
             if now >= next || !same_root {
                 return;
             }
+            let due = Instant::now() + next.duration_since(now).unwrap_or_default();
             tokio::select! {
-                // Nodes also expire, which nobody tells.
-                () = self.certifier.clock.sleep_until(next.min(now + LOOK_AGAIN)) => (),
+                // Nodes also expire, which nobody tells, and the clock may be set.
+                () = tokio::time::sleep_until(due.min(pace::next(LOOK_AGAIN))) => (),
                 _ = changes.changed() => (),
                 _ = reports.changed() => (),
             }

@@ -169,7 +169,7 @@ impl Store {
         self.evictions.clone()
     }
 
-    /// Changes whenever another replica changed the signing authorities.
+    /// Changes whenever the signing authorities were changed, by this replica or another one.
     pub(crate) fn authorities_changed(&self) -> watch::Receiver<u64> {
         self.authorities_changed.clone()
     }
@@ -187,6 +187,11 @@ impl Store {
     /// Whether writes are taken.
     pub(crate) fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// Whether other replicas may change the database too. Of everything else the writer tells.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     /// Whether this replica does what only one should do.

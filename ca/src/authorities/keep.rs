@@ -14,7 +14,8 @@ impl Authorities {
     /// Does everything that is due. Cheap when there is nothing to do.
     pub(crate) async fn keep_fresh(&self, store: &Store, now: SystemTime) -> Result<(), AuthoritiesError> {
         let _one = self.changing.lock().await;
-        if store.authorities_revision().await? != self.current().revision {
+        // Of what is changed here the store tells; others may be heard late.
+        if store.is_shared() && store.authorities_revision().await? != self.current().revision {
             self.read(store, now).await?;
         }
         for kind in AuthorityKind::ROTATING {

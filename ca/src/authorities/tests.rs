@@ -263,6 +263,22 @@ async fn nothing_is_written_when_nothing_is_due() {
     assert_eq!(fixture.store.authorities_revision().await.unwrap(), revision);
 }
 
+/// As when the caller of a step goes away before what it wrote is read.
+async fn what_was_written_and_not_read_is_followed() {
+    let fixture = Fixture::new().await;
+    let authorities = fixture.load(0).await.unwrap();
+    let (before, mut changed) = (authorities.current().bundle.sequence, fixture.store.authorities_changed());
+    changed.mark_unchanged();
+    let revision = fixture.store.authorities_revision().await.unwrap();
+    let change = AuthoritiesChange { publishes: true, ..AuthoritiesChange::default() };
+    fixture.store.change_authorities(change, revision).await.unwrap();
+    assert!(changed.has_changed().unwrap());
+    assert_eq!(authorities.current().bundle.sequence, before);
+    assert!(authorities.follow(&fixture.store, at(0)).await.unwrap());
+    assert_eq!(authorities.current().bundle.sequence, before + 1);
+    assert!(!authorities.follow(&fixture.store, at(0)).await.unwrap(), "it is known");
+}
+
 async fn secrets_never_show_in_debug() {
     let fixture = Fixture::new().await;
     let shown = format!("{:?}", fixture.load(0).await.unwrap());
@@ -389,6 +405,7 @@ database::on_each_database! {
     a_wit_key_is_published_long_before_it_signs,
     an_authority_that_slept_for_months_recovers_by_itself,
     nothing_is_written_when_nothing_is_due,
+    what_was_written_and_not_read_is_followed,
     secrets_never_show_in_debug,
     a_root_is_replaced_step_by_step_and_each_step_survives_a_restart,
     an_aborted_rotation_leaves_the_old_root_signing,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::renewal::Renewal;
 use crate::certifier::Certifier;
+use crate::pace;
 
 /// Watches the intermediate, for ever. A renewal that is due is noted; one that is overdue makes the server unready.
 pub(crate) async fn watch_intermediate(certifier: Arc<Certifier>, readiness: Readiness) {
@@ -29,7 +30,8 @@ pub(crate) async fn watch_intermediate(certifier: Arc<Certifier>, readiness: Rea
             known = renewal;
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK_AGAIN) => (),
+            // Where the root is here, time alone changes nothing.
+            () = pace::pause(LOOK_AGAIN), if renewal != Renewal::Automatic => (),
             _ = changes.changed() => (),
         }
     }

@@ -25,7 +25,10 @@ pub(crate) async fn keep_polled(certifier: Arc<Certifier>) {
         work.for_each_concurrent(FETCHES_AT_ONCE_MAX, |relationship| poll(&certifier, relationship)).await;
         // A pause in any case: what cannot be written down stays due.
         tokio::time::sleep(PAUSE_MIN).await;
-        let _ = tokio::time::timeout(wait(&certifier), changed.changed()).await;
+        match wait(&certifier) {
+            Some(wait) => drop(tokio::time::timeout(wait, changed.changed()).await),
+            None => drop(changed.changed().await),
+        }
     }
 }
 
@@ -80,12 +83,12 @@ fn due(certifier: &Certifier) -> Vec<Arc<Relationship>> {
     registry.relationships().filter(|relationship| relationship.state.next_at <= now).cloned().collect()
 }
 
-/// Until the next one is due, but not for long: leases move and clocks are set.
-fn wait(certifier: &Certifier) -> Duration {
+/// Until the next one is due, but not for long: leases move and clocks are set. None when there is nothing to fetch.
+fn wait(certifier: &Certifier) -> Option<Duration> {
     let (now, registry) = (certifier.now_secs(), certifier.store.registry());
-    let next = registry.relationships().map(|relationship| relationship.state.next_at - now).min();
-    let next = next.and_then(|secs| u64::try_from(secs).ok()).map_or(PAUSE_MAX, Duration::from_secs);
-    next.clamp(PAUSE_MIN, PAUSE_MAX)
+    let next = registry.relationships().map(|relationship| relationship.state.next_at - now).min()?;
+    let next = u64::try_from(next).map_or(PAUSE_MAX, Duration::from_secs);
+    Some(next.clamp(PAUSE_MIN, PAUSE_MAX))
 }
 
 /// 0 to 1.

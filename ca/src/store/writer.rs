@@ -171,6 +171,9 @@ impl Memory {
         if changes.iter().any(relates) {
             self.relationships.send_modify(|count| *count += 1);
         }
+        if changes.iter().any(|change| matches!(change, Change::Authorities)) {
+            self.authorities.send_modify(|count| *count += 1);
+        }
         if changes.iter().any(|change| matches!(change, Change::Revocations)) {
             self.revocations.send_modify(|count| *count += 1);
         }
