@@ -21,6 +21,7 @@ mod meta;
 mod migrations;
 mod open;
 mod queue;
+mod records;
 mod replica;
 mod revocations;
 mod rotation_steps;

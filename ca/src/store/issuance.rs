@@ -1,8 +1,9 @@
 //! The record of everything that was handed out.
 
 use identity::transparency::IssuanceLeaf;
-use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, AssertSqlSafe};
+use sqlx::any::{AnyArguments, AnyRow};
+use sqlx::query::Query;
+use sqlx::{Any, AnyConnection, AssertSqlSafe};
 
 use super::{AuditFilter, Done, Store, StoreError, column, number};
 
@@ -29,6 +30,21 @@ impl Issuance {
     /// What the transparency log says about it.
     pub(crate) fn leaf(&self) -> IssuanceLeaf<'_> {
         leaf(self, self.kind.as_str())
+    }
+
+    /// Binds the columns of [`COLUMNS`].
+    pub(super) fn bind_to<'q>(&self, query: Query<'q, Any, AnyArguments>) -> Query<'q, Any, AnyArguments> {
+        query
+            .bind(self.serial.clone())
+            .bind(self.kind.as_str())
+            .bind(self.spiffe_id.clone())
+            .bind(self.entry_id.clone())
+            .bind(self.caller.clone())
+            .bind(self.authority_id.clone())
+            .bind(self.fingerprint.clone())
+            .bind(self.issued_at)
+            .bind(self.not_after)
+            .bind(self.log_index)
     }
 }
 
@@ -109,17 +125,7 @@ pub(super) async fn insert(conn: &mut AnyConnection, rows: &[Issuance]) -> Resul
     for rows in rows.chunks(ROWS_MAX) {
         let mut query = sqlx::query(AssertSqlSafe(insert_sql(rows.len())));
         for row in rows {
-            query = query
-                .bind(row.serial.clone())
-                .bind(row.kind.as_str())
-                .bind(row.spiffe_id.clone())
-                .bind(row.entry_id.clone())
-                .bind(row.caller.clone())
-                .bind(row.authority_id.clone())
-                .bind(row.fingerprint.clone())
-                .bind(row.issued_at)
-                .bind(row.not_after)
-                .bind(row.log_index);
+            query = row.bind_to(query);
         }
         query.execute(&mut *conn).await?;
     }
@@ -224,10 +230,10 @@ fn read(row: &AnyRow) -> Result<Recorded, StoreError> {
 }
 
 const WHAT: &str = "issuance record";
-const COLUMNS: &str =
+pub(super) const COLUMNS: &str =
     "serial, kind, spiffe_id, entry_id, caller, authority_id, fingerprint, issued_at, not_after, log_index";
-const COLUMN_COUNT: usize = 10;
+pub(super) const COLUMN_COUNT: usize = 10;
 /// Of a SHA-256.
 pub(super) const HASH_DIGITS: usize = 64;
 /// SQLite looks through all parameters of a statement for each that is bound: many short statements cost less than a long one.
-const ROWS_MAX: usize = 32;
+pub(super) const ROWS_MAX: usize = 32;

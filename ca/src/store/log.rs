@@ -18,9 +18,16 @@ pub(super) type Tail = Option<Frontier>;
 
 /// The hashes of leaves from `first` on.
 #[derive(Debug)]
-struct Leaves {
+pub(super) struct Leaves {
     first: u64,
     hashes: Vec<Hash>,
+}
+
+/// What records bring to the log.
+pub(super) struct Grown {
+    pub(super) next: Frontier,
+    pub(super) leaves: Vec<Leaves>,
+    pub(super) nodes: Vec<(Node, Hash)>,
 }
 
 /// Gives `rows` their places in the log and writes what the log must remember.
@@ -32,7 +39,7 @@ pub(super) async fn append(conn: &mut AnyConnection, tail: &mut Tail, rows: &mut
         Some(known) => known,
         None => read_frontier(conn).await?,
     };
-    let (next, leaves, nodes) = match grow(conn, known, rows).await? {
+    let Grown { next, leaves, nodes } = match grow(conn, known, rows).await? {
         Some(grown) => grown,
         None => {
             // Another writer of this database was quicker. Hold the row first, then look again.
@@ -43,7 +50,7 @@ pub(super) async fn append(conn: &mut AnyConnection, tail: &mut Tail, rows: &mut
     };
     for leaves in leaves {
         let sql = "INSERT INTO log_leaves (first_leaf, hashes) VALUES ($1, $2)";
-        sqlx::query(sql).bind(number(leaves.first)).bind(join(&leaves.hashes)).execute(&mut *conn).await?;
+        sqlx::query(sql).bind(leaves.first()).bind(leaves.text()).execute(&mut *conn).await?;
     }
     for (node, hash) in nodes {
         let sql = "INSERT INTO log_node (level, place, hash) VALUES ($1, $2, $3)";
@@ -54,11 +61,18 @@ pub(super) async fn append(conn: &mut AnyConnection, tail: &mut Tail, rows: &mut
     Ok(())
 }
 
-type Grown = (Frontier, Vec<Leaves>, Vec<(Node, Hash)>);
-
 /// Appends to `known` and takes the new state, if the database still is where we think.
 async fn grow(conn: &mut AnyConnection, known: Frontier, rows: &mut [Issuance]) -> Result<Option<Grown>, StoreError> {
     let old = number(known.size());
+    let grown = place(known, rows);
+    let sql = "UPDATE log_state SET size = $1, frontier = $2 WHERE id = 1 AND size = $3";
+    let query = sqlx::query(sql).bind(number(grown.next.size())).bind(state_text(&grown.next)).bind(old);
+    let taken = query.execute(conn).await?.rows_affected() == 1;
+    Ok(taken.then_some(grown))
+}
+
+/// Gives `rows` the places after `known`.
+pub(super) fn place(known: Frontier, rows: &mut [Issuance]) -> Grown {
     let (mut next, mut leaves, mut nodes) = (known, Vec::<Leaves>::new(), Vec::new());
     for row in rows {
         let index = next.size();
@@ -74,10 +88,24 @@ async fn grow(conn: &mut AnyConnection, known: Frontier, rows: &mut [Issuance]) 
             _ => leaves.push(Leaves { first: index, hashes: vec![hash] }),
         }
     }
-    let sql = "UPDATE log_state SET size = $1, frontier = $2 WHERE id = 1 AND size = $3";
-    let query = sqlx::query(sql).bind(number(next.size())).bind(join(next.hashes())).bind(old);
-    let taken = query.execute(conn).await?.rows_affected() == 1;
-    Ok(taken.then_some((next, leaves, nodes)))
+    Grown { next, leaves, nodes }
+}
+
+/// The column `frontier` of `log_state`.
+pub(super) fn state_text(frontier: &Frontier) -> String {
+    join(frontier.hashes())
+}
+
+impl Leaves {
+    /// The column `first_leaf`.
+    pub(super) fn first(&self) -> i64 {
+        number(self.first)
+    }
+
+    /// The column `hashes`.
+    pub(super) fn text(&self) -> String {
+        join(&self.hashes)
+    }
 }
 
 async fn read_frontier(conn: &mut AnyConnection) -> Result<Frontier, StoreError> {

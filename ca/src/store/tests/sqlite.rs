@@ -11,13 +11,48 @@ async fn an_acknowledged_write_is_on_the_disk() {
     let create = |n: usize| opened.store.create_entry(entry(&format!("e{n}"), &format!("/w{n}"), "/node"));
     join_all((0..50).map(create)).await.into_iter().for_each(|created| drop(created.unwrap()));
     opened.store.record((0..50).map(|n| row(&format!("{n:02}"))).collect()).await.unwrap();
+    // Few go to the driver in one piece.
+    opened.store.record(vec![row("50"), row("51")]).await.unwrap();
     for file in std::fs::read_dir(dir.path()).unwrap() {
         let file = file.unwrap();
         std::fs::copy(file.path(), crash.path().join(file.file_name())).unwrap();
     }
     let left = open_in(crash.path()).await.unwrap();
     assert_eq!(left.store.registry().entry_count(), 50);
-    assert_eq!(left.store.issued_count().await.unwrap(), 50);
+    assert_eq!(left.store.issued_count().await.unwrap(), 52);
+    assert_eq!(left.store.log_frontier().await.unwrap().size(), 52);
+}
+
+/// Nobody should do that; a log that says two things about one place would be worse than a late answer.
+#[tokio::test]
+async fn two_processes_on_one_file_do_not_fork_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (signing_in(dir.path()).await, open_in(dir.path()).await.unwrap());
+    for round in 0..10 {
+        for (name, opened) in [("a", &one), ("b", &other)] {
+            opened.store.record(vec![row(&format!("{name}{round}"))]).await.unwrap();
+        }
+    }
+    let log = one.store.log_frontier().await.unwrap();
+    let mut leaves = identity::transparency::Frontier::new();
+    one.store.log_leaves(0, 100).await.unwrap().into_iter().for_each(|leaf| leaves.append(leaf, |_, _| ()));
+    assert_eq!((log.size(), log.root()), (20, leaves.root()));
+    let places = one.store.issued_at_log(0, 100).await.unwrap();
+    let serials = places.iter().map(|recorded| recorded.issuance.serial.clone()).collect::<Vec<_>>();
+    assert_eq!((serials.len(), &serials[..3]), (20, &["a0".to_owned(), "b0".into(), "a1".into()][..]));
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_written_spoils_nothing_after_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let opened = signing_in(dir.path()).await;
+    opened.store.record(vec![row("1")]).await.unwrap();
+    assert!(opened.store.record(vec![row("2"), row("1")]).await.is_err(), "a serial twice");
+    opened.store.record(vec![row("3")]).await.unwrap();
+    let places = opened.store.issued_at_log(0, 100).await.unwrap();
+    let found = places.iter().map(|recorded| (recorded.issuance.serial.as_str(), recorded.issuance.log_index));
+    assert_eq!(found.collect::<Vec<_>>(), [("1", 0), ("3", 1)]);
+    assert_eq!(opened.store.log_frontier().await.unwrap().size(), 2);
 }
 
 #[tokio::test]
