@@ -291,7 +291,8 @@ impl Api {
                 agent.expires_at = std::mem::take(&mut agent.new_expires_at);
             }
         });
-        let agent = activated.await?.ok_or(Refusal::AgentNotAttested)?;
+        // Boxed, as it is rare: each call would carry the space for it.
+        let agent = Box::pin(activated).await?.ok_or(Refusal::AgentNotAttested)?;
         if agent.banned { Err(Refusal::AgentBanned) } else { Ok(agent) }
     }
 

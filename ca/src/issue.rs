@@ -231,8 +231,9 @@ impl Certifier {
         let kinds: Vec<_> = records.iter().map(|record| record.kind).collect();
         records.iter().for_each(announce);
         if let Err(error) = store.record(records).await {
+            // Boxed, as it is rare and large: each call would carry the space for it.
             if matches!(error, StoreError::AuthorityChanged)
-                && let Err(error) = self.authorities.reload(&self.store, self.now()).await
+                && let Err(error) = Box::pin(self.authorities.reload(&self.store, self.now())).await
             {
                 tracing::error!(reason = error.reason(), error = ?error, "authorities not read");
             }

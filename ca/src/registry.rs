@@ -169,7 +169,7 @@ impl Registry {
             if *parent == agent.id {
                 return true;
             }
-            if !seen.insert(parent) {
+            if seen.contains(parent) {
                 continue;
             }
             for above in self.entries_of(&self.by_id, parent).filter(|above| above.is_live(now)) {
@@ -181,6 +181,8 @@ impl Registry {
                     parents.push(&above.parent_id);
                 }
             }
+            // All but always the answer is found before anything has to be remembered.
+            seen.insert(parent);
         }
         false
     }
