@@ -8,6 +8,7 @@ mod exe;
 mod kubelet;
 mod launches;
 mod peer_pidfd;
+mod pidfds;
 mod process;
 mod tcp;
 

@@ -4,11 +4,12 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{AttestError, peer_pidfd};
+use super::{AttestError, peer_pidfd, pidfds};
 
 /// A process as it was when it connected (or was looked up).
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(crate) struct Process {
     pid: i32,
     uid: u32,
     gid: u32,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
     program: Option<Program>,
 }
 
@@ -67,7 +68,7 @@ impl Process {
     }
 
     fn held(pid: i32, uid: u32, gid: u32, pidfd: OwnedFd) -> Result<Self, AttestError> {
-        let process = Self { pid, uid, gid, pidfd, program: program(pid) };
+        let process = Self { pid, uid, gid, pidfd: pidfds::share(pidfd), program: program(pid) };
         process.check_alive()?;
         Ok(process)
     }
@@ -93,7 +94,7 @@ impl Process {
 
     /// Whether it still lives: its pidfd becomes readable when it ends.
     pub(crate) fn check_alive(&self) -> Result<(), AttestError> {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let mut fds = [PollFd::new(&*self.pidfd, PollFlags::IN)];
         match poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) {
             Ok(0) => Ok(()),
             _ => Err(AttestError::Gone),

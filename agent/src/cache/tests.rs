@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use runtime::clock::Clock;
+
 use super::*;
 use crate::fake::{FakeCa, changed, domain, entry, start};
 use crate::metrics::ReasonLabels;

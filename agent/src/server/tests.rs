@@ -215,7 +215,7 @@ async fn an_agent_that_starts_while_the_ca_is_away_serves_what_is_still_valid() 
 async fn wait_for_cache(scene: &Scene, count: usize) {
     let settings = scene.settings();
     let cache = Cache::open(&settings.cache, &settings.data_dir, &settings.trust_domain).unwrap().unwrap();
-    while crate::cache::tests::kept(&cache, Clock::system()).is_none_or(|kept| kept.held.len() != count) {
+    while cache::tests::kept(&cache, Clock::system()).is_none_or(|kept| kept.held.len() != count) {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
