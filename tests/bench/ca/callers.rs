@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 
 use super::authority::{Authority, Svid};
 use super::process::Usage;
-use super::report::Row;
+use super::report::{Look, Row};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,13 +125,8 @@ pub(super) async fn measure(
     })
 }
 
-/// Issues `count` certificates in batches and answers the memory on the way: (certificates, MiB).
-pub(super) async fn issue_many(
-    authority: &Authority,
-    node: &Svid,
-    entry: &str,
-    count: usize,
-) -> Result<Vec<(usize, f64)>> {
+/// Issues `count` certificates in batches and answers the memory on the way, after every tenth of them.
+pub(super) async fn issue_many(authority: &Authority, node: &Svid, entry: &str, count: usize) -> Result<Vec<Look>> {
     let mut memory = Vec::new();
     let mut callers = Vec::new();
     for _ in 0..4 {
@@ -143,12 +138,15 @@ pub(super) async fn issue_many(
         asked.into_iter().collect::<Result<()>>()?;
         issued += callers.len() * BATCH;
         if issued >= next || issued >= count {
-            memory.push((issued, Usage::of(authority.pid())?.resident_mib));
-            next += (count / 5).max(1);
+            let Usage { resident_mib, own_mib, .. } = Usage::of(authority.pid())?;
+            memory.push(Look { certificates: issued, resident_mib, own_mib });
+            next += (count / SAMPLES).max(1);
         }
     }
     Ok(memory)
 }
 
 const WARM_UP: Duration = Duration::from_secs(1);
+/// Looks at the memory while certificates are issued, beside the first.
+const SAMPLES: usize = 10;
 const BATCH: usize = 100;
