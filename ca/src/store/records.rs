@@ -55,7 +55,7 @@ static SQL: LazyLock<Vec<String>> = LazyLock::new(|| (1..=ROWS_MAX).map(sql).col
 /// The one row of the log's state decides: when it does not say what we know it becomes null, which it must not be. Where a bad row
 /// takes the whole transaction back, SQLite keeps no copies of pages to take back those before it.
 fn sql(rows: usize) -> String {
-    let row = format!("({})", vec!["?"; COLUMN_COUNT].join(", "));
+    let row = format!("({})", ["?"; COLUMN_COUNT].join(", "));
     format!(
         "BEGIN IMMEDIATE; \
          UPDATE log_state SET size = CASE WHEN size = ? THEN ? END, frontier = ? WHERE id = 1; \
