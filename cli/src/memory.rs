@@ -72,7 +72,7 @@ fn file_range(line: &str) -> Option<Option<Range<usize>>> {
 
 /// By then a role has started, or waits for another.
 const START: Duration = Duration::from_secs(5);
-const REST: Duration = Duration::from_secs(30);
+const REST: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! A backup holds everything and proves it; a restore refuses what is not its own and never tells anything twice.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::spire::api::server::entry::v1::GetAuthorizedEntriesRequest;
 use proto::spire::api::server::entry::v1::entry_client::EntryClient;
@@ -19,6 +20,16 @@ async fn elsewhere(ca: &Settings, dir: &Path) -> Settings {
     std::fs::create_dir_all(&place.data_dir).unwrap();
     key_file::write_new(&place.key_file(), &std::fs::read(ca.key_file()).unwrap(), 0o600).unwrap();
     Settings { database: database::setting_in(dir).await, ..place }
+}
+
+/// Restores where nobody runs. A program that another test is just starting has a copy of the lock until it runs.
+async fn restore_at_rest(place: &Settings, file: &Path, options: RestoreOptions) -> Result<BackupReport, BackupError> {
+    loop {
+        match restore(place, file, options).await {
+            Err(error) if error.reason() == "DATA_DIR_IN_USE" => tokio::time::sleep(Duration::from_millis(20)).await,
+            done => return done,
+        }
+    }
 }
 
 async fn everything_moves_to_another_database() {
@@ -65,7 +76,7 @@ async fn what_the_old_server_may_have_told_is_not_told_again() {
     let place = elsewhere(&ca.settings, dir.path()).await;
     let _file_stays = ca.dir();
     ca.stop().await;
-    restore(&place, &file, SAFE).await.unwrap();
+    restore_at_rest(&place, &file, SAFE).await.unwrap();
     let again = Running::start_in(dir, place).await;
     assert!(again.certifier.authorities.current().bundle.sequence > sequence);
     assert!(again.certifier.store.registry().entries_revision() > revision);
@@ -91,10 +102,10 @@ async fn a_full_or_used_database_is_not_overwritten() {
     }
     let (dir, place) = (ca.dir(), ca.settings.clone());
     ca.stop().await;
-    let full = restore(&place, &file, SAFE).await.unwrap_err();
+    let full = restore_at_rest(&place, &file, SAFE).await.unwrap_err();
     assert_eq!(full.reason(), "DATABASE_NOT_EMPTY");
     assert!(full.to_string().contains("--force"), "{full}");
-    restore(&place, &file, force).await.unwrap();
+    restore_at_rest(&place, &file, force).await.unwrap();
     let again = Running::start_in(dir, place).await;
     assert!(again.certifier.store.registry().entry(&kept).is_some());
     assert!(again.certifier.store.registry().entry(&lost).is_none());
@@ -182,10 +193,10 @@ async fn a_restore_that_is_killed_changes_nothing() {
         command.args(["--exact", "backup::tests::child"]).env(DIR, dir.path());
         let mut child = command.stdout(std::process::Stdio::null()).spawn().unwrap();
         while !dir.path().join("begun").exists() {
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // Longer each time: from before it connects until after it is done.
-        tokio::time::sleep(std::time::Duration::from_millis(round * round * 2)).await;
+        tokio::time::sleep(Duration::from_millis(round * round * 2)).await;
         if round + 1 < KILLS {
             child.kill().unwrap();
             child.wait().unwrap();

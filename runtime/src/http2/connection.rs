@@ -304,7 +304,7 @@ where
     }
 
     fn take_headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Code> {
-        if head.stream % 2 == 0 {
+        if head.stream.is_multiple_of(2) {
             return Err(Code::Protocol);
         }
         let mut part = head.unpadded(payload).ok_or(Code::Protocol)?;
@@ -494,7 +494,7 @@ where
 
     /// Fails for a stream that the client has not begun, or cannot begin.
     fn check_begun(&self, id: u32) -> Result<(), Code> {
-        if id % 2 == 1 && id <= self.last { Ok(()) } else { Err(Code::Protocol) }
+        if !id.is_multiple_of(2) && id <= self.last { Ok(()) } else { Err(Code::Protocol) }
     }
 
     fn place(&self, id: u32) -> Option<usize> {

@@ -83,7 +83,7 @@ impl Outgoing {
 
     /// Lets the client send so much more; stream 0 is the connection.
     pub(super) fn window_update(&mut self, stream: u32, bytes: usize) {
-        if let Some(bytes @ 1..) = u32::try_from(bytes).ok() {
+        if let Ok(bytes @ 1..) = u32::try_from(bytes) {
             self.frame(frame::WINDOW_UPDATE, 0, stream, &bytes.to_be_bytes());
         }
     }

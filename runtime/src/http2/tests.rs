@@ -1,3 +1,5 @@
+//! The server beside a real client, and against clients that break every rule (RFC 9113; names of attacks as they became known).
+
 use std::time::Duration;
 
 use axum::Router;
