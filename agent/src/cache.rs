@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use identity::TrustDomain;
-use identity::seal::{SealError, SealKey};
+use identity::seal::SealKey;
 use runtime::shutdown::Shutdown;
 use serde::{Deserialize, Serialize};
 
@@ -63,9 +63,6 @@ pub enum CacheError {
         #[source]
         source: io::Error,
     },
-    /// The cache cannot be sealed.
-    #[error("the offline cache cannot be sealed")]
-    Seal(#[source] SealError),
 }
 
 impl CacheError {
@@ -73,7 +70,7 @@ impl CacheError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Key { .. } => "CACHE_KEY_BAD",
-            Self::Write { .. } | Self::Seal(_) => "CACHE_NOT_WRITTEN",
+            Self::Write { .. } => "CACHE_NOT_WRITTEN",
         }
     }
 }
@@ -122,8 +119,8 @@ impl Cache {
 
     /// Replaces what is kept; on failure the former content stays.
     pub(crate) fn save(&self, snapshot: &Snapshot) -> Result<(), CacheError> {
-        let sealed = document::encode(snapshot, &self.key, &self.trust_domain).map_err(CacheError::Seal)?;
-        store::write(&self.file, &sealed).map_err(|source| CacheError::Write { file: self.file.clone(), source })
+        let encode = |file: &mut File| document::encode(snapshot, file, &self.key, &self.trust_domain);
+        store::write_with(&self.file, encode).map_err(|source| CacheError::Write { file: self.file.clone(), source })
     }
 }
 

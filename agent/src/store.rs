@@ -8,6 +8,11 @@ use std::path::Path;
 
 /// Replaces the content of `file`.
 pub(crate) fn write(file: &Path, content: &[u8]) -> io::Result<()> {
+    write_with(file, |out| out.write_all(content))
+}
+
+/// The same with a content that is written piece by piece.
+pub(crate) fn write_with(file: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let fresh = file.with_extension("new");
     // A leftover of a killed predecessor, possibly with another mode.
     match fs::remove_file(&fresh) {
@@ -23,9 +28,9 @@ pub(crate) fn write(file: &Path, content: &[u8]) -> io::Result<()> {
     file.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
-fn write_new(file: &Path, content: &[u8]) -> io::Result<()> {
+fn write_new(file: &Path, content: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
-    out.write_all(content)?;
+    content(&mut out)?;
     out.sync_all()
 }
 

@@ -3,10 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use identity::seal::{SealError, SealKey};
+use identity::seal::SealKey;
 use identity::svid::{Facts, KeptSvid};
 use identity::{BundleSet, SpiffeId, TrustBundle, TrustDomain, X509Svid};
 use runtime::clock::{Clock, from_unix_secs, unix_secs};
@@ -48,14 +49,15 @@ struct Head {
     held: u64,
 }
 
-/// The content of the sealed file.
+/// Writes the content of the sealed file.
 pub(super) fn encode(
     snapshot: &Snapshot,
+    file: impl io::Write,
     key: &Arc<SealKey>,
     trust_domain: &TrustDomain,
-) -> Result<Vec<u8>, SealError> {
+) -> io::Result<()> {
     let issuers = issuers(snapshot);
-    let mut parts = PartsWriter::new(key, trust_domain);
+    let mut parts = PartsWriter::new(file, key, trust_domain);
     for entry in snapshot.entries.iter() {
         parts.add(&entry.id, |record| write_entry(record, entry))?;
     }

@@ -1,8 +1,8 @@
-//! The layout of the sealed file: a head that says what follows, and parts of some 64 KiB, each sealed for its place in this very
-//! file. So no more than a part is in memory twice, and any part can be read alone.
+//! The layout of the sealed file: parts of some 64 KiB, each sealed for its place in this very file, then a head that says what there
+//! is, then the head's length. So no more than a part is in memory while it is written, and any part can be read alone.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ struct Seals {
     name: [u8; NAME_BYTES],
 }
 
-/// A file that is being put together.
-pub(super) struct PartsWriter {
+/// A file that is being written.
+pub(super) struct PartsWriter<W> {
     seals: Seals,
-    body: Vec<u8>,
+    file: W,
     places: Vec<Place>,
     part: Writer,
     /// The key of the first record in `part`.
@@ -72,11 +72,11 @@ fn head_purpose(trust_domain: &TrustDomain) -> Vec<u8> {
     format!("kasbah agent cache 3 {trust_domain} ").into_bytes()
 }
 
-impl PartsWriter {
-    pub(super) fn new(key: &Arc<SealKey>, trust_domain: &TrustDomain) -> Self {
+impl<W: Write> PartsWriter<W> {
+    pub(super) fn new(file: W, key: &Arc<SealKey>, trust_domain: &TrustDomain) -> Self {
         Self {
             seals: Seals { key: key.clone(), trust_domain: trust_domain.clone(), name: digest::random() },
-            body: Vec::new(),
+            file,
             places: Vec::new(),
             part: Writer::with_capacity(PART_BYTES + PART_BYTES / 4),
             first: String::new(),
@@ -85,7 +85,7 @@ impl PartsWriter {
     }
 
     /// Adds a record; those of one file come in the order of their keys, of each kind.
-    pub(super) fn add(&mut self, key: &str, write: impl FnOnce(&mut Writer)) -> Result<(), SealError> {
+    pub(super) fn add(&mut self, key: &str, write: impl FnOnce(&mut Writer)) -> io::Result<()> {
         if !std::mem::replace(&mut self.is_begun, true) {
             key.clone_into(&mut self.first);
         }
@@ -93,16 +93,17 @@ impl PartsWriter {
         if self.part.len() >= PART_BYTES { self.end_part() } else { Ok(()) }
     }
 
-    /// Seals the part that was begun, if one was.
-    pub(super) fn end_part(&mut self) -> Result<(), SealError> {
+    /// Writes the part that was begun, if one was.
+    pub(super) fn end_part(&mut self) -> io::Result<()> {
         if !std::mem::take(&mut self.is_begun) {
             return Ok(());
         }
-        let sealed = self.seals.key.seal(&self.seals.purpose(self.places.len()), self.part.bytes())?;
-        let (at, bytes) = (self.body.len() as u64, sealed.len() as u64);
-        self.places.push(Place { first: std::mem::take(&mut self.first), at, bytes });
-        self.body.extend_from_slice(&sealed);
+        let sealed = self.seals.key.seal(&self.seals.purpose(self.places.len()), self.part.bytes());
+        let sealed = sealed.map_err(io::Error::other)?;
         self.part.clear();
+        self.file.write_all(&sealed)?;
+        let at = self.places.last().map_or(0, |last| last.at + last.bytes);
+        self.places.push(Place { first: std::mem::take(&mut self.first), at, bytes: sealed.len() as u64 });
         Ok(())
     }
 
@@ -111,10 +112,10 @@ impl PartsWriter {
         self.places.len()
     }
 
-    /// The whole file, with what `head` writes in front.
-    pub(super) fn finish(mut self, head: impl FnOnce(&mut Writer)) -> Result<Vec<u8>, SealError> {
+    /// Writes the rest: what `head` writes, and the places of the parts.
+    pub(super) fn finish(mut self, head: impl FnOnce(&mut Writer)) -> io::Result<()> {
         self.end_part()?;
-        let mut text = Writer::with_capacity(PART_BYTES);
+        let mut text = Writer::with_capacity(HEAD_BYTES);
         text.raw(&self.seals.name);
         text.number(self.places.len() as u64);
         for place in &self.places {
@@ -122,12 +123,10 @@ impl PartsWriter {
             text.number(place.bytes);
         }
         head(&mut text);
-        let sealed = self.seals.key.seal(&head_purpose(&self.seals.trust_domain), text.bytes())?;
-        let mut file = Vec::with_capacity(LENGTH_BYTES + sealed.len() + self.body.len());
-        file.extend_from_slice(&(sealed.len() as u64).to_be_bytes());
-        file.extend_from_slice(&sealed);
-        file.extend_from_slice(&self.body);
-        Ok(file)
+        let sealed = self.seals.key.seal(&head_purpose(&self.seals.trust_domain), text.bytes());
+        let sealed = sealed.map_err(io::Error::other)?;
+        self.file.write_all(&sealed)?;
+        self.file.write_all(&(sealed.len() as u64).to_be_bytes())
     }
 }
 
@@ -143,21 +142,22 @@ impl PartsReader {
         if length > bytes_max {
             return Err(io::Error::from(io::ErrorKind::FileTooLarge).into());
         }
-        let mut bytes = [0; LENGTH_BYTES];
-        file.read_exact_at(&mut bytes, 0)?;
-        let head_bytes = u64::from_be_bytes(bytes);
-        let mut at = LENGTH_BYTES as u64 + head_bytes.min(length);
-        let head = read(&file, LENGTH_BYTES as u64, head_bytes.min(length))?;
+        let end = length.checked_sub(LENGTH_BYTES as u64).ok_or(Malformed)?;
+        let mut head_bytes = [0; LENGTH_BYTES];
+        file.read_exact_at(&mut head_bytes, end)?;
+        let head_bytes = u64::from_be_bytes(head_bytes);
+        let head_at = end.checked_sub(head_bytes).ok_or(Malformed)?;
+        let head = read(&file, head_at, head_bytes)?;
         let head = key.open(&head_purpose(trust_domain), &head)?;
         let mut text = Reader::new(&head);
         let name = text.raw()?;
-        let mut places = Vec::new();
+        let (mut places, mut at) = (Vec::new(), 0_u64);
         for _ in 0..text.number()? {
             let (first, bytes) = (text.text()?.to_owned(), text.number()?);
             places.push(Place { first, at, bytes });
             at = at.checked_add(bytes).ok_or(Malformed)?;
         }
-        if at != length {
+        if at != head_at {
             return Err(Malformed.into());
         }
         let rest = Zeroizing::new(text.rest().to_vec());
@@ -193,5 +193,7 @@ fn read(file: &File, at: u64, bytes: u64) -> io::Result<Vec<u8>> {
 
 const NAME_BYTES: usize = 16;
 const LENGTH_BYTES: usize = 8;
+/// Room for the head of a few hundred SVIDs.
+const HEAD_BYTES: usize = 8 << 10;
 /// What a part has at least, but for the last of each kind.
 const PART_BYTES: usize = 64 << 10;

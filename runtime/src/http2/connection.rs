@@ -126,7 +126,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         self.waker.register(cx.waker());
-        loop {
+        for _ in 0..TURNS {
             let mut has_moved = false;
             let flushed = match self.out.poll_flush(socket.as_mut(), cx, &mut has_moved) {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
@@ -156,6 +156,9 @@ where
                 return self.poll_deadline(!flushed, has_moved, cx);
             }
         }
+        // Whoever has so much to say lets others have their turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Ready when the client has let us wait too long.
@@ -551,6 +554,8 @@ where
     }
 }
 
+/// Reads of one connection before others have their turn.
+const TURNS: usize = 32;
 /// The largest head of a request, as it is sent and as it is read.
 const HEADERS_BYTES_MAX: usize = 32 << 10;
 /// Frames of one header block.
