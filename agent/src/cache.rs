@@ -1,7 +1,7 @@
 //! The offline cache: entries, bundles and the SVIDs held, sealed on disk, so that an agent that starts while the CA is away
 //! serves at once what is still valid.
 //!
-//! It is sealed (AES-256-GCM) for this trust domain with a key of its own; a damaged or foreign file counts as none. Losing it
+//! It is sealed (AES-256-GCM) for this trust domain with a key of its own; a foreign file counts as none, and a damaged part costs its own SVIDs. Losing it
 //! costs a round trip to the CA, never an identity: nothing in it outlives the SVIDs' own ends.
 
 mod document;

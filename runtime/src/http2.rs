@@ -6,7 +6,7 @@
 //! hyper (`serve::run`).
 //!
 //! One task runs a connection with all its streams. A client that sends faster than it is served, reads slower than it asks,
-//! or breaks the rules costs no more than fixed sizes: 32 kB of answers, 64 kB of requests, 32 kB of a head.
+//! or breaks the rules costs no more than fixed sizes: 32 kB of answers, 2 MB of requests that are not answered yet, 32 kB of a head.
 
 mod body;
 mod connection;

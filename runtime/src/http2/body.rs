@@ -115,10 +115,9 @@ impl Inbox {
         content.wake_reader();
     }
 
-    /// How much the client may be told was taken, if that is enough to tell.
-    pub(super) fn take_room(&self, least: usize) -> Option<usize> {
-        let mut content = self.lock();
-        (content.taken >= least).then(|| std::mem::take(&mut content.taken))
+    /// How much was taken since this was asked last.
+    pub(super) fn taken(&self) -> usize {
+        std::mem::take(&mut self.lock().taken)
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -129,9 +128,8 @@ impl Inbox {
 impl Content {
     fn take(&mut self, bytes: usize) {
         self.taken += bytes;
-        if self.taken >= ROOM_LEAST
-            && let Some(connection) = &self.connection
-        {
+        // However little it is: all streams share the window of the connection.
+        if let Some(connection) = &self.connection {
             connection.wake_by_ref();
         }
     }
@@ -142,6 +140,3 @@ impl Content {
         }
     }
 }
-
-/// Room of fewer bytes is not worth a frame.
-pub(super) const ROOM_LEAST: usize = 16_384;

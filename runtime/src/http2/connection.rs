@@ -17,12 +17,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Service, ServiceExt as _};
 
-use super::body::{Inbox, Incoming, ROOM_LEAST};
+use super::body::{Inbox, Incoming};
 use super::frame::{self, Code, HEAD_BYTES, Head, PAYLOAD_MAX, PREFACE, STREAM_MAX, WINDOW, WINDOW_MAX};
 use super::head::{Fault, Fields};
 use super::hpack::{Decoder, TABLE_BYTES};
 use super::outgoing::Outgoing;
-use super::stream::{Progress, Signal, Stream};
+use super::stream::{Progress, ROOM_LEAST, Signal, Stream};
 
 /// A connection with its streams.
 pub(super) struct Connection<S, B> {
@@ -44,6 +44,8 @@ pub(super) struct Connection<S, B> {
     room: i64,
     /// What was taken of it and the client has not been told of.
     taken: usize,
+    /// What requests have brought that are not answered yet: whoever answers them may keep it.
+    unanswered: usize,
     /// Requests that the client took back before they were answered, less those that were.
     taken_back: u32,
     /// More may be sent than before.
@@ -100,6 +102,7 @@ where
             initial_window: WINDOW,
             room: WINDOW,
             taken: 0,
+            unanswered: 0,
             taken_back: 0,
             has_more_room: false,
             waker: Arc::default(),
@@ -298,9 +301,17 @@ where
             self.taken += payload.len();
             return Ok(());
         };
-        if let Err(code) = self.streams[at].receive(payload.len(), bytes, head.has(frame::END_STREAM)) {
-            // What it has not even put aside.
-            self.taken += if code == Code::Protocol { 0 } else { payload.len() };
+        if !self.streams[at].is_answered() {
+            self.unanswered += payload.len();
+        }
+        let received = self.streams[at].receive(payload.len(), bytes, head.has(frame::END_STREAM));
+        let fits = if self.unanswered > UNANSWERED_MAX { Err(Code::EnhanceYourCalm) } else { Ok(()) };
+        if let Err(code) = received.and(fits) {
+            if matches!(code, Code::StreamClosed | Code::FlowControl) {
+                // It has not even put it aside.
+                self.streams[at].sent += payload.len();
+                self.taken += payload.len();
+            }
             self.end_stream(at, Some(code));
         }
         Ok(())
@@ -508,6 +519,9 @@ where
     fn end_stream(&mut self, at: usize, code: Option<Code>) {
         let stream = self.streams.swap_remove(at);
         self.taken += stream.held();
+        if !stream.is_answered() {
+            self.unanswered = self.unanswered.saturating_sub(stream.sent);
+        }
         if let Some(code) = code {
             self.out.reset(stream.id, code);
         }
@@ -532,6 +546,7 @@ where
             let progress = stream.advance(&mut self.out);
             if !was_answered && stream.is_answered() {
                 self.taken_back = self.taken_back.saturating_sub(1);
+                self.unanswered = self.unanswered.saturating_sub(stream.sent);
             }
             let (of_stream, of_connection) = stream.take_room();
             self.taken += of_connection;
@@ -560,6 +575,8 @@ const TURNS: usize = 32;
 const HEADERS_BYTES_MAX: usize = 32 << 10;
 /// Frames of one header block.
 const BLOCK_FRAMES_MAX: u32 = 16;
+/// What all requests of a connection together may bring before they are answered.
+const UNANSWERED_MAX: usize = 2 << 20;
 const PRIORITY_BYTES: usize = 5;
 const READ_BYTES: usize = 4096;
 /// How many requests more may be taken back than were answered.

@@ -13,7 +13,7 @@ use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Response};
 use http_body::Body;
 
-use super::body::{Inbox, Interrupted, ROOM_LEAST};
+use super::body::{Inbox, Interrupted};
 use super::frame::{Code, WINDOW};
 use super::outgoing::Outgoing;
 
@@ -33,8 +33,12 @@ pub(super) struct Stream<B> {
     pub(super) window: i64,
     /// What the client may still send.
     room: i64,
+    /// All that it has sent.
+    pub(super) sent: usize,
     /// What it has sent and nobody has taken.
     held: usize,
+    /// What was taken and the client has not been told of.
+    untold: usize,
     /// What waits for the window.
     due: Bytes,
     /// What ends the response, once that is known.
@@ -110,7 +114,9 @@ where
             announced,
             window,
             room: WINDOW,
+            sent: 0,
             held: 0,
+            untold: 0,
             due: Bytes::new(),
             trailers: None,
         }
@@ -123,6 +129,7 @@ where
         if self.room < 0 {
             return Err(Code::FlowControl);
         }
+        self.sent += counted;
         self.held += counted;
         inbox.put(bytes, counted - bytes.len());
         if let Some(missing) = &mut self.announced {
@@ -150,10 +157,10 @@ where
         self.held
     }
 
-    /// What was taken and the client may be told: of the stream, and of the connection.
+    /// What was taken and the client may be told: of the stream if that is worth a frame, and of the connection.
     pub(super) fn take_room(&mut self) -> (usize, usize) {
-        let least = if self.has_request { 1 } else { ROOM_LEAST };
-        let Some(taken) = self.inbox.as_ref().and_then(|inbox| inbox.take_room(least)) else { return (0, 0) };
+        let Some(inbox) = &self.inbox else { return (0, 0) };
+        let taken = inbox.taken();
         self.held = self.held.saturating_sub(taken);
         if self.has_request {
             if self.held == 0 {
@@ -161,8 +168,12 @@ where
             }
             return (0, taken);
         }
-        self.room += i64::try_from(taken).unwrap_or_default();
-        (taken, taken)
+        self.untold += taken;
+        if self.untold < ROOM_LEAST {
+            return (0, taken);
+        }
+        self.room += i64::try_from(self.untold).unwrap_or_default();
+        (std::mem::take(&mut self.untold), taken)
     }
 
     /// Whether the client has been told anything.
@@ -248,3 +259,6 @@ impl<B> Drop for Stream<B> {
         }
     }
 }
+
+/// Room of fewer bytes is not worth a frame.
+pub(super) const ROOM_LEAST: usize = 16_384;

@@ -35,6 +35,21 @@ fn router() -> Router {
         )
         .route("/left", post(|| async { "done" }))
         .route(
+            "/hoard",
+            post(|body: Bytes| async move {
+                std::future::pending::<()>().await;
+                drop(body);
+            }),
+        )
+        .route("/count", post(|body: Bytes| async move { body.len().to_string() }))
+        .route(
+            "/elsewhere",
+            post(|body: AxumBody| async move {
+                let read = tokio::spawn(async move { body.collect().await.unwrap().to_bytes().len() });
+                read.await.unwrap().to_string()
+            }),
+        )
+        .route(
             "/slow",
             post(|| async {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -140,6 +155,54 @@ async fn a_body_nobody_reads_gives_its_window_back() {
     }
 }
 
+/// Each stream alone has too little to speak of, all together have used up what they share.
+#[tokio::test]
+async fn streams_that_send_a_little_each_do_not_starve_each_other() {
+    for path in ["/count", "/elsewhere"] {
+        let (mut client, _serving, _shutdown) = serve_one();
+        client.write_all(&hello()).await.unwrap();
+        for stream in (1..20).step_by(2) {
+            client.write_all(&open(stream, path, 0)).await.unwrap();
+            client.write_all(&framed(frame::DATA, 0, stream, &[0; 6_500])).await.unwrap();
+        }
+        let (mut bytes, mut room) = (Vec::new(), 0);
+        while room < 3 * 16_384 {
+            let read = tokio::time::timeout(Duration::from_secs(10), client.read_buf(&mut bytes)).await;
+            assert!(read.expect("the window comes back").unwrap() > 0);
+            let updates = frames(&bytes).into_iter().filter(|(head, _)| head.kind == frame::WINDOW_UPDATE);
+            room = updates
+                .filter(|(head, _)| head.stream == 0)
+                .map(|(_, more)| u32::from_be_bytes(more.try_into().unwrap()))
+                .sum();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_unanswered_requests_bring_is_limited() {
+    let (mut sender, _serving, _) = connect().await;
+    let mut waiting = Vec::new();
+    for _ in 0..60 {
+        sender = sender.ready().await.unwrap();
+        let (response, to) = sender.send_request(request("/hoard"), false).unwrap();
+        waiting.push(response);
+        // One that was reset takes no more.
+        let sent = tokio::spawn(send(to, Bytes::from(vec![0; 50_000])));
+        let _ = sent.await;
+    }
+    let mut refused = 0;
+    for response in waiting {
+        if let Ok(answer) = tokio::time::timeout(Duration::from_millis(5), response).await {
+            assert_eq!(answer.unwrap_err().reason(), Some(h2::Reason::ENHANCE_YOUR_CALM));
+            refused += 1;
+        }
+    }
+    assert!((15..25).contains(&refused), "{refused} of 60 do not fit into 2 MiB");
+    sender = sender.ready().await.unwrap();
+    let (response, _) = sender.send_request(request("/left"), true).unwrap();
+    assert_eq!(response.await.unwrap().status(), StatusCode::OK, "others are served");
+}
+
 #[tokio::test]
 async fn shutdown_completes_what_is_at_hand_and_takes_no_more() {
     let (mut sender, serving, shutdown) = connect().await;
@@ -197,7 +260,7 @@ async fn said(bytes: &[u8]) -> Vec<(Head, Vec<u8>)> {
 
 fn frames(mut bytes: &[u8]) -> Vec<(Head, Vec<u8>)> {
     let mut frames = Vec::new();
-    while let Some(head) = Head::read(bytes) {
+    while let Some(head) = Head::read(bytes).filter(|head| bytes.len() >= HEAD_BYTES + head.length) {
         frames.push((head, bytes[HEAD_BYTES..HEAD_BYTES + head.length].to_vec()));
         bytes = &bytes[HEAD_BYTES + head.length..];
     }
