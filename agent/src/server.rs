@@ -427,8 +427,7 @@ pub(crate) async fn serve_workloads(listener: UnixListener, router: Router, desk
             Some((stream, facts))
         }
     };
-    let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
-    serve::grpc(listener, establish, router, limits, shutdown).await;
+    serve::grpc(listener, establish, router, LIMITS, shutdown).await;
 }
 
 /// The same for a TCP address of the loopback.
@@ -446,8 +445,7 @@ pub(crate) async fn serve_tcp_workloads(listener: TcpListener, router: Router, d
             Some((stream, facts))
         }
     };
-    let limits = Limits { connections_max: CONNECTIONS_MAX, ..Limits::default() };
-    serve::grpc(listener, establish, router, limits, shutdown).await;
+    serve::grpc(listener, establish, router, LIMITS, shutdown).await;
 }
 
 /// What requests of a connection carry; `None` when its process has too many.
@@ -532,6 +530,8 @@ pub(crate) const CONNECTIONS_MAX: usize = 16_384;
 pub(crate) const CONNECTIONS_PER_USER_MAX: usize = 12_288;
 /// Connections of one process at once, on each socket.
 pub(crate) const CONNECTIONS_PER_PROCESS_MAX: usize = 128;
+/// Of requests, several of the longest tokens fit at once: a process may have many connections.
+const LIMITS: Limits = Limits { connections_max: CONNECTIONS_MAX, unanswered_max: 2 << 20, ..Limits::DEFAULT };
 const CONNECTION_LIMITS: TallyLimits = TallyLimits {
     total: CONNECTIONS_MAX,
     per_user: CONNECTIONS_PER_USER_MAX,

@@ -267,8 +267,7 @@ fn locked(board: &SharedBoard) -> std::sync::MutexGuard<'_, Board> {
 }
 
 /// Proxies keep one connection for as long as they live.
-const LIMITS: Limits =
-    Limits { connections_max: crate::ads::CLIENTS_MAX, streams_max: serve::STREAMS_MAX, wait_max: serve::WAIT_MAX };
+const LIMITS: Limits = Limits { connections_max: crate::ads::CLIENTS_MAX, ..Limits::DEFAULT };
 const POLL_MIN: Duration = Duration::from_millis(20);
 const POLL_MAX: Duration = Duration::from_millis(200);
 /// A folder that is never quiet is taken in after this long all the same.

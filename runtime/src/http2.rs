@@ -6,7 +6,7 @@
 //! hyper (`serve::run`).
 //!
 //! One task runs a connection with all its streams. A client that sends faster than it is served, reads slower than it asks,
-//! or breaks the rules costs no more than fixed sizes: 32 kB of answers, 2 MB of requests that are not answered yet, 32 kB of a head.
+//! or breaks the rules costs no more than fixed sizes: 32 kB of answers, 32 kB of a head, `Limits::unanswered_max` of requests.
 
 mod body;
 mod connection;
@@ -47,7 +47,7 @@ pub(crate) async fn serve<S, B>(
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let mut connection = Connection::new(service, facts, limits.streams_max, limits.wait_max);
+    let mut connection = Connection::new(service, facts, limits);
     let (mut socket, mut asked_to_end) = (pin!(socket), pin!(shutdown.requested()));
     poll_fn(|cx| {
         if !connection.is_ending() && asked_to_end.as_mut().poll(cx).is_ready() {

@@ -40,11 +40,23 @@ pub struct Limits {
     pub streams_max: u32,
     /// How long a client may take to prove itself (TLS) and then to send its first request head.
     pub wait_max: Duration,
+    /// [`grpc`] only: what all requests of a connection together may bring before they are answered, in bytes.
+    pub unanswered_max: usize,
+}
+
+impl Limits {
+    /// What a server permits unless somebody says otherwise.
+    pub const DEFAULT: Self = Self {
+        connections_max: CONNECTIONS_MAX,
+        streams_max: STREAMS_MAX,
+        wait_max: WAIT_MAX,
+        unanswered_max: UNANSWERED_MAX,
+    };
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: CONNECTIONS_MAX, streams_max: STREAMS_MAX, wait_max: WAIT_MAX }
+        Self::DEFAULT
     }
 }
 
@@ -220,6 +232,9 @@ pub const CONNECTIONS_MAX: usize = 1024;
 pub const STREAMS_MAX: u32 = 1024;
 /// How long a handshake, and then the first request head, may take.
 pub const WAIT_MAX: Duration = Duration::from_secs(10);
+/// What requests of one local connection may bring before they are answered, unless the caller says otherwise: several messages
+/// as large as gRPC takes them (4 MiB).
+pub const UNANSWERED_MAX: usize = 16 << 20;
 /// The largest request head.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How long requests may take to end after shutdown was asked for.

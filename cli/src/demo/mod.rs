@@ -126,8 +126,7 @@ impl Workload {
 
 /// A demo workload's work is small; the second thread keeps health checks answered under load.
 const WORKERS: usize = 2;
-const LIMITS: Limits =
-    Limits { connections_max: 2_048, streams_max: runtime::serve::STREAMS_MAX, wait_max: runtime::serve::WAIT_MAX };
+const LIMITS: Limits = Limits { connections_max: 2_048, ..Limits::DEFAULT };
 
 #[cfg(test)]
 mod tests;

@@ -23,12 +23,14 @@ use super::head::{Fault, Fields};
 use super::hpack::{Decoder, TABLE_BYTES};
 use super::outgoing::Outgoing;
 use super::stream::{Progress, ROOM_LEAST, Signal, Stream};
+use crate::serve::Limits;
 
 /// A connection with its streams.
 pub(super) struct Connection<S, B> {
     service: S,
     facts: Extensions,
     streams_max: usize,
+    unanswered_max: usize,
     phase: Phase,
     /// What has come of a frame that is not whole yet.
     partial: Vec<u8>,
@@ -86,12 +88,13 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    /// One that closes when the client has not greeted within `wait_max`.
-    pub(super) fn new(service: S, facts: Extensions, streams_max: u32, wait_max: Duration) -> Self {
+    /// One that closes when the client has not greeted in time.
+    pub(super) fn new(service: S, facts: Extensions, limits: Limits) -> Self {
         Self {
             service,
             facts,
-            streams_max: usize::try_from(streams_max).unwrap_or(usize::MAX),
+            streams_max: usize::try_from(limits.streams_max).unwrap_or(usize::MAX),
+            unanswered_max: limits.unanswered_max,
             phase: Phase::New,
             partial: Vec::new(),
             decoder: Decoder::new(),
@@ -107,7 +110,7 @@ where
             has_more_room: false,
             waker: Arc::default(),
             deadline: None,
-            greet_until: Instant::now() + wait_max,
+            greet_until: Instant::now() + limits.wait_max,
         }
     }
 
@@ -129,8 +132,8 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         self.waker.register(cx.waker());
+        let mut has_moved = false;
         for _ in 0..TURNS {
-            let mut has_moved = false;
             let flushed = match self.out.poll_flush(socket.as_mut(), cx, &mut has_moved) {
                 Poll::Ready(Err(_)) => return Poll::Ready(()),
                 Poll::Ready(Ok(())) => true,
@@ -305,7 +308,7 @@ where
             self.unanswered += payload.len();
         }
         let received = self.streams[at].receive(payload.len(), bytes, head.has(frame::END_STREAM));
-        let fits = if self.unanswered > UNANSWERED_MAX { Err(Code::EnhanceYourCalm) } else { Ok(()) };
+        let fits = if self.unanswered > self.unanswered_max { Err(Code::EnhanceYourCalm) } else { Ok(()) };
         if let Err(code) = received.and(fits) {
             if matches!(code, Code::StreamClosed | Code::FlowControl) {
                 // It has not even put it aside.
@@ -575,8 +578,6 @@ const TURNS: usize = 32;
 const HEADERS_BYTES_MAX: usize = 32 << 10;
 /// Frames of one header block.
 const BLOCK_FRAMES_MAX: u32 = 16;
-/// What all requests of a connection together may bring before they are answered.
-const UNANSWERED_MAX: usize = 2 << 20;
 const PRIORITY_BYTES: usize = 5;
 const READ_BYTES: usize = 4096;
 /// How many requests more may be taken back than were answered.

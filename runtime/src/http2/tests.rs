@@ -72,7 +72,11 @@ fn serve_with(limits: Limits) -> (DuplexStream, JoinHandle<()>, Shutdown) {
 
 /// A real client.
 async fn connect() -> (h2::client::SendRequest<Bytes>, JoinHandle<()>, Shutdown) {
-    let (client, serving, shutdown) = serve_one();
+    connect_with(Limits::default()).await
+}
+
+async fn connect_with(limits: Limits) -> (h2::client::SendRequest<Bytes>, JoinHandle<()>, Shutdown) {
+    let (client, serving, shutdown) = serve_with(limits);
     let (sender, connection) = h2::client::handshake(client).await.unwrap();
     tokio::spawn(async move {
         let _ = connection.await;
@@ -180,7 +184,8 @@ async fn streams_that_send_a_little_each_do_not_starve_each_other() {
 
 #[tokio::test]
 async fn what_unanswered_requests_bring_is_limited() {
-    let (mut sender, _serving, _) = connect().await;
+    let limits = Limits { unanswered_max: 2 << 20, ..Limits::default() };
+    let (mut sender, _serving, _) = connect_with(limits).await;
     let mut waiting = Vec::new();
     for _ in 0..60 {
         sender = sender.ready().await.unwrap();
@@ -409,6 +414,20 @@ async fn a_client_that_never_greets_or_never_reads_is_closed() {
         [framed(frame::WINDOW_UPDATE, 0, 0, &[0x7f, 0, 0, 0]), framed(frame::WINDOW_UPDATE, 0, 1, &[0x7f, 0, 0, 0])];
     deaf.write_all(&[hello(), open(1, "/endless", 1), window.concat()].concat()).await.unwrap();
     serving.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_is_kept() {
+    let (mut slow, serving, _) = serve_one();
+    let wide = |stream| framed(frame::WINDOW_UPDATE, 0, stream, &[0x7f, 0, 0, 0]);
+    slow.write_all(&[hello(), open(1, "/endless", 1), wide(0), wide(1)].concat()).await.unwrap();
+    let mut bytes = [0; 1_000];
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        slow.read_exact(&mut bytes).await.unwrap();
+        slow.write_all(&framed(frame::PING, 0, 0, b"12345678")).await.unwrap();
+    }
+    assert!(!serving.is_finished());
 }
 
 #[tokio::test(start_paused = true)]
